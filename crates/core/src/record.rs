@@ -1,0 +1,1 @@
+//! What members write into the store, key by key; the layout under `/service/<scope>/` is Patroni's.
