@@ -1,0 +1,46 @@
+# What a developer or an operator types. Each target installs what it misses first (scripts/install-deps) and is quick
+# when nothing is missing. Options: make up ARGS='--dir /srv/demo', make soak FAULTS=5000, make test TESTS='-p matriarch-dcs'.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help build up check test bench soak clean
+
+ARGS ?=
+TESTS ?= --workspace
+FAULTS ?= 1000
+with_postgres := MATRIARCH_POSTGRES_DIRS="$$(scripts/postgres-dirs)"
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the release binary, target/release/matriarch
+	@scripts/install-deps
+	cargo build --release --locked -p matriarch
+
+up: ## Run a three-instance PostgreSQL cluster here until Ctrl-C (ARGS: options of `matriarch up`)
+	@scripts/install-deps 2>&1 | sed '/^PostgreSQL /d' >&2
+	cargo build --release --locked -p matriarch
+	@$(with_postgres) exec target/release/matriarch up $(ARGS)
+
+check: ## Format, lints, licences, architecture, unit tests: everything that needs no PostgreSQL
+	@scripts/install-deps --check
+	@scripts/check
+
+test: ## make check, then every test, with real PostgreSQL 15, 16 and 18
+	@scripts/install-deps --check --test
+	@scripts/check --no-tests
+	@$(with_postgres) scripts/test $(TESTS)
+
+soak: ## FAULTS random faults in a row under a ledger client (minutes to hours)
+	@scripts/install-deps --test
+	@$(with_postgres) MATRIARCH_SOAK_FAULTS=$(FAULTS) \
+		cargo test --release --locked -p matriarch --test soak -- --ignored --nocapture
+
+bench: ## Measure failover, routing and idle cost against the peers
+	@scripts/install-deps --bench
+	cargo build --release --locked -p matriarch -p matriarch-testkit
+	@for run in bench/*/run; do echo "== $$run"; $(with_postgres) "$$run"; done
+
+clean: ## Remove what was built; the cluster's data in ./.matriarch stays
+	cargo clean
