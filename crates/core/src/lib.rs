@@ -5,9 +5,13 @@
 //! Must not: read a clock, do I/O, use randomness or be async. Everything it knows arrives in one
 //! observation; everything it wants leaves as actions. Start reading at [`decide`].
 
+pub mod decide;
 pub mod lsn;
 pub mod name;
 pub mod record;
+pub mod rule;
+pub mod transaction;
 
 pub use lsn::{Lsn, Timeline};
 pub use name::{Incarnation, MemberName};
+pub use rule::Rule;

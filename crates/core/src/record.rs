@@ -1,1 +1,276 @@
-//! What members write into the store, key by key; the layout under `/service/<scope>/` is Patroni's.
+//! What members write into the store, key by key.
+//!
+//! The layout under `/service/<scope>/` is Patroni's, so that its tools and everyone's scripts can read it; fields of
+//! our own stand beside Patroni's. Source of the layout: Patroni's documentation of its DCS keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::lsn::{Lsn, Timeline};
+use crate::name::{Incarnation, MemberName};
+use crate::rule::Rule;
+
+/// Keys relative to `/service/<scope>/`.
+pub mod key {
+    use crate::name::MemberName;
+
+    /// The system identifier of the cluster; empty while a member runs initdb.
+    pub const INITIALIZE: &str = "initialize";
+    /// Dynamic configuration (JSON).
+    pub const CONFIG: &str = "config";
+    /// Name of the leader; leased.
+    pub const LEADER: &str = "leader";
+    /// The epoch, its leader and the durability rule: [`super::SyncRecord`].
+    pub const SYNC: &str = "sync";
+    /// A wish to move the primary: [`super::FailoverRequest`].
+    pub const FAILOVER: &str = "failover";
+    /// Past timelines: a list of [`super::HistoryEntry`].
+    pub const HISTORY: &str = "history";
+    /// The leader's last known position: [`super::StatusRecord`].
+    pub const STATUS: &str = "status";
+
+    /// Key of a member's own record.
+    pub fn member(name: &MemberName) -> String {
+        format!("members/{name}")
+    }
+
+    /// Key of a member's pledge.
+    pub fn pledge(name: &MemberName) -> String {
+        format!("pledges/{name}")
+    }
+}
+
+/// A value and the store revision at which it was last written: what a compare-and-set compares.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Versioned<T> {
+    /// Store revision of the last write.
+    pub revision: u64,
+    /// The value.
+    pub value: T,
+}
+
+/// What a member's PostgreSQL does, as shown to people (`state` of Patroni's member record).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Accepts writes.
+    Primary,
+    /// Follows.
+    Replica,
+    /// Not running, or not known.
+    Uninitialized,
+}
+
+/// `members/<name>`: one member as it describes itself; leased.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// `postgres://host:port/postgres`.
+    pub conn_url: String,
+    /// `http://host:port/patroni`.
+    pub api_url: String,
+    /// `running`, `starting`, `stopped`, `creating replica`, …
+    pub state: String,
+    /// Role of its PostgreSQL.
+    pub role: Role,
+    /// Version of the agent (at least 4.0.0, since Patroni parses it).
+    pub version: String,
+    /// Flushed position: of the primary, or received and replayed of a replica (bytes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xlog_location: Option<u64>,
+    /// Position received and flushed by a replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receive_lsn: Option<u64>,
+    /// Position replayed by a replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_lsn: Option<u64>,
+    /// `streaming` when the replica streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication_state: Option<String>,
+    /// Timeline of its PostgreSQL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Timeline>,
+    /// Tags of the local configuration.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, Value>,
+    /// A parameter waits for a restart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending_restart: bool,
+    /// Which parameters wait for a restart: name to old and new value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pending_restart_reason: BTreeMap<String, Value>,
+    /// The member has seen that the cluster is paused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pause: bool,
+    /// Identity of its data directory (ours).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Incarnation>,
+    /// The newest epoch it acts in (ours).
+    #[serde(default)]
+    pub epoch: u64,
+    /// Full path of the Unix socket, when a proxy on the same host may use it (ours).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unix_socket: Option<String>,
+    /// Identity of the host that the socket belongs to (ours).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_id: Option<String>,
+    /// PostgreSQL accepts TLS (ours).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
+    /// What stands in the member's way, in words, when something does (ours).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+impl MemberRecord {
+    /// Whether a boolean tag is set.
+    pub fn tag(&self, name: &str) -> bool {
+        match self.tags.get(name) {
+            Some(Value::Bool(set)) => *set,
+            Some(Value::String(text)) => matches!(text.as_str(), "true" | "on" | "yes"),
+            _ => false,
+        }
+    }
+
+    /// May this member become leader: not tagged `nofailover`, and `failover_priority` is not 0.
+    pub fn may_lead(&self) -> bool {
+        !self.tag("nofailover") && self.failover_priority() > 0
+    }
+
+    /// `failover_priority`, 1 unless set; among equals the highest wins.
+    pub fn failover_priority(&self) -> i64 {
+        self.tags.get("failover_priority").and_then(Value::as_i64).unwrap_or(1)
+    }
+
+    /// `host:port` out of `conn_url`.
+    pub fn address(&self) -> Option<&str> {
+        self.conn_url.strip_prefix("postgres://")?.split('/').next()
+    }
+}
+
+/// Why and how a leader gave up the lead.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Release {
+    /// The cause.
+    pub reason: ReleaseReason,
+    /// Timeline of the leader at that moment.
+    pub timeline: Timeline,
+    /// Start of the shutdown checkpoint when PostgreSQL stopped cleanly: whoever flushed beyond it holds everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown_checkpoint: Option<Lsn>,
+    /// Who is to take over, when somebody asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<MemberName>,
+}
+
+/// The cause of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseReason {
+    /// PostgreSQL died; its whole process tree was confirmed dead.
+    Crash,
+    /// The agent was asked to stop and stopped PostgreSQL.
+    Stop,
+    /// A person asked for another primary.
+    Switchover,
+    /// The data directory is gone or unusable.
+    DataLost,
+}
+
+/// `sync`: the epoch, its leader and its rule. Never leased: it outlives the leader and is what a takeover compares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncRecord {
+    /// Leader of this epoch.
+    pub leader: MemberName,
+    /// Voters, comma separated and sorted, as Patroni's tools read them.
+    pub sync_standby: Option<String>,
+    /// Patroni's reading of the rule: how many voters may be missing from a vote, |S| - k.
+    pub quorum: u32,
+    /// Counts takeovers; a fencing token.
+    pub epoch: u64,
+    /// Identity of the leader's data.
+    pub incarnation: Incarnation,
+    /// The rule in force.
+    pub rule: Rule,
+    /// Whether a WAL record written under the rule has been acknowledged under it.
+    pub established: bool,
+    /// The rules of earlier epochs that still count because none since was established; oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub previous: Vec<PreviousRule>,
+    /// Set when the leader gave up the lead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<Release>,
+    /// A planned switchover is under way: routers hold new work.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handover: bool,
+    /// Every member that ever joined and was not removed.
+    #[serde(default)]
+    pub membership: BTreeSet<MemberName>,
+}
+
+/// The rule of an earlier epoch, with the leader that held everything acknowledged under it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PreviousRule {
+    /// Leader of that epoch.
+    pub leader: MemberName,
+    /// Identity of that leader's data.
+    pub incarnation: Incarnation,
+    /// Its rule.
+    pub rule: Rule,
+}
+
+impl SyncRecord {
+    /// Fills the fields that Patroni's tools read from the rule.
+    pub fn with_patroni_fields(mut self) -> Self {
+        let voters: Vec<&str> = self.rule.voters.keys().map(MemberName::as_str).collect();
+        self.sync_standby = (!voters.is_empty()).then(|| voters.join(","));
+        self.quorum = (self.rule.voters.len() as u32).saturating_sub(self.rule.needed);
+        self
+    }
+}
+
+/// `pledges/<name>`: this member has durably stopped receiving WAL of that epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Pledge {
+    /// The epoch pledged against.
+    pub epoch: u64,
+    /// Identity of the pledger's data.
+    pub incarnation: Incarnation,
+    /// Timeline of its last position.
+    pub timeline: Timeline,
+    /// End of the WAL it has flushed.
+    pub lsn: Lsn,
+}
+
+/// `failover`: a wish to move the primary. With `leader` it is a switchover, without a failover.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverRequest {
+    /// The leader to move away from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<MemberName>,
+    /// The member to move to; any suitable one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<MemberName>,
+    /// When to do it (RFC 3339); at once when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_at: Option<String>,
+}
+
+/// `status`: the leader's position when it last wrote it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusRecord {
+    /// Position of the leader, in bytes.
+    pub optime: u64,
+}
+
+/// One line of `history`: `[timeline, lsn, reason, timestamp, new_leader]`, the timeline that ended and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry(pub Timeline, pub u64, pub String, #[serde(default)] pub String, #[serde(default)] pub String);
+
+impl HistoryEntry {
+    /// The timeline that ended and the position at which the next one forked off.
+    pub fn fork(&self) -> (Timeline, Lsn) {
+        (self.0, Lsn(self.1))
+    }
+}

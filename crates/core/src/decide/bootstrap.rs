@@ -1,0 +1,91 @@
+//! Nobody ever led: one member claims the right to run initdb, runs it, and announces the cluster.
+
+use crate::decide::turn::Turn;
+use crate::decide::{Action, ClusterView, Data, DataFacts, Job, Purpose, Why};
+use crate::record::{SyncRecord, key};
+use crate::rule::Rule;
+use crate::transaction::{Life, Txn};
+
+impl Turn<'_> {
+    pub(super) fn nothing_initialized(&mut self, view: &ClusterView) -> Why {
+        if self.obs.stopping {
+            return Why::new("stopping", "stopping before the cluster was initialized");
+        }
+        match &self.obs.data {
+            Data::Ready(facts) if facts.standby => self.trouble(
+                "empty_store_replica_data",
+                "the store is empty but this data directory is a replica's; start the member that was primary first, \
+                 since only it can found the cluster without losing anything",
+            ),
+            Data::Ready(facts) => {
+                let facts = facts.clone();
+                self.found(view, &facts, None)
+            }
+            Data::Unusable(reason) => {
+                let text = format!("no cluster exists yet and this data directory cannot be used: {reason}");
+                self.trouble("unusable_data", text)
+            }
+            _ if view.leader.is_some() => Why::new("bootstrap_elsewhere", "another member is about to initialize"),
+            _ => {
+                let me = self.policy.me.to_string();
+                let txn = Txn::new()
+                    .absent(key::INITIALIZE)
+                    .absent(key::LEADER)
+                    .put_text(key::INITIALIZE, "", Life::LeaderLease)
+                    .put_text(key::LEADER, me, Life::LeaderLease);
+                self.commit(Purpose::Claim, txn);
+                Why::new("bootstrap_claim", "no cluster exists yet: claiming the right to create it")
+            }
+        }
+    }
+
+    /// `initialize` is empty: somebody runs initdb, perhaps this very process.
+    pub(super) fn being_initialized(&mut self, view: &ClusterView, revision: u64) -> Why {
+        let mine = view.leader.as_ref().is_some_and(|leader| leader.name == self.policy.me && leader.held);
+        if !mine {
+            return Why::new("bootstrap_elsewhere", "another member is creating the cluster");
+        }
+        if self.obs.lease.is_some_and(|lease| self.obs.now >= lease.renewed + self.policy.ttl / 3) {
+            self.actions.push(Action::RenewLease);
+        }
+        match &self.obs.data {
+            Data::Ready(facts) => {
+                let facts = facts.clone();
+                self.found(view, &facts, Some(revision))
+            }
+            _ => self.run(Job::Initdb, Why::new("bootstrap_initdb", "creating the cluster's first data directory")),
+        }
+    }
+
+    fn found(&mut self, view: &ClusterView, facts: &DataFacts, claimed: Option<u64>) -> Why {
+        let Some(incarnation) = facts.incarnation.clone() else {
+            return Why::new("no_incarnation", "waiting for the data directory to get its identity");
+        };
+        let record = SyncRecord {
+            leader: self.policy.me.clone(),
+            sync_standby: None,
+            quorum: 0,
+            epoch: 1,
+            incarnation,
+            rule: Rule::default(),
+            established: true,
+            previous: Vec::new(),
+            released: None,
+            handover: false,
+            membership: [self.policy.me.clone()].into(),
+        };
+        let leader = view.leader.as_ref().map(|leader| leader.revision);
+        let mut txn = Txn::new()
+            .as_seen(key::INITIALIZE, claimed)
+            .as_seen(key::LEADER, leader)
+            .as_seen(key::SYNC, view.sync.as_ref().map(|sync| sync.revision))
+            .put_text(key::INITIALIZE, facts.system_identifier.clone(), Life::Permanent)
+            .put_text(key::LEADER, self.policy.me.to_string(), Life::LeaderLease)
+            .put(key::SYNC, &record);
+        if let Some(config) = &self.policy.bootstrap_config {
+            txn = txn.put_text(key::CONFIG, config.clone(), Life::Permanent);
+        }
+        self.commit(Purpose::Found, txn);
+        Why::new("bootstrap_found", "announcing the new cluster and leading it")
+    }
+}

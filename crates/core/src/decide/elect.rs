@@ -1,0 +1,351 @@
+//! Nobody leads: stop receiving, pledge, and take over if we hold everything that was acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::decide::turn::Turn;
+use crate::decide::{ClusterView, Job, Millis, Purpose, Running, Server, Settings, Why};
+use crate::lsn::{Lsn, Timeline};
+use crate::name::MemberName;
+use crate::record::{Pledge, PreviousRule, ReleaseReason, SyncRecord, Versioned, key};
+use crate::rule::Rule;
+use crate::transaction::{Life, Txn};
+
+/// How long the better placed member is given before the next one acts in its stead.
+const TURN: Millis = 2_000;
+/// How long a leader that stopped cleanly and is back is waited for.
+const CLEAN_LEADER_PATIENCE: Millis = 10_000;
+/// How long a member that has just started waits for the last leader to show up.
+const START_PATIENCE: Millis = 2_000;
+/// Under the empty rule: how long to wait for members that have not pledged.
+const SETTLE: Millis = 500;
+
+impl Turn<'_> {
+    pub(super) fn elect(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>) -> Why {
+        self.memory.switching = None;
+        self.memory.barrier = None;
+        self.memory.missing_since.clear();
+        let since = *self.memory.leaderless_since.get_or_insert(self.obs.now);
+        self.drop_lease();
+        match &self.obs.server {
+            Server::Running(running) if !running.in_recovery => {
+                if self.policy.paused && self.was_leader(&sync.value) {
+                    return self.take_over(view, sync, Vec::new(), true);
+                }
+                self.stop_writable(Why::new("lead_lost", "we lead no more: stopping PostgreSQL"))
+            }
+            _ if self.obs.stopping => self.stop_replica(),
+            Server::Unready => Why::new("unready", "PostgreSQL does not answer yet"),
+            Server::Stopped => self.elect_stopped(view, sync, since),
+            Server::Running(running) => self.elect_running(view, sync, running, since),
+        }
+    }
+
+    pub(super) fn stop_replica(&mut self) -> Why {
+        if self.obs.server == Server::Stopped {
+            return Why::new("stopped", "stopped");
+        }
+        self.run(Job::StopFast, Why::new("stopping", "stopping PostgreSQL"))
+    }
+
+    /// Our data is that of the leader of the newest epoch: it holds everything acknowledged in it.
+    fn was_leader(&self, sync: &SyncRecord) -> bool {
+        sync.leader == self.policy.me && Some(&sync.incarnation) == self.obs.incarnation()
+    }
+
+    fn elect_stopped(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, since: Millis) -> Why {
+        let Some(facts) = self.obs.facts() else {
+            return self.trouble("no_leader_to_clone_from", "waiting for a leader to clone from");
+        };
+        let was_leader = self.was_leader(&sync.value);
+        let others = self.obs.alive.iter().any(|name| *name != self.policy.me);
+        let moving = sync.value.released.as_ref().is_some_and(|r| r.reason == ReleaseReason::Switchover);
+        if was_leader && (facts.clean || !others || sync.value.rule.is_empty()) {
+            let wait = if moving && others { since + 3 * TURN } else { since };
+            if self.obs.now >= wait {
+                return self.take_over(view, sync, Vec::new(), true);
+            }
+            self.wake_at(wait);
+            if moving {
+                return Why::new("handed_over", "handed over: waiting for the new leader");
+            }
+        }
+        if facts.standby || was_leader {
+            self.configure(Settings::default());
+            return self.run(Job::StartStandby, Why::new("start_to_elect", "starting as a replica of nobody, to vote"));
+        }
+        Why::new("wait_for_leader", "this was a primary of an older epoch: waiting for a leader to rewind to")
+    }
+
+    fn elect_running(
+        &mut self,
+        view: &ClusterView,
+        sync: &Versioned<SyncRecord>,
+        running: &Running,
+        since: Millis,
+    ) -> Why {
+        self.configure(Settings::default());
+        if running.upstream.is_some() || running.receiving {
+            self.wake_at(self.obs.now + 20);
+            return Why::new("election_stop_receiving", "nobody leads: ending the stream from the last leader");
+        }
+        if !running.caught_up {
+            self.wake_at(self.obs.now + 20);
+            return Why::new("election_replay", "nobody leads: replaying the rest of the local WAL");
+        }
+        let Some(incarnation) = self.obs.incarnation().cloned() else {
+            return Why::new("no_incarnation", "waiting for the data directory to get its identity");
+        };
+        let mine = Pledge { epoch: sync.value.epoch, incarnation, timeline: running.timeline, lsn: running.lsn };
+        if view.pledges.get(&self.policy.me).map(|pledge| &pledge.value) != Some(&mine) {
+            let txn = Txn::new()
+                .absent(key::LEADER)
+                .unchanged(key::SYNC, sync.revision)
+                .put(&key::pledge(&self.policy.me), &mine);
+            self.commit(Purpose::Pledge, txn);
+            return Why::new("pledge", format!("nobody leads: pledging at {}/{}", mine.timeline, mine.lsn));
+        }
+        self.judge(view, sync, since)
+    }
+
+    fn judge(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, since: Millis) -> Why {
+        let paused_for_all = self.policy.paused
+            && sync.value.released.as_ref().is_none_or(|release| release.reason != ReleaseReason::Switchover);
+        if paused_for_all {
+            return Why::new("paused", "nobody leads, and the cluster is paused");
+        }
+        if let Some((until, whom)) = self.patience(&sync.value, since)
+            && self.obs.now < until
+        {
+            self.wake_at(until);
+            return Why::new("election_waits", format!("nobody leads: giving {whom} a moment"));
+        }
+        let ballot = Ballot::new(view, &sync.value, self.policy.maximum_lag_on_failover, &self.obs.alive);
+        let settled = self.obs.now >= since + SETTLE;
+        if sync.value.rule.is_empty() && !ballot.everybody_pledged(&self.obs.alive) && !settled {
+            self.wake_at(since + SETTLE);
+            return Why::new("election_settles", "nobody leads: waiting for the other members' positions");
+        }
+        let ranking = ballot.ranking();
+        let Some(rank) = ranking.iter().position(|name| *name == self.policy.me) else {
+            let text = match ranking.first() {
+                Some(best) => format!("nobody leads: {best} is to take over"),
+                None => format!(
+                    "nobody leads: {} of {} pledges needed to be sure that nothing acknowledged is lost",
+                    ballot.fence_pledges(),
+                    sync.value.rule.fence()
+                ),
+            };
+            return Why::new("election_not_ours", text);
+        };
+        let turn = since + rank as Millis * TURN;
+        if !self.policy.may_lead {
+            return self.trouble("may_not_lead", "this member holds everything but is tagged as never to be leader");
+        }
+        if self.obs.now < turn {
+            self.wake_at(turn);
+            return Why::new("election_not_our_turn", format!("nobody leads: {} is to take over", ranking[0]));
+        }
+        let counted = ballot.counted();
+        self.take_over(view, sync, counted, false)
+    }
+
+    /// Somebody better suited who deserves a moment: the chosen candidate, or a leader that stopped cleanly and is back.
+    fn patience(&self, sync: &SyncRecord, since: Millis) -> Option<(Millis, MemberName)> {
+        let me = &self.policy.me;
+        if let Some(release) = &sync.released {
+            if let Some(candidate) = release.candidate.as_ref().filter(|name| self.obs.alive.contains(*name)) {
+                return (candidate != me).then(|| (since + TURN, candidate.clone()));
+            }
+            let back = release.reason == ReleaseReason::Stop && self.obs.alive.contains(&sync.leader);
+            return (back && sync.leader != *me).then(|| (since + CLEAN_LEADER_PATIENCE, sync.leader.clone()));
+        }
+        let fresh = self.memory.started.unwrap_or_default() + START_PATIENCE;
+        (sync.leader != *me && since < fresh).then(|| (fresh, sync.leader.clone()))
+    }
+
+    /// One compare-and-set on everything the claim rests on. `resume`: the last leader goes on with its own data, on
+    /// its own timeline and rule.
+    pub(super) fn take_over(
+        &mut self,
+        view: &ClusterView,
+        sync: &Versioned<SyncRecord>,
+        counted: Vec<MemberName>,
+        resume: bool,
+    ) -> Why {
+        let Some(incarnation) = self.obs.incarnation().cloned() else {
+            return Why::new("no_incarnation", "waiting for the data directory to get its identity");
+        };
+        let old = &sync.value;
+        let mut next = old.clone();
+        next.leader = self.policy.me.clone();
+        next.incarnation = incarnation;
+        next.epoch += 1;
+        next.released = None;
+        next.handover = false;
+        if !resume {
+            next.rule = self.rule_after(view, old);
+            next.previous.push(PreviousRule {
+                leader: old.leader.clone(),
+                incarnation: old.incarnation.clone(),
+                rule: old.rule.clone(),
+            });
+            next.established = false;
+        }
+        let epoch = next.epoch;
+        let mut txn = Txn::new().absent(key::LEADER).unchanged(key::SYNC, sync.revision);
+        for name in &counted {
+            if let Some(pledge) = view.pledges.get(name) {
+                txn = txn.unchanged(&key::pledge(name), pledge.revision);
+            }
+        }
+        let txn = txn
+            .put_text(key::LEADER, self.policy.me.to_string(), Life::LeaderLease)
+            .put(key::SYNC, &next.with_patroni_fields());
+        self.commit(Purpose::Takeover, txn);
+        let what = if resume { "resuming the lead" } else { "taking over" };
+        Why::new("takeover", format!("{what} in epoch {epoch}"))
+    }
+
+    /// The rule of the new epoch: the living members that pledged, since they will stream from us first.
+    fn rule_after(&self, view: &ClusterView, old: &SyncRecord) -> Rule {
+        let wanted = self.policy.synchronous;
+        if wanted.needed == 0 || old.membership.len() < wanted.from_members {
+            return Rule::default();
+        }
+        let mut voters: BTreeMap<_, _> = view
+            .pledges
+            .iter()
+            .filter(|(name, pledge)| {
+                let member = view.members.get(*name);
+                **name != self.policy.me
+                    && pledge.value.epoch == old.epoch
+                    && self.obs.alive.contains(*name)
+                    && member.is_some_and(|member| member.may_lead() && !member.tag("nosync"))
+            })
+            .map(|(name, pledge)| (name.clone(), pledge.value.incarnation.clone()))
+            .collect();
+        if wanted.strict && (voters.len() as u32) < wanted.needed {
+            let missing = old.rule.voters.iter().filter(|(name, _)| **name != self.policy.me);
+            voters.extend(missing.map(|(name, incarnation)| (name.clone(), incarnation.clone())));
+        }
+        let needed = wanted.needed.min(voters.len() as u32);
+        if needed == 0 { Rule::default() } else { Rule { voters, needed } }
+    }
+}
+
+/// The pledges against one epoch, and what they prove.
+struct Ballot<'a> {
+    view: &'a ClusterView,
+    sync: &'a SyncRecord,
+    /// Pledges against this epoch.
+    pledges: BTreeMap<&'a MemberName, &'a Pledge>,
+    /// Under the empty rule: the least position a new leader must have.
+    least: Lsn,
+    alive: &'a BTreeSet<MemberName>,
+}
+
+type Position = (Timeline, Lsn);
+
+impl<'a> Ballot<'a> {
+    fn new(view: &'a ClusterView, sync: &'a SyncRecord, max_lag: u64, alive: &'a BTreeSet<MemberName>) -> Self {
+        let pledges = view
+            .pledges
+            .iter()
+            .filter(|(_, pledge)| pledge.value.epoch == sync.epoch)
+            .map(|(name, pledge)| (name, &pledge.value))
+            .collect();
+        Ballot { view, sync, pledges, least: Lsn(view.optime.0.saturating_sub(max_lag)), alive }
+    }
+
+    fn everybody_pledged(&self, alive: &BTreeSet<MemberName>) -> bool {
+        alive.iter().all(|name| self.pledges.contains_key(name))
+    }
+
+    fn counted(&self) -> Vec<MemberName> {
+        self.pledges.keys().map(|name| (*name).clone()).collect()
+    }
+
+    fn fence_pledges(&self) -> usize {
+        self.pledges.iter().filter(|(name, pledge)| self.sync.rule.has(name, &pledge.incarnation)).count()
+    }
+
+    /// Who is to take over, best first; each of them holds everything acknowledged if those before it are ignored.
+    fn ranking(&self) -> Vec<MemberName> {
+        let mut ignored = BTreeSet::new();
+        let mut ranking = Vec::new();
+        while let Some(best) = self.best(&ignored) {
+            ignored.insert(best);
+            ranking.push(best.clone());
+        }
+        ranking
+    }
+
+    fn best(&self, ignored: &BTreeSet<&MemberName>) -> Option<&'a MemberName> {
+        let pledges: BTreeMap<&'a MemberName, &'a Pledge> =
+            self.pledges.iter().filter(|(name, _)| !ignored.contains(*name)).map(|(name, p)| (*name, *p)).collect();
+        let least = self.least_position(&pledges)?;
+        pledges
+            .iter()
+            .filter(|(name, pledge)| {
+                (pledge.timeline, pledge.lsn) >= least
+                    && self.alive.contains(**name)
+                    && self.view.members.get(**name).is_some_and(|member| member.may_lead())
+            })
+            .max_by_key(|(name, pledge)| {
+                let priority = self.view.members.get(**name).map_or(0, |member| member.failover_priority());
+                // Among equals the first name wins, so that everybody ranks alike.
+                ((pledge.timeline, pledge.lsn), priority, std::cmp::Reverse(**name))
+            })
+            .map(|(name, _)| *name)
+    }
+
+    /// The least position that certainly holds everything acknowledged, if these pledges prove any.
+    fn least_position(&self, pledges: &BTreeMap<&MemberName, &Pledge>) -> Option<Position> {
+        let position = |pledge: &Pledge| (pledge.timeline, pledge.lsn);
+        // The leader of the epoch itself holds everything.
+        if let Some(pledge) = pledges.get(&self.sync.leader).filter(|p| p.incarnation == self.sync.incarnation) {
+            return Some(position(pledge));
+        }
+        // So does whoever flushed the shutdown checkpoint of a leader that stopped cleanly.
+        if let Some(release) = &self.sync.released
+            && let Some(checkpoint) = release.shutdown_checkpoint
+        {
+            let beyond = (release.timeline, Lsn(checkpoint.0 + 1));
+            if pledges.values().any(|pledge| position(pledge) >= beyond) {
+                return Some(beyond);
+            }
+        }
+        let mut least = self.quorum_position(&self.sync.rule, None, pledges)?;
+        if !self.sync.established {
+            for previous in &self.sync.previous {
+                least = least.max(self.quorum_position(&previous.rule, Some(previous), pledges)?);
+            }
+        }
+        Some(least)
+    }
+
+    /// Greatest position among the pledged voters of a rule, if enough of them pledged. For an earlier epoch its leader
+    /// alone is enough.
+    fn quorum_position(
+        &self,
+        rule: &Rule,
+        earlier: Option<&PreviousRule>,
+        pledges: &BTreeMap<&MemberName, &Pledge>,
+    ) -> Option<Position> {
+        let earlier_leader = earlier.and_then(|previous| {
+            pledges.get(&previous.leader).filter(|pledge| pledge.incarnation == previous.incarnation)
+        });
+        if rule.is_empty() {
+            // Asynchronous: nothing was promised beyond the lag limit.
+            return Some(if earlier.is_some() { (0, Lsn::ZERO) } else { (0, self.least) });
+        }
+        let voters: Vec<Position> = pledges
+            .iter()
+            .filter(|(name, pledge)| rule.has(name, &pledge.incarnation))
+            .map(|(_, pledge)| (pledge.timeline, pledge.lsn))
+            .collect();
+        let enough = voters.len() >= rule.fence() || earlier_leader.is_some();
+        let best = voters.into_iter().chain(earlier_leader.map(|pledge| (pledge.timeline, pledge.lsn))).max();
+        best.filter(|_| enough)
+    }
+}

@@ -1,0 +1,153 @@
+//! Another member leads: stream from it, and do what it takes to be able to.
+
+use crate::decide::turn::Turn;
+use crate::decide::{ClusterView, Data, Job, LeaderKey, Millis, Remedy, Running, Server, Settings, Why};
+use crate::name::MemberName;
+use crate::record::{MemberRecord, Role, SyncRecord, Versioned};
+
+/// Starts as a replica without ever streaming after which the data is held to be broken.
+const START_LIMIT: u32 = 3;
+/// A replica that has not streamed for so long from a leader that is ready needs a remedy.
+const STREAM_LIMIT: Millis = 15_000;
+
+impl Turn<'_> {
+    pub(super) fn follow(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, leader: &LeaderKey) -> Why {
+        self.memory.leaderless_since = None;
+        self.memory.switching = None;
+        self.memory.barrier = None;
+        self.memory.missing_since.clear();
+        self.drop_lease();
+        if let Server::Running(running) = &self.obs.server
+            && !running.in_recovery
+        {
+            return self.stop_writable(Why::new("deposed", format!("{} leads: stopping PostgreSQL", leader.name)));
+        }
+        if self.obs.stopping {
+            return self.stop_replica();
+        }
+        let ready = view.members.get(&leader.name).filter(|member| {
+            member.role == Role::Primary && member.state == "running" && member.epoch == sync.value.epoch
+        });
+        match &self.obs.server {
+            Server::Unready => Why::new("unready", "PostgreSQL does not answer yet"),
+            Server::Stopped => self.rejoin(&sync.value, &leader.name, ready),
+            Server::Running(running) => self.stream(view, running, &leader.name, ready),
+        }
+    }
+
+    fn stream(
+        &mut self,
+        view: &ClusterView,
+        running: &Running,
+        leader: &MemberName,
+        ready: Option<&MemberRecord>,
+    ) -> Why {
+        if self.obs.reinit {
+            return self.run(Job::StopImmediate, Why::new("reinit", "to be made anew: stopping PostgreSQL"));
+        }
+        if let Some(text) = diverged(view, running, ready) {
+            self.memory.remedy = self.memory.remedy.max(Remedy::Rewind);
+            self.memory.rewound = None;
+            return self.run(Job::StopFast, Why::new("diverged", text));
+        }
+        self.configure(Settings { upstream: Some(leader.clone()), ..Settings::default() });
+        if running.streaming && running.upstream.as_ref() == Some(leader) {
+            self.memory.not_streaming_since = None;
+            self.memory.remedy = Remedy::None;
+            self.memory.failures = None;
+            self.memory.starts = 0;
+            return Why::new("following", format!("following {leader}"));
+        }
+        if ready.is_none() {
+            self.memory.not_streaming_since = None;
+            return Why::new("leader_not_ready", format!("{leader} leads but is not ready yet"));
+        }
+        let since = *self.memory.not_streaming_since.get_or_insert(self.obs.now);
+        if self.obs.now < since + STREAM_LIMIT {
+            self.wake_at(self.obs.now + 100);
+            return Why::new("connecting", format!("waiting for the stream from {leader}"));
+        }
+        self.memory.not_streaming_since = None;
+        self.memory.rewound = None;
+        self.memory.remedy = if self.memory.remedy == Remedy::None { Remedy::Rewind } else { Remedy::Clone };
+        let text = format!("no stream from {leader} for {} s: stopping for a remedy", STREAM_LIMIT / 1000);
+        self.run(Job::StopFast, Why::new("cannot_stream", text))
+    }
+
+    fn rejoin(&mut self, sync: &SyncRecord, leader: &MemberName, ready: Option<&MemberRecord>) -> Why {
+        if let Some(busy) = &self.obs.busy {
+            return Why::new("busy", format!("{busy:?} is under way"));
+        }
+        let facts = match &self.obs.data {
+            Data::Ready(facts) if !self.obs.reinit && !facts.unclaimed && self.memory.remedy != Remedy::Clone => facts,
+            _ => return self.clone_leader(sync, leader, ready),
+        };
+        let primary_before = !facts.standby && self.memory.rewound != Some(sync.epoch);
+        if primary_before || self.memory.remedy == Remedy::Rewind {
+            if !self.policy.use_rewind {
+                self.memory.remedy = Remedy::Clone;
+                return self.clone_leader(sync, leader, ready);
+            }
+            return match self.still_a_voter(sync).or_else(|| leader_unready(leader, ready)) {
+                Some(why) => why,
+                None => self.run(Job::Rewind, Why::new("rewind", format!("rewinding to the history of {leader}"))),
+            };
+        }
+        if self.keeps_dying() {
+            self.memory.starts = 0;
+            self.memory.failures = None;
+            self.memory.remedy = Remedy::Clone;
+            return self.clone_leader(sync, leader, ready);
+        }
+        self.configure(Settings { upstream: Some(leader.clone()), ..Settings::default() });
+        let before = self.actions.len();
+        let why = self.run(Job::StartStandby, Why::new("start_standby", format!("starting as a replica of {leader}")));
+        if self.actions.len() > before {
+            self.memory.starts += 1;
+        }
+        why
+    }
+
+    /// Starting it has failed, or it died again, so often that its data must be at fault. A port in use or a full disk
+    /// is not the data's fault, and copying it again would not help.
+    fn keeps_dying(&self) -> bool {
+        let innocent = self.memory.failures.as_ref().is_some_and(|f| f.job == Job::StartStandby && !f.hopeless);
+        self.memory.starts >= START_LIMIT && !innocent
+    }
+
+    fn clone_leader(&mut self, sync: &SyncRecord, leader: &MemberName, ready: Option<&MemberRecord>) -> Why {
+        match self.still_a_voter(sync).or_else(|| leader_unready(leader, ready)) {
+            Some(why) => why,
+            None => self.run(Job::Clone, Why::new("clone", format!("copying the data of {leader}"))),
+        }
+    }
+
+    /// Data that a rule counts on is not touched before the leader has dropped it from the rule.
+    fn still_a_voter(&self, sync: &SyncRecord) -> Option<Why> {
+        let incarnation = self.obs.incarnation()?;
+        let voter = !sync.rule.is_empty() && sync.rule.has(&self.policy.me, incarnation);
+        voter.then(|| Why::new("still_a_voter", "waiting to be dropped from the rule before touching the data"))
+    }
+}
+
+fn leader_unready(leader: &MemberName, ready: Option<&MemberRecord>) -> Option<Why> {
+    ready.is_none().then(|| Why::new("leader_not_ready", format!("{leader} leads but is not ready yet")))
+}
+
+/// Why our WAL is not part of the leader's history, if it is not.
+fn diverged(view: &ClusterView, running: &Running, ready: Option<&MemberRecord>) -> Option<String> {
+    let leader_timeline = ready?.timeline?;
+    if running.timeline > leader_timeline {
+        return Some(format!("timeline {} is not in the history of timeline {leader_timeline}", running.timeline));
+    }
+    if running.timeline == leader_timeline {
+        return None;
+    }
+    let fork = view.history.iter().map(|entry| entry.fork()).find(|(timeline, _)| *timeline == running.timeline)?.1;
+    (running.lsn > fork).then(|| {
+        format!(
+            "diverged: timeline {} ends at {fork} in the leader's history, we are at {}",
+            running.timeline, running.lsn
+        )
+    })
+}

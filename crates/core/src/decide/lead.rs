@@ -1,0 +1,156 @@
+//! This member holds the leader key: keep the lease, keep the rule, promote, restart, release.
+
+use crate::decide::turn::Turn;
+use crate::decide::{
+    Action, ClusterView, CrashPolicy, Data, DataFacts, Job, LeaderKey, Purpose, Running, Server, Settings, Why,
+};
+use crate::record::{Release, ReleaseReason, SyncRecord, Versioned, key};
+use crate::transaction::{Life, Txn};
+
+impl Turn<'_> {
+    pub(super) fn lead(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, leader: &LeaderKey) -> Why {
+        self.memory.leaderless_since = None;
+        self.memory.not_streaming_since = None;
+        let now = self.obs.now;
+        if !leader.held {
+            return self.reclaim(sync, leader);
+        }
+        let Some(lease) = self.obs.lease.filter(|lease| lease.until > now) else {
+            self.drop_lease();
+            return self.stop_writable(Why::new("lease_lost", "our lease has ended: stopping PostgreSQL"));
+        };
+        let renew = lease.renewed + self.policy.ttl / 3;
+        if now >= renew {
+            self.actions.push(Action::RenewLease);
+        }
+        self.wake_at(if now >= renew { now + self.policy.ttl / 6 } else { renew });
+
+        if sync.value.leader != self.policy.me || sync.value.released.is_some() {
+            return self.stop_writable(Why::new("not_this_epoch", "the newest epoch is not ours"));
+        }
+        match &self.obs.server {
+            Server::Unready => Why::new("leader_unready", "PostgreSQL does not answer yet"),
+            Server::Stopped => self.lead_stopped(view, sync, leader),
+            Server::Running(running) if running.in_recovery => self.promote(sync, leader),
+            Server::Running(running) => self.lead_running(view, sync, running),
+        }
+    }
+
+    /// The key is ours by name, but the lease belongs to an agent process that is gone.
+    fn reclaim(&mut self, sync: &Versioned<SyncRecord>, leader: &LeaderKey) -> Why {
+        if sync.value.leader != self.policy.me || Some(&sync.value.incarnation) != self.obs.incarnation() {
+            return self.stop_writable(Why::new(
+                "leader_key_of_other_data",
+                "the leader key is ours but was taken with other data: waiting for it to expire",
+            ));
+        }
+        let txn = Txn::new().unchanged(key::LEADER, leader.revision).unchanged(key::SYNC, sync.revision).put_text(
+            key::LEADER,
+            self.policy.me.to_string(),
+            Life::LeaderLease,
+        );
+        self.commit(Purpose::Reclaim, txn);
+        Why::new("reclaim", "an earlier process of this agent led: taking its lead over")
+    }
+
+    fn promote(&mut self, sync: &Versioned<SyncRecord>, leader: &LeaderKey) -> Why {
+        if Some(&sync.value.incarnation) != self.obs.incarnation() {
+            return self.release(sync, leader, ReleaseReason::DataLost, None, "the data we led with is gone");
+        }
+        self.configure(Settings {
+            upstream: None,
+            synchronous_standby_names: sync.value.rule.synchronous_standby_names(),
+        });
+        self.run(Job::Promote, Why::new("promote", format!("promoting in epoch {}", sync.value.epoch)))
+    }
+
+    fn lead_stopped(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, leader: &LeaderKey) -> Why {
+        if let Some(busy) = &self.obs.busy {
+            return Why::new("busy", format!("{busy:?} is under way"));
+        }
+        let facts = match &self.obs.data {
+            Data::Ready(facts) if facts.incarnation.as_ref() == Some(&sync.value.incarnation) => facts,
+            _ => return self.release(sync, leader, ReleaseReason::DataLost, None, "our data directory is gone"),
+        };
+        let shutdown = facts.clean.then_some(facts);
+        if self.memory.switching.is_some() && !self.obs.stopping {
+            return self.release(
+                sync,
+                leader,
+                ReleaseReason::Switchover,
+                shutdown,
+                "PostgreSQL has stopped: handing over",
+            );
+        }
+        if self.obs.stopping {
+            let reason = if facts.clean { ReleaseReason::Stop } else { ReleaseReason::Crash };
+            return self.release(sync, leader, reason, shutdown, "stopping: giving up the lead");
+        }
+        let hopeless = self.failures_of(&Job::StartPrimary) >= 3;
+        let crashed = !facts.clean && self.policy.crash == CrashPolicy::Failover;
+        if (crashed || hopeless) && self.somebody_can_take_over(view, &sync.value) && !self.policy.paused {
+            return self.release(sync, leader, ReleaseReason::Crash, shutdown, "PostgreSQL died: giving up the lead");
+        }
+        self.configure(Settings {
+            upstream: None,
+            synchronous_standby_names: sync.value.rule.synchronous_standby_names(),
+        });
+        self.run(Job::StartPrimary, Why::new("start_primary", "starting PostgreSQL as the primary"))
+    }
+
+    /// A voter is alive that would be allowed to lead. With an empty rule nobody is known to be level.
+    fn somebody_can_take_over(&self, view: &ClusterView, sync: &SyncRecord) -> bool {
+        let alive = sync
+            .rule
+            .voters
+            .iter()
+            .filter(|(name, incarnation)| {
+                view.members.get(*name).is_some_and(|member| {
+                    member.incarnation.as_ref() == Some(*incarnation) && member.state == "running" && member.may_lead()
+                })
+            })
+            .count();
+        !sync.rule.is_empty() && alive >= sync.rule.fence()
+    }
+
+    pub(super) fn release(
+        &mut self,
+        sync: &Versioned<SyncRecord>,
+        leader: &LeaderKey,
+        reason: ReleaseReason,
+        shutdown: Option<&DataFacts>,
+        text: &str,
+    ) -> Why {
+        let mut record = sync.value.clone();
+        record.released = Some(Release {
+            reason,
+            timeline: self.obs.facts().map_or(0, |facts| facts.timeline),
+            shutdown_checkpoint: shutdown.map(|facts| facts.checkpoint),
+            candidate: self.memory.switching.as_ref().map(|switching| switching.candidate.clone()),
+        });
+        let txn = Txn::new()
+            .unchanged(key::LEADER, leader.revision)
+            .unchanged(key::SYNC, sync.revision)
+            .delete(key::LEADER)
+            .delete(key::FAILOVER)
+            .put(key::SYNC, &record);
+        self.commit(Purpose::Release, txn);
+        Why::new("release", text)
+    }
+
+    fn lead_running(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, running: &Running) -> Why {
+        if Some(&sync.value.incarnation) != self.obs.incarnation() && self.obs.facts().is_some() {
+            return self.stop_writable(Why::new("other_data", "PostgreSQL runs on data we do not lead with"));
+        }
+        if self.obs.reinit {
+            self.problem = Some("a leader cannot be reinitialized; switch over first".to_owned());
+        }
+        if self.obs.stopping {
+            return self.run(Job::StopFast, Why::new("stopping", "stopping PostgreSQL before giving up the lead"));
+        }
+        if let Some(why) = self.switch_over(view, sync, running) {
+            return why;
+        }
+        self.keep_rule(view, sync, running)
+    }
+}

@@ -1,0 +1,129 @@
+//! The decision: one frozen observation in; actions, memory, the next wake-up and a reason out.
+//!
+//! ```text
+//! who leads, says the store?
+//!   nobody ever  -> bootstrap   (claim, initdb, found)
+//!   I            -> lead        (lease, rule, switchover, crash)
+//!   another      -> follow      (start, stream, rewind, clone)
+//!   nobody now   -> elect       (stop receiving, pledge, take over)
+//! ```
+
+mod action;
+mod bootstrap;
+mod elect;
+mod follow;
+mod lead;
+mod observation;
+mod switchover;
+mod turn;
+mod voters;
+
+use std::collections::BTreeMap;
+
+pub use action::{Action, Change, Decision, Purpose, Settings, Why};
+pub use observation::{
+    ClusterView, CrashPolicy, Data, DataFacts, Finished, Job, JobFailure, LeaderKey, Lease, Millis, Observation,
+    Policy, Running, Server, Synchronous,
+};
+pub use turn::{RETRY_STEPS, TICK};
+
+use crate::lsn::Lsn;
+use crate::name::MemberName;
+use turn::Turn;
+
+/// What one call wants the next one to know. Losing it (an agent restart) costs time, never safety.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// When this agent first decided.
+    pub started: Option<Millis>,
+    /// Since when nobody leads.
+    pub leaderless_since: Option<Millis>,
+    /// Since when we do not stream although a leader is ready.
+    pub not_streaming_since: Option<Millis>,
+    /// Position that voters must reach before a rule counts as enforced.
+    pub barrier: Option<Barrier>,
+    /// Since when a voter does not stream.
+    pub missing_since: BTreeMap<MemberName, Millis>,
+    /// The planned switchover under way.
+    pub switching: Option<Switching>,
+    /// The last remedy that was found necessary to follow the leader.
+    pub remedy: Remedy,
+    /// The epoch for which a rewind was done (or found unnecessary).
+    pub rewound: Option<u64>,
+    /// Failures of one job in a row.
+    pub failures: Option<Failures>,
+    /// How often PostgreSQL was started as a replica since it last streamed.
+    pub starts: u32,
+    /// `finished.at` of the newest job already taken into account.
+    pub accounted: Option<Millis>,
+}
+
+/// See [`Memory::barrier`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Barrier {
+    /// `synchronous_standby_names` it was taken under.
+    pub names: String,
+    /// The position.
+    pub lsn: Lsn,
+}
+
+/// A planned switchover, seen from the leader.
+///
+/// ```text
+/// Checkpointing -> Holding (routers hold new work) -> Stopping -> released in the store
+///        \------------ called off <---/
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switching {
+    /// Since when.
+    pub since: Millis,
+    /// To whom.
+    pub candidate: MemberName,
+    /// How far.
+    pub phase: Phase,
+}
+
+/// See [`Switching`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// A checkpoint makes the stop short.
+    Checkpointing,
+    /// Routers are told to hold new work.
+    Holding,
+    /// PostgreSQL stops.
+    Stopping,
+}
+
+/// What a member that cannot follow does about it, mildest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remedy {
+    /// Nothing is wrong.
+    #[default]
+    None,
+    /// Undo what the leader does not have.
+    Rewind,
+    /// Copy everything again.
+    Clone,
+}
+
+/// Failures of one job in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failures {
+    /// Which job.
+    pub job: Job,
+    /// How many.
+    pub count: u32,
+    /// The newest one.
+    pub last: Millis,
+    /// What it said.
+    pub message: String,
+    /// Trying the same again cannot help.
+    pub hopeless: bool,
+}
+
+/// Decides what this member does now. Pure: the same arguments always give the same decision.
+pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> Decision {
+    let mut turn = Turn::new(policy, memory, observation);
+    let why = turn.decide();
+    turn.finish(why)
+}

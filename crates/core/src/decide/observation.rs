@@ -1,0 +1,268 @@
+//! Everything a decision may depend on, frozen at one moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::lsn::{Lsn, Timeline};
+use crate::name::{Incarnation, MemberName};
+use crate::record::{FailoverRequest, HistoryEntry, MemberRecord, Pledge, SyncRecord, Versioned};
+
+/// Milliseconds on the boot clock (it counts while the host is suspended).
+pub type Millis = u64;
+
+/// What the people who run the cluster want; from the local and the dynamic configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// This member.
+    pub me: MemberName,
+    /// Life of the leader lease.
+    pub ttl: Millis,
+    /// Nobody starts, stops or promotes anything.
+    pub paused: bool,
+    /// What a leader does when its PostgreSQL dies.
+    pub crash: CrashPolicy,
+    /// How acknowledgements wait.
+    pub synchronous: Synchronous,
+    /// How long a voter may be away before the rule shrinks without it.
+    pub shrink_delay: Millis,
+    /// Under the empty rule: how far behind the leader's last known position a new leader may be, in bytes.
+    pub maximum_lag_on_failover: u64,
+    /// May `pg_rewind` be used?
+    pub use_rewind: bool,
+    /// This member may become leader.
+    pub may_lead: bool,
+    /// Dynamic configuration that a founder writes into the store.
+    pub bootstrap_config: Option<String>,
+}
+
+/// What a leader does when its PostgreSQL dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CrashPolicy {
+    /// Gives up the lead at once when a voter can take over, restarts in place otherwise.
+    Failover,
+    /// Restarts in place.
+    Restart,
+}
+
+/// How acknowledgements wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Synchronous {
+    /// Voters needed; 0 is asynchronous.
+    pub needed: u32,
+    /// Rather block writes than go below `needed`.
+    pub strict: bool,
+    /// How many members the cluster must have had before the rule is used at all: 3 by default, since a pair can be
+    /// safe or always writable, not both; 0 when a person asked for it.
+    pub from_members: usize,
+}
+
+/// The store as last read, at one revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterView {
+    /// Revision of the read.
+    pub revision: u64,
+    /// `initialize`.
+    pub initialize: Option<Versioned<String>>,
+    /// `leader`.
+    pub leader: Option<LeaderKey>,
+    /// `sync`.
+    pub sync: Option<Versioned<SyncRecord>>,
+    /// `members/*`.
+    pub members: BTreeMap<MemberName, MemberRecord>,
+    /// `pledges/*`.
+    pub pledges: BTreeMap<MemberName, Versioned<Pledge>>,
+    /// `failover`; `due` is false while its time has not come.
+    pub failover: Option<Versioned<FailoverRequest>>,
+    /// The request in `failover` is due.
+    pub failover_due: bool,
+    /// `history`.
+    pub history: Vec<HistoryEntry>,
+    /// Revision of `history`.
+    pub history_revision: Option<u64>,
+    /// `status`: the leader's last known position.
+    pub optime: Lsn,
+}
+
+/// The `leader` key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderKey {
+    /// Who.
+    pub name: MemberName,
+    /// Store revision of its last write.
+    pub revision: u64,
+    /// It is bound to the lease that this very process renews.
+    pub held: bool,
+}
+
+/// The lease of this agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// When the newest successful renewal was *sent*.
+    pub renewed: Millis,
+    /// When it ends: `renewed` plus the time to live.
+    pub until: Millis,
+}
+
+/// The data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Not looked at yet.
+    Unknown,
+    /// Missing or empty.
+    Missing,
+    /// Not a data directory PostgreSQL could start; why.
+    Unusable(String),
+    /// Left behind by an initdb or a clone of ours that did not finish.
+    Unfinished,
+    /// Good.
+    Ready(DataFacts),
+}
+
+/// What `pg_control` and our own files say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataFacts {
+    /// PostgreSQL's identity of the cluster.
+    pub system_identifier: String,
+    /// Identity of this copy; none when the directory was made by others.
+    pub incarnation: Option<Incarnation>,
+    /// Timeline of the last checkpoint.
+    pub timeline: Timeline,
+    /// Start of the last checkpoint.
+    pub checkpoint: Lsn,
+    /// It was shut down cleanly.
+    pub clean: bool,
+    /// It last ran as a standby.
+    pub standby: bool,
+    /// Made by our initdb, not yet announced in the store.
+    pub unclaimed: bool,
+}
+
+/// PostgreSQL's process tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// Every process of it is confirmed gone.
+    Stopped,
+    /// Processes exist, it does not answer (starting, stopping, recovering).
+    Unready,
+    /// It answers.
+    Running(Running),
+}
+
+/// What a running PostgreSQL says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// It is a standby.
+    pub in_recovery: bool,
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// Primary: end of the WAL written. Standby: end of the WAL flushed, exact once `receiving` is false and
+    /// `caught_up` is true.
+    pub lsn: Lsn,
+    /// Standby: a walreceiver process exists.
+    pub receiving: bool,
+    /// Standby: the walreceiver streams.
+    pub streaming: bool,
+    /// Standby: everything in local WAL has been replayed.
+    pub caught_up: bool,
+    /// Standby: the member that our settings make it follow; what PostgreSQL has loaded, not what was only written.
+    pub upstream: Option<MemberName>,
+    /// `synchronous_standby_names` in force.
+    pub synchronous_standby_names: String,
+    /// Primary: those who stream from it, by application name, with the position each has flushed.
+    pub replicas: BTreeMap<String, Lsn>,
+}
+
+/// A job of the shell that takes time; one at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Job {
+    /// Make a new cluster's data directory.
+    Initdb,
+    /// Start as a primary.
+    StartPrimary,
+    /// Start as a standby of a member, or of nobody.
+    StartStandby,
+    /// Checkpoint, then stop; forced after a deadline.
+    StopFast,
+    /// Stop at once, without a checkpoint.
+    StopImmediate,
+    /// Become a primary on a new timeline.
+    Promote,
+    /// Replace the data directory with a copy of the leader's.
+    Clone,
+    /// Undo what the leader does not have.
+    Rewind,
+    /// Stop and start in the same role.
+    Restart,
+    /// Checkpoint, so that a stop is short.
+    Checkpoint,
+}
+
+/// How the newest job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Which.
+    pub job: Job,
+    /// When.
+    pub at: Millis,
+    /// In words, when it failed.
+    pub failure: Option<JobFailure>,
+}
+
+/// Why a job failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobFailure {
+    /// In words.
+    pub message: String,
+    /// Trying the same again cannot help (a rewind without a common ancestor): take the next remedy.
+    pub hopeless: bool,
+}
+
+/// One frozen look at everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// Boot clock.
+    pub now: Millis,
+    /// The store as last read; none before the first read.
+    pub store: Option<ClusterView>,
+    /// Our leader lease.
+    pub lease: Option<Lease>,
+    /// The data directory.
+    pub data: Data,
+    /// PostgreSQL.
+    pub server: Server,
+    /// The job under way.
+    pub busy: Option<Job>,
+    /// The newest job that ended.
+    pub finished: Option<Finished>,
+    /// The agent was asked to stop.
+    pub stopping: bool,
+    /// A person asked for this member's data to be made anew.
+    pub reinit: bool,
+    /// Members whose record is alive.
+    pub alive: BTreeSet<MemberName>,
+}
+
+impl Observation {
+    /// PostgreSQL runs and answers.
+    pub fn running(&self) -> Option<&Running> {
+        match &self.server {
+            Server::Running(running) => Some(running),
+            _ => None,
+        }
+    }
+
+    /// The data directory is usable.
+    pub fn facts(&self) -> Option<&DataFacts> {
+        match &self.data {
+            Data::Ready(facts) => Some(facts),
+            _ => None,
+        }
+    }
+
+    /// Identity of our data.
+    pub fn incarnation(&self) -> Option<&Incarnation> {
+        self.facts()?.incarnation.as_ref()
+    }
+}

@@ -1,0 +1,196 @@
+//! The leader keeps the durability rule in step with the members that stream from it.
+//!
+//! The published rule must always let every takeover quorum meet every acknowledgement quorum that PostgreSQL may be
+//! using. So what makes takeovers stricter (a voter more, one fewer needed) is published first; what makes them easier
+//! (a voter fewer, one more needed) is enforced first, proved by a barrier, and published last.
+
+use std::collections::BTreeMap;
+
+use crate::decide::turn::Turn;
+use crate::decide::{Barrier, ClusterView, Purpose, Running, Settings, Why};
+use crate::lsn::Lsn;
+use crate::name::{Incarnation, MemberName};
+use crate::record::{SyncRecord, Versioned, key};
+use crate::rule::{Rule, application_name};
+use crate::transaction::Txn;
+
+/// The next step from the published rule towards the wanted one.
+enum Step {
+    /// Nothing to change.
+    Keep,
+    /// Publish, and enforce once published.
+    PublishFirst(Rule),
+    /// Enforce, prove by a barrier, publish.
+    EnforceFirst(Rule),
+}
+
+impl Turn<'_> {
+    pub(super) fn keep_rule(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, running: &Running) -> Why {
+        let record = &sync.value;
+        let joined = self.obs.alive.iter().any(|name| !record.membership.contains(name));
+        let streaming = self.streaming(view, running);
+        let step = self.next_step(record, &streaming);
+        let enforced = match &step {
+            Step::EnforceFirst(rule) => rule,
+            _ => &record.rule,
+        };
+        let names = enforced.synchronous_standby_names();
+        self.configure(Settings { upstream: None, synchronous_standby_names: names.clone() });
+
+        let mut next = record.clone();
+        next.membership.extend(self.obs.alive.iter().cloned());
+        let why = match step {
+            Step::PublishFirst(rule) => {
+                let why = Why::new("rule_publish", format!("rule: from {} to {rule}, published first", record.rule));
+                next.rule = rule;
+                why
+            }
+            Step::EnforceFirst(rule) if self.passed(&rule, &names, running) => {
+                let why = Why::new("rule_publish", format!("rule: from {} to {rule}, proved", record.rule));
+                next.rule = rule;
+                next.established = true;
+                next.previous.clear();
+                why
+            }
+            Step::EnforceFirst(rule) => {
+                self.wake_at(self.obs.now + 50);
+                if joined {
+                    self.publish(sync, next);
+                }
+                return Why::new("rule_barrier", format!("rule: to {rule}, waiting until it is proved"));
+            }
+            Step::Keep if !record.established && self.passed(&record.rule, &names, running) => {
+                next.established = true;
+                next.previous.clear();
+                Why::new("rule_established", format!("rule: {} is established", record.rule))
+            }
+            Step::Keep if joined => Why::new("membership", "a member joined the cluster"),
+            Step::Keep => {
+                if !record.established {
+                    self.wake_at(self.obs.now + 50);
+                }
+                return Why::new("leading", format!("leading in epoch {}, {}", record.epoch, record.rule));
+            }
+        };
+        self.publish(sync, next);
+        why
+    }
+
+    fn publish(&mut self, sync: &Versioned<SyncRecord>, next: SyncRecord) {
+        let purpose = if next.rule == sync.value.rule && next.established == sync.value.established {
+            Purpose::Membership
+        } else {
+            Purpose::Rule
+        };
+        let txn = Txn::new().unchanged(key::SYNC, sync.revision).put(key::SYNC, &next.with_patroni_fields());
+        self.commit(purpose, txn);
+    }
+
+    /// Living members that stream from us with the data they announced, may vote, and where each has flushed to.
+    fn streaming(&self, view: &ClusterView, running: &Running) -> BTreeMap<MemberName, (Incarnation, Lsn)> {
+        view.members
+            .iter()
+            .filter(|(name, member)| **name != self.policy.me && member.may_lead() && !member.tag("nosync"))
+            .filter_map(|(name, member)| {
+                let incarnation = member.incarnation.clone()?;
+                let flushed = *running.replicas.get(&application_name(name, &incarnation))?;
+                Some((name.clone(), (incarnation, flushed)))
+            })
+            .collect()
+    }
+
+    /// A voter counts as gone when it has not streamed for `shrink_delay`.
+    fn gone(&mut self, rule: &Rule, streaming: &BTreeMap<MemberName, (Incarnation, Lsn)>) -> Vec<MemberName> {
+        let now = self.obs.now;
+        let streams = |name: &MemberName, incarnation: &Incarnation| {
+            streaming.get(name).is_some_and(|(current, _)| current == incarnation)
+        };
+        self.memory
+            .missing_since
+            .retain(|name, _| rule.voters.get(name).is_some_and(|incarnation| !streams(name, incarnation)));
+        let mut gone = Vec::new();
+        for (name, incarnation) in &rule.voters {
+            if streams(name, incarnation) {
+                continue;
+            }
+            let due = *self.memory.missing_since.entry(name.clone()).or_insert(now) + self.policy.shrink_delay;
+            if now >= due {
+                gone.push(name.clone());
+            } else {
+                self.wake_at(due);
+            }
+        }
+        gone
+    }
+
+    fn next_step(&mut self, record: &SyncRecord, streaming: &BTreeMap<MemberName, (Incarnation, Lsn)>) -> Step {
+        let published = &record.rule;
+        let wanted = self.policy.synchronous;
+        let members = record.membership.union(&self.obs.alive).count();
+        let needed = if members >= wanted.from_members { wanted.needed } else { 0 };
+        if needed == 0 {
+            return if published.is_empty() { Step::Keep } else { Step::PublishFirst(Rule::default()) };
+        }
+        let gone = self.gone(published, streaming);
+        let present: BTreeMap<_, _> =
+            streaming.iter().map(|(name, (incarnation, _))| (name.clone(), incarnation.clone())).collect();
+
+        if published.is_empty() {
+            let needed = if wanted.strict { needed } else { needed.min(present.len() as u32) };
+            if needed == 0 || present.is_empty() {
+                return Step::Keep;
+            }
+            return Step::EnforceFirst(Rule { voters: present, needed });
+        }
+        // A voter that came back with other data is a voter gone and a voter new; the old one leaves first.
+        let new: BTreeMap<_, _> =
+            present.into_iter().filter(|(name, _)| !published.voters.contains_key(name)).collect();
+        if !new.is_empty() {
+            let mut rule = published.clone();
+            rule.voters.extend(new);
+            return Step::PublishFirst(rule);
+        }
+        let left = (published.voters.len() - gone.len()) as u32;
+        let floor = if wanted.strict { needed } else { needed.min(left) };
+        if published.needed > floor {
+            let mut rule = published.clone();
+            rule.needed = floor;
+            return Step::PublishFirst(if floor == 0 { Rule::default() } else { rule });
+        }
+        if let Some(name) = gone.first().filter(|_| left >= published.needed) {
+            return Step::EnforceFirst(published.without(name));
+        }
+        if published.needed < needed.min(left) {
+            let mut rule = published.clone();
+            rule.needed += 1;
+            return Step::EnforceFirst(rule);
+        }
+        Step::Keep
+    }
+
+    /// Whether everything written before `names` came into force has been flushed by the voters `rule` needs.
+    fn passed(&mut self, rule: &Rule, names: &str, running: &Running) -> bool {
+        if rule.is_empty() {
+            return true;
+        }
+        if running.synchronous_standby_names != names {
+            self.memory.barrier = None;
+            return false;
+        }
+        let barrier = match &self.memory.barrier {
+            Some(barrier) if barrier.names == names => barrier.lsn,
+            _ => {
+                self.memory.barrier = Some(Barrier { names: names.to_owned(), lsn: running.lsn });
+                running.lsn
+            }
+        };
+        let flushed = rule
+            .voters
+            .iter()
+            .filter(|(name, incarnation)| {
+                running.replicas.get(&application_name(name, incarnation)).is_some_and(|lsn| *lsn >= barrier)
+            })
+            .count();
+        flushed >= rule.needed as usize
+    }
+}

@@ -1,0 +1,111 @@
+//! The durability rule: which members must have flushed a commit before it is acknowledged.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{Incarnation, MemberName};
+
+/// A commit is acknowledged only when `needed` of `voters` have flushed it. Empty means asynchronous.
+///
+/// It is PostgreSQL's `synchronous_standby_names = 'ANY needed (voters)'`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Rule {
+    /// Voters: a name and the identity of its data.
+    pub voters: BTreeMap<MemberName, Incarnation>,
+    /// How many of them must have flushed.
+    pub needed: u32,
+}
+
+impl Rule {
+    /// No voter is needed: an acknowledged commit may be on the leader alone.
+    pub fn is_empty(&self) -> bool {
+        self.needed == 0 || self.voters.is_empty()
+    }
+
+    /// How many voters must pledge so that no acknowledgement is possible any more and every acknowledged commit is
+    /// held by one of them: |S| - k + 1.
+    pub fn fence(&self) -> usize {
+        if self.is_empty() { 0 } else { self.voters.len() + 1 - (self.needed as usize).min(self.voters.len()) }
+    }
+
+    /// Is this member, with this data, a voter?
+    pub fn has(&self, name: &MemberName, incarnation: &Incarnation) -> bool {
+        self.voters.get(name) == Some(incarnation)
+    }
+
+    /// The same rule without a voter; `needed` never exceeds the voters left.
+    pub fn without(&self, name: &MemberName) -> Rule {
+        let mut rule = self.clone();
+        rule.voters.remove(name);
+        rule.needed = rule.needed.min(rule.voters.len() as u32);
+        rule
+    }
+
+    /// The value of `synchronous_standby_names` that enforces the rule.
+    pub fn synchronous_standby_names(&self) -> String {
+        if self.is_empty() {
+            return String::new();
+        }
+        let names: Vec<String> = self
+            .voters
+            .iter()
+            .map(|(name, incarnation)| format!("\"{}\"", application_name(name, incarnation)))
+            .collect();
+        format!("ANY {} ({})", self.needed, names.join(", "))
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("asynchronous");
+        }
+        let names: Vec<&str> = self.voters.keys().map(MemberName::as_str).collect();
+        write!(f, "any {} of {}", self.needed, names.join(", "))
+    }
+}
+
+/// What a replica calls itself when it streams: its name and the identity of its data, within PostgreSQL's 63 bytes.
+pub fn application_name(name: &MemberName, incarnation: &Incarnation) -> String {
+    let short = &incarnation.as_str()[..8];
+    format!("{name}:{short}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(names: &[&str], needed: u32) -> Rule {
+        let voters =
+            names.iter().map(|name| (name.parse().unwrap(), Incarnation::from_bits(0xABCD_0000_0000_0001))).collect();
+        Rule { voters, needed }
+    }
+
+    #[test]
+    fn fence_meets_every_acknowledgement() {
+        for (names, needed, fence) in [
+            (&["b", "c"][..], 1, 2),
+            (&["b"][..], 1, 1),
+            (&["b", "c", "d", "e"][..], 2, 3),
+            (&["b", "c"][..], 2, 1),
+            (&[][..], 0, 0),
+        ] {
+            assert_eq!(rule(names, needed).fence(), fence, "{names:?} {needed}");
+        }
+    }
+
+    #[test]
+    fn renders_what_postgresql_enforces() {
+        assert_eq!(rule(&["b", "c-1"], 1).synchronous_standby_names(), r#"ANY 1 ("b:abcd0000", "c-1:abcd0000")"#);
+        assert_eq!(rule(&[], 0).synchronous_standby_names(), "");
+        assert_eq!(rule(&["b"], 0).synchronous_standby_names(), "");
+    }
+
+    #[test]
+    fn never_needs_more_than_there_are() {
+        let rule = rule(&["b", "c"], 2).without(&"c".parse().unwrap());
+        assert_eq!((rule.voters.len(), rule.needed), (1, 1));
+    }
+}
