@@ -1,1 +1,20 @@
-//! (being built)
+//! What tests and benchmarks need around the product: real PostgreSQL, faults, and witnesses.
+//!
+//! Owns: finding PostgreSQL of several majors ([`postgres`]), throw-away servers ([`server`]), folders and ports that
+//! parallel tests do not fight over ([`dir`], [`ports`]), handles of started programs ([`process`]), faults
+//! ([`faults`], [`disk`]), the client that remembers what was acknowledged ([`ledger`]) and the observer that would
+//! see two primaries ([`observer`]).
+//! Must not: be a dependency of anything but tests and benchmarks, know Matriarch's own types, or touch a process
+//! that does not belong to the test at hand.
+//! Start at [`dir::TestDir`]: everything a test starts lives in one, and ends with it.
+
+pub mod dir;
+pub mod disk;
+pub mod faults;
+pub mod ledger;
+pub mod observer;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod server;
+pub mod user;
