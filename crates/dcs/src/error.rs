@@ -27,7 +27,7 @@ pub enum StoreError {
     Invalid { key: String, why: String },
 
     /// There is no store file, and this call does not create one.
-    #[error("there is no store file {}: check the path, or start the cluster that creates it", path.display())]
+    #[error("there is no {}: check the path of the store, or start the cluster that creates it", path.display())]
     Missing { path: PathBuf },
 
     /// The file exists and is something else. It was not changed.

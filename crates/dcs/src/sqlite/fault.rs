@@ -22,6 +22,10 @@ pub(super) fn store_error(place: &Place, stage: Stage, error: &rusqlite::Error) 
         Some(ErrorCode::NotADatabase) if stage == Stage::Open => {
             StoreError::NotOurs { path, found: "it is not an SQLite database".to_owned() }
         }
+        // A store of ours is always in WAL mode: only somebody else's waits for a rollback.
+        Some(ErrorCode::ReadOnly) if extended == ffi::SQLITE_READONLY_ROLLBACK => {
+            StoreError::NotOurs { path, found: "an SQLite database with an unfinished transaction".to_owned() }
+        }
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
             StoreError::Corrupt { path, detail: error.to_string() }
         }

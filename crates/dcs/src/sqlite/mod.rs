@@ -19,6 +19,7 @@ mod worker;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
@@ -94,6 +95,7 @@ fn start(path: &Path, scope: &str, create: bool) -> Result<SqliteStore, StoreErr
         entries::revision(&opened.reader).map_err(|error| fault::store_error(&place, fault::Stage::Open, &error))?;
     let news = news::Sender::new(revision);
     let (jobs, queue) = channel();
+    let sweeping = Arc::new(AtomicBool::new(false));
     let listener = Listener::new(&place.path)
         .inspect_err(|error| {
             tracing::warn!(store = %place, %error, "no inotify: looking for changes every 50 ms instead; \
@@ -109,6 +111,8 @@ fn start(path: &Path, scope: &str, create: bool) -> Result<SqliteStore, StoreErr
         bell: Bell::of(&place.path),
         news: news.clone(),
         seen: revision,
+        patience: opened.patience,
+        sweeping: Arc::clone(&sweeping),
     };
     let watcher = Watcher {
         db: opened.reader,
@@ -117,6 +121,7 @@ fn start(path: &Path, scope: &str, create: bool) -> Result<SqliteStore, StoreErr
         boot,
         news: news.clone(),
         jobs: jobs.clone(),
+        sweeping,
         stop: Arc::clone(&stop),
         listener,
         known: watch::Known::default(),

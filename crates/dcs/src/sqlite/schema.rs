@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
@@ -18,6 +20,8 @@ const APPLICATION_ID: i64 = 0x4d54_5243;
 const SCHEMA_VERSION: i64 = 1;
 /// How long a writer waits for its turn before it gives up. A turn takes one fsync.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(3);
+/// How long it waits for what can as well be done later, while others wait behind it.
+pub(super) const SHORT_WAIT: Duration = Duration::from_millis(100);
 /// SQLite's own back-off grows to 100 ms, which starves one of several busy writers.
 const LOCK_RETRY: Duration = Duration::from_millis(1);
 
@@ -52,11 +56,34 @@ pub(super) struct Opened {
     /// Never writes: `PRAGMA data_version` tells it about everybody's commits.
     pub reader: Connection,
     pub writer: Connection,
+    pub patience: Patience,
+}
+
+/// How long a connection waits for a lock from now on.
+#[derive(Clone, Debug)]
+pub(super) struct Patience(Arc<AtomicU64>);
+
+impl Patience {
+    fn new() -> Self {
+        Self(Arc::new(AtomicU64::new(millis(LOCK_WAIT))))
+    }
+
+    pub fn set(&self, wait: Duration) {
+        self.0.store(millis(wait), Ordering::Relaxed);
+    }
+
+    fn lasts(&self, waited: Duration) -> bool {
+        millis(waited) < self.0.load(Ordering::Relaxed)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Opens the store at `path`; creates it first if it is missing and `create` is set.
 pub(super) fn open(path: &Path, scope: &str, create: bool) -> Result<Opened, StoreError> {
-    let path = ensure_exists(path, create)?;
+    let path = ensure_exists(&Place { path: path.to_owned(), scope: scope.to_owned() }, create)?;
     let place = Place { path, scope: scope.to_owned() };
     let file = FileId::of(&place.path)?;
     check_file_system(&place.path)?;
@@ -64,31 +91,34 @@ pub(super) fn open(path: &Path, scope: &str, create: bool) -> Result<Opened, Sto
     let fail = |error| store_error(&place, Stage::Open, &error);
 
     // Somebody else's database must be left exactly as it is, so look without the right to write.
-    let reader = connect(&place.path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(fail)?;
+    let reader = connect(&place.path, OpenFlags::SQLITE_OPEN_READ_ONLY, Patience::new()).map_err(fail)?;
     let identity = verify(&reader, &place)?;
-    let writer = connect(&place.path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(fail)?;
+    let patience = Patience::new();
+    let writer = connect(&place.path, OpenFlags::SQLITE_OPEN_READ_WRITE, patience.clone()).map_err(fail)?;
     let mode: String = writer.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(fail)?;
     if !mode.eq_ignore_ascii_case("wal") {
         return Err(super::fault::unavailable(&place, format!("SQLite cannot use WAL mode here, only {mode}")));
     }
     match file.lost(&place.path) {
         Some(reason) => Err(super::fault::unavailable(&place, reason)),
-        None => Ok(Opened { place, file, identity, reader, writer }),
+        None => Ok(Opened { place, file, identity, reader, writer, patience }),
     }
 }
 
 /// The absolute path of the store file, which exists afterwards.
-fn ensure_exists(path: &Path, create: bool) -> Result<PathBuf, StoreError> {
-    let missing = || StoreError::Missing { path: path.to_owned() };
+fn ensure_exists(place: &Place, create: bool) -> Result<PathBuf, StoreError> {
+    let path = &place.path;
     loop {
         match path.canonicalize() {
             Ok(found) => return Ok(found),
             Err(error) if error.kind() == ErrorKind::NotFound && create && path.symlink_metadata().is_err() => {
                 refuse_remains(path)?;
-                create_file(path)?;
+                create_file(place)?;
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(missing()),
-            Err(error) => return Err(io_error(path, &error)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(StoreError::Missing { path: path.clone() });
+            }
+            Err(error) => return Err(io_error(place, &error)),
         }
     }
 }
@@ -107,7 +137,8 @@ fn refuse_remains(path: &Path) -> Result<(), StoreError> {
 
 /// Builds an empty store under a temporary name and gives it its name only when it is complete, so that
 /// no other process ever sees half a store, and of several creators one wins.
-fn create_file(path: &Path) -> Result<(), StoreError> {
+fn create_file(place: &Place) -> Result<(), StoreError> {
+    let path = &place.path;
     let name = path.file_name().ok_or_else(|| StoreError::NotOurs {
         path: path.to_owned(),
         found: "the path does not end in a file name".to_owned(),
@@ -121,8 +152,8 @@ fn create_file(path: &Path) -> Result<(), StoreError> {
     draft_name.push(format!(".new-{:016x}", rand::random::<u64>()));
     let draft = directory.join(draft_name);
 
-    let built = build(&draft, path).and_then(|()| match std::fs::hard_link(&draft, path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(io_error(path, &error)),
+    let built = build(&draft, place).and_then(|()| match std::fs::hard_link(&draft, path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(io_error(place, &error)),
         _ => Ok(()),
     });
     if let Err(error) = std::fs::remove_file(&draft)
@@ -131,14 +162,13 @@ fn create_file(path: &Path) -> Result<(), StoreError> {
         tracing::warn!(file = %draft.display(), %error, "could not remove the draft of a new store; remove it by hand");
     }
     built?;
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| io_error(path, &error))
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| io_error(place, &error))
 }
 
-fn build(draft: &Path, path: &Path) -> Result<(), StoreError> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft).map_err(|error| io_error(path, &error))?;
-    let place = Place { path: path.to_owned(), scope: "(being created)".to_owned() };
+fn build(draft: &Path, place: &Place) -> Result<(), StoreError> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft).map_err(|error| io_error(place, &error))?;
     let fill = || -> rusqlite::Result<()> {
-        let mut new = connect(draft, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let mut new = connect(draft, OpenFlags::SQLITE_OPEN_READ_WRITE, Patience::new())?;
         let tx = new.transaction()?;
         tx.execute_batch(TABLES)?;
         let identity = format!("{:032x}", rand::random::<u128>());
@@ -148,10 +178,10 @@ fn build(draft: &Path, path: &Path) -> Result<(), StoreError> {
         tx.commit()?;
         new.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
     };
-    fill().map_err(|error| store_error(&place, Stage::Open, &error))
+    fill().map_err(|error| store_error(place, Stage::Open, &error))
 }
 
-fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
+fn connect(path: &Path, access: OpenFlags, patience: Patience) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     let mut since = Instant::now();
     connection.busy_handler(Some(move |attempt| {
@@ -159,7 +189,7 @@ fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
             since = Instant::now();
         }
         std::thread::sleep(LOCK_RETRY);
-        since.elapsed() < LOCK_WAIT
+        patience.lasts(since.elapsed())
     }))?;
     // A lease that is forgotten by a power cut is a split brain: every commit is fsynced.
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -186,17 +216,16 @@ fn verify(reader: &Connection, place: &Place) -> Result<String, StoreError> {
     }
     let verdict: String = reader.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(fail)?;
     if verdict != "ok" {
-        return Err(StoreError::Corrupt { path: path(), detail: verdict });
+        return Err(StoreError::Corrupt { path: path(), detail: verdict.replace('\n', ": ") });
     }
     let meta = reader.query_row("SELECT store_id FROM meta WHERE row = 1", [], |row| row.get(0));
     meta.map_err(|error| StoreError::Corrupt { path: path(), detail: format!("its meta row is unreadable: {error}") })
 }
 
-fn io_error(path: &Path, error: &std::io::Error) -> StoreError {
+fn io_error(place: &Place, error: &std::io::Error) -> StoreError {
+    let path = &place.path;
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            StoreError::NoSpace { place: format!("sqlite:{}", path.display()) }
-        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::NoSpace { place: place.to_string() },
         ErrorKind::NotFound => StoreError::Missing { path: path.parent().unwrap_or(path).to_owned() },
         _ => StoreError::Permission { path: path.to_owned(), reason: error.to_string() },
     }

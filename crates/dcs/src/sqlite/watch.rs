@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ pub(super) struct Watcher {
     pub boot: String,
     pub news: watch::Sender<Revision>,
     pub jobs: Sender<Job>,
+    /// Whether a sweep that was asked for is still to be done.
+    pub sweeping: Arc<AtomicBool>,
     /// Becomes readable when the handle is dropped.
     pub stop: Arc<OwnedFd>,
     pub listener: Option<Listener>,
@@ -45,7 +48,8 @@ pub(super) struct Watcher {
 pub(super) struct Known {
     data_version: Option<i64>,
     next_deadline: Option<u64>,
-    swept_at: Option<Instant>,
+    /// The deadline whose lease was last asked to be swept, and when.
+    swept: Option<(u64, Instant)>,
     /// The trouble that the watchers were told about, until it is over.
     trouble: Option<String>,
 }
@@ -116,8 +120,9 @@ impl Watcher {
         if !left.is_zero() {
             return net.min(left);
         }
-        if self.known.swept_at.is_none_or(|at| at.elapsed() >= SWEEP_AGAIN) {
-            self.known.swept_at = Some(Instant::now());
+        let due = self.known.swept.is_none_or(|(swept, at)| swept != deadline || at.elapsed() >= SWEEP_AGAIN);
+        if due && !self.sweeping.swap(true, Ordering::Acquire) {
+            self.known.swept = Some((deadline, Instant::now()));
             // A worker that is gone has taken the handle with it, and the next wait ends.
             let _ = self.jobs.send(Job::Sweep);
         }

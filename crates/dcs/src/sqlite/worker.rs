@@ -1,5 +1,7 @@
 //! The thread that owns the writing connection: takes one job after the other and never blocks a runtime.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use super::entries;
 use super::fault::{Stage, store_error, unavailable};
 use super::file::{FileId, Place};
 use super::leases::{self, Moment};
+use super::schema::{LOCK_WAIT, Patience, SHORT_WAIT};
 use crate::clock::boot_clock_ms;
 use crate::error::StoreError;
 use crate::store::{Committed, LeaseId, Revision, Snapshot, Txn};
@@ -38,6 +41,9 @@ pub(super) struct Worker {
     pub news: watch::Sender<Revision>,
     /// The newest revision this handle has seen.
     pub seen: Revision,
+    pub patience: Patience,
+    /// Set by the watcher with [`Job::Sweep`], so that it does not ask for another before this one is done.
+    pub sweeping: Arc<AtomicBool>,
 }
 
 /// One write transaction, after the leases that are over were removed.
@@ -63,14 +69,21 @@ impl Worker {
                 Job::Grant(ttl, reply) => answer(reply, || self.write(|turn| turn.grant(ttl))),
                 Job::KeepAlive(lease, reply) => answer(reply, || self.keep_alive(lease)),
                 Job::Revoke(lease, reply) => answer(reply, || self.write(|turn| turn.revoke(lease))),
-                Job::Sweep => self.sweep(),
+                Job::Sweep => {
+                    self.sweep();
+                    self.sweeping.store(false, Ordering::Release);
+                }
             }
         }
     }
 
+    /// Removes what is over, which every write transaction does first. Others wait meanwhile, and a
+    /// lock that nobody gives back must not hold up their reading.
     fn sweep(&mut self) {
-        // The write transaction itself removes what is over.
-        if let Err(error) = self.write(|_| Ok(Ok(()))) {
+        self.patience.set(SHORT_WAIT);
+        let swept = self.write(|_| Ok(Ok(())));
+        self.patience.set(LOCK_WAIT);
+        if let Err(error) = swept {
             tracing::debug!(store = %self.place, %error, "could not remove expired leases; trying again");
         }
     }
