@@ -59,7 +59,7 @@ impl Turn<'_> {
         let was_leader = self.was_leader(&sync.value);
         let others = self.obs.alive.iter().any(|name| *name != self.policy.me);
         let moving = sync.value.released.as_ref().is_some_and(|r| r.reason == ReleaseReason::Switchover);
-        if was_leader && (facts.clean || !others || sync.value.rule.is_empty()) {
+        if was_leader && !facts.standby && (facts.clean || !others || sync.value.rule.is_empty()) {
             let wait = if moving && others { since + 3 * TURN } else { since };
             if self.obs.now >= wait {
                 return self.take_over(view, sync, Vec::new(), true);

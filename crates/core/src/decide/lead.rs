@@ -31,7 +31,7 @@ impl Turn<'_> {
         match &self.obs.server {
             Server::Unready => Why::new("leader_unready", "PostgreSQL does not answer yet"),
             Server::Stopped => self.lead_stopped(view, sync, leader),
-            Server::Running(running) if running.in_recovery => self.promote(sync, leader),
+            Server::Running(running) if running.in_recovery => self.promote(sync, leader, running),
             Server::Running(running) => self.lead_running(view, sync, running),
         }
     }
@@ -53,14 +53,18 @@ impl Turn<'_> {
         Why::new("reclaim", "an earlier process of this agent led: taking its lead over")
     }
 
-    fn promote(&mut self, sync: &Versioned<SyncRecord>, leader: &LeaderKey) -> Why {
+    fn promote(&mut self, sync: &Versioned<SyncRecord>, leader: &LeaderKey, running: &Running) -> Why {
         if Some(&sync.value.incarnation) != self.obs.incarnation() {
             return self.release(sync, leader, ReleaseReason::DataLost, None, "the data we led with is gone");
         }
-        self.configure(Settings {
-            upstream: None,
-            synchronous_standby_names: sync.value.rule.synchronous_standby_names(),
-        });
+        let names = sync.value.rule.synchronous_standby_names();
+        // The rule must be in force before the first commit.
+        let ready = running.upstream.is_none() && running.synchronous_standby_names == names;
+        self.configure(Settings { upstream: None, synchronous_standby_names: names });
+        if !ready {
+            self.wake_at(self.obs.now + 20);
+            return Why::new("promote_prepare", "about to promote: the rule is not in force yet");
+        }
         self.run(Job::Promote, Why::new("promote", format!("promoting in epoch {}", sync.value.epoch)))
     }
 
@@ -85,6 +89,11 @@ impl Turn<'_> {
         if self.obs.stopping {
             let reason = if facts.clean { ReleaseReason::Stop } else { ReleaseReason::Crash };
             return self.release(sync, leader, reason, shutdown, "stopping: giving up the lead");
+        }
+        if facts.standby {
+            // It stopped between the takeover and the promotion.
+            self.configure(Settings::default());
+            return self.run(Job::StartStandby, Why::new("start_to_promote", "starting as a replica, to be promoted"));
         }
         let hopeless = self.failures_of(&Job::StartPrimary) >= 3;
         let crashed = !facts.clean && self.policy.crash == CrashPolicy::Failover;
