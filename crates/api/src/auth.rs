@@ -1,0 +1,155 @@
+//! Who may use the interface.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+
+use crate::base64;
+
+/// Credentials that are accepted, and what needs them.
+///
+/// Requests that change something always need them, unless [`Auth::none`] says otherwise; reads only when closed.
+#[derive(Clone)]
+pub struct Auth(Arc<Inner>);
+
+struct Inner {
+    writes_open: bool,
+    reads: Reads,
+    tokens: Vec<String>,
+    basic: Option<(String, String)>,
+}
+
+/// Whether reads need credentials.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reads {
+    /// Anybody may read, as in Patroni: load balancers send no credentials.
+    #[default]
+    Open,
+    /// Reads need the same credentials.
+    Closed,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No credentials came with it.
+    Missing,
+    /// They are not the right ones.
+    Wrong,
+}
+
+impl Auth {
+    /// Accepts this bearer token. An empty one is accepted by nobody.
+    pub fn token(token: impl Into<String>) -> Self {
+        Auth::accept(vec![token.into()], None, Reads::Open)
+    }
+
+    /// Accepts any of these tokens, or this user name and password. With none of them every change is refused.
+    pub fn accept(tokens: Vec<String>, basic: Option<(String, String)>, reads: Reads) -> Self {
+        let tokens = tokens.into_iter().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+        let basic = basic.filter(|(_, password)| !password.is_empty());
+        Auth(Arc::new(Inner { writes_open: false, reads, tokens: tokens.collect(), basic }))
+    }
+
+    /// Anybody may do everything. Only for a listener that nobody else can reach.
+    pub fn none() -> Self {
+        Auth(Arc::new(Inner { writes_open: true, reads: Reads::Open, tokens: Vec::new(), basic: None }))
+    }
+
+    /// Judges a request by its headers; `write` when it changes something.
+    pub fn check(&self, headers: &HeaderMap, write: bool) -> Result<(), Refusal> {
+        let open = if write { self.0.writes_open } else { self.0.reads == Reads::Open };
+        if open {
+            return Ok(());
+        }
+        let presented = headers.get(AUTHORIZATION).ok_or(Refusal::Missing)?;
+        let presented = presented.to_str().map_err(|_| Refusal::Wrong)?;
+        let (scheme, secret) = presented.trim().split_once(' ').ok_or(Refusal::Wrong)?;
+        let secret = secret.trim();
+        let right = match scheme.to_ascii_lowercase().as_str() {
+            // Every token is compared, so that the time does not tell which one was nearly right.
+            "bearer" => self.0.tokens.iter().fold(false, |right, token| same(token, secret) | right),
+            "basic" => self.basic_ok(secret),
+            _ => false,
+        };
+        if right { Ok(()) } else { Err(Refusal::Wrong) }
+    }
+
+    fn basic_ok(&self, secret: &str) -> bool {
+        let Some(decoded) = base64::decode(secret).and_then(|bytes| String::from_utf8(bytes).ok()) else {
+            return false;
+        };
+        let Some((user, password)) = decoded.split_once(':') else {
+            return false;
+        };
+        let by_password = self.0.basic.as_ref().is_some_and(|(name, secret)| same(name, user) & same(secret, password));
+        // Tools that know only Basic may send the token as the password.
+        let by_token = self.0.tokens.iter().fold(false, |right, token| same(token, password) | right);
+        by_password | by_token
+    }
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth")
+            .field("writes_open", &self.0.writes_open)
+            .field("reads", &self.0.reads)
+            .field("tokens", &self.0.tokens.len())
+            .field("basic", &self.0.basic.is_some())
+            .finish()
+    }
+}
+
+/// Compares in a time that depends on the length of what was presented only.
+fn same(secret: &str, presented: &str) -> bool {
+    let secret = secret.as_bytes();
+    let mut different = secret.len() ^ presented.len();
+    for (i, byte) in presented.bytes().enumerate() {
+        let expected = if secret.is_empty() { !byte } else { secret[i % secret.len()] };
+        different |= usize::from(std::hint::black_box(expected ^ byte));
+    }
+    std::hint::black_box(different) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())])
+    }
+
+    #[test]
+    fn only_the_right_secret_opens() {
+        let auth =
+            Auth::accept(vec!["tok en".into(), "s3cret\n".into()], Some(("u".into(), "p:w".into())), Reads::Open);
+        let basic = |text: &str| format!("Basic {}", base64::encode(text.as_bytes()));
+        for good in ["Bearer s3cret", "bearer  s3cret", &basic("u:p:w"), &basic("anybody:s3cret")] {
+            assert_eq!(auth.check(&headers(good), true), Ok(()), "{good}");
+        }
+        for bad in
+            ["Bearer", "Bearer ", "Bearer s3cre", "Bearer s3crets3cret", "s3cret", &basic("u:p"), "Basic !!", "Basic"]
+        {
+            assert_eq!(auth.check(&headers(bad), true), Err(Refusal::Wrong), "{bad}");
+        }
+        assert_eq!(auth.check(&HeaderMap::new(), true), Err(Refusal::Missing));
+        assert_eq!(auth.check(&HeaderMap::new(), false), Ok(()));
+    }
+
+    #[test]
+    fn without_secrets_nothing_opens() {
+        let auth = Auth::accept(vec![" ".into()], Some(("u".into(), String::new())), Reads::Closed);
+        for header in ["Bearer ", "Bearer x", "Basic Og==", "Basic dTo="] {
+            assert_eq!(auth.check(&headers(header), true), Err(Refusal::Wrong), "{header}");
+        }
+        assert_eq!(auth.check(&HeaderMap::new(), false), Err(Refusal::Missing));
+        assert!(Auth::none().check(&HeaderMap::new(), true).is_ok());
+    }
+
+    #[test]
+    fn secrets_stay_out_of_logs() {
+        assert!(!format!("{:?}", Auth::token("s3cret")).contains("s3cret"));
+    }
+}

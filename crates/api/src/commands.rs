@@ -1,0 +1,294 @@
+//! Requests that change something: checked here as far as the snapshot allows, carried out by the agent.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::Value;
+
+use crate::answer::{self, text};
+use crate::backend::{Command, CommandError};
+use crate::body::{Presence, json};
+use crate::routes::App;
+use crate::schedule::{parse_schedule, parse_span, parse_version};
+use crate::types::{
+    ClusterStatus, ErrorBody, FailoverBody, ReinitializeBody, RestartBody, RestartRequest, SwitchoverBody,
+};
+
+async fn carry_out(app: &App, command: Command) -> Response {
+    tracing::info!(?command, "request accepted");
+    let what = name(&command);
+    match tokio::time::timeout(app.limits.command, app.backend.command(command)).await {
+        Ok(result) => answer::outcome(result),
+        Err(_) => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!(
+                "{what} status unknown: not finished after {} s and still going on; look at GET /cluster",
+                app.limits.command.as_secs()
+            ),
+        ),
+    }
+}
+
+fn name(command: &Command) -> &'static str {
+    match command {
+        Command::PatchConfig(_) | Command::PutConfig(_) => "Configuration",
+        Command::Reload => "Reload",
+        Command::Restart(_) | Command::CancelRestart => "Restart",
+        Command::Reinitialize { .. } => "Reinitialize",
+        Command::Switchover { .. } | Command::CancelSwitchover => "Switchover",
+        Command::Failover { .. } => "Failover",
+        Command::Stop => "Shutdown",
+    }
+}
+
+/// A configuration is an object; `null` or a list would wipe it out.
+fn object(value: Value) -> Result<Value, Response> {
+    if value.as_object().is_some_and(|map| !map.is_empty()) {
+        return Ok(value);
+    }
+    Err(answer::error(
+        StatusCode::BAD_REQUEST,
+        "the body is not as expected: a configuration is a JSON object with at least one key",
+        "send for example {\"postgresql\": {\"parameters\": {\"work_mem\": \"8MB\"}}}",
+    ))
+}
+
+#[utoipa::path(patch, path = "/config", tag = "configuration", summary = "Merge into the dynamic configuration; null removes a key",
+    request_body = Object, security(("token" = []), ("basic" = [])),
+    responses((status = 200, body = Object), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 409, body = String), (status = 422, body = String), (status = 503, body = String)))]
+pub async fn patch_config(State(app): State<App>, body: Body) -> Response {
+    match json(body, Presence::Required).await.and_then(object) {
+        Ok(patch) => carry_out(&app, Command::PatchConfig(patch)).await,
+        Err(response) => response,
+    }
+}
+
+#[utoipa::path(put, path = "/config", tag = "configuration", summary = "Replace the dynamic configuration",
+    request_body = Object, security(("token" = []), ("basic" = [])),
+    responses((status = 200, body = Object), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 422, body = String), (status = 503, body = String)))]
+pub async fn put_config(State(app): State<App>, body: Body) -> Response {
+    match json(body, Presence::Required).await.and_then(object) {
+        Ok(config) => carry_out(&app, Command::PutConfig(config)).await,
+        Err(response) => response,
+    }
+}
+
+#[utoipa::path(post, path = "/reload", tag = "member", summary = "Read the configuration again and reload PostgreSQL",
+    security(("token" = []), ("basic" = [])),
+    responses((status = 202, body = String), (status = 401, body = ErrorBody), (status = 503, body = String)))]
+pub async fn reload(State(app): State<App>) -> Response {
+    accepted(carry_out(&app, Command::Reload).await)
+}
+
+/// Patroni answers 202 to reload and sigterm even though the work is as good as done.
+fn accepted(mut response: Response) -> Response {
+    if response.status() == StatusCode::OK {
+        *response.status_mut() = StatusCode::ACCEPTED;
+    }
+    response
+}
+
+#[utoipa::path(post, path = "/restart", tag = "member", summary = "Restart PostgreSQL, now or later",
+    request_body = RestartBody, security(("token" = []), ("basic" = [])),
+    responses((status = 200, body = String), (status = 202, body = String), (status = 400, body = ErrorBody),
+        (status = 401, body = ErrorBody), (status = 409, body = String), (status = 422, body = String),
+        (status = 500, body = String), (status = 503, body = String)))]
+pub async fn restart(State(app): State<App>, body: Body) -> Response {
+    let body: RestartBody = match json(body, Presence::Optional).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    if body.schedule.is_some() && app.backend.cluster().pause {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "Can't schedule restart in the paused state; resume first");
+    }
+    match check_restart(body, jiff::Timestamp::now()) {
+        Ok(request) => carry_out(&app, Command::Restart(request)).await,
+        Err(refused) => answer::outcome(Err(refused)),
+    }
+}
+
+fn check_restart(body: RestartBody, now: jiff::Timestamp) -> Result<RestartRequest, CommandError> {
+    let invalid = |text: String| CommandError::Invalid(text);
+    let schedule = body.schedule.map(|text| parse_schedule(&text, "restart", now)).transpose()?;
+    if let Some(role) = &body.role
+        && !["primary", "standby_leader", "replica"].contains(&role.as_str())
+    {
+        return Err(invalid(format!(
+            "PostgreSQL role should be either primary, standby_leader, or replica, not '{role}'"
+        )));
+    }
+    let older_than = match &body.postgres_version {
+        None => None,
+        Some(text) => Some(
+            parse_version(text)
+                .ok_or_else(|| invalid(format!("PostgreSQL version should be in the form 15.2 or 15, not '{text}'")))?,
+        ),
+    };
+    let timeout = match &body.timeout {
+        None => None,
+        Some(value) => Some(parse_span(value).ok_or_else(|| {
+            invalid(format!("Timeout should be a positive number of seconds, or text such as \"2min\", not {value}"))
+        })?),
+    };
+    let only_pending = body.restart_pending.unwrap_or(false);
+    Ok(RestartRequest { schedule, role: body.role, older_than, timeout, only_pending })
+}
+
+#[utoipa::path(delete, path = "/restart", tag = "member", summary = "Forget a scheduled restart",
+    security(("token" = []), ("basic" = [])),
+    responses((status = 200, body = String), (status = 401, body = ErrorBody), (status = 404, body = String)))]
+pub async fn cancel_restart(State(app): State<App>) -> Response {
+    carry_out(&app, Command::CancelRestart).await
+}
+
+#[utoipa::path(post, path = "/reinitialize", tag = "member", summary = "Throw the data of this replica away and copy it anew",
+    request_body = ReinitializeBody, security(("token" = []), ("basic" = [])),
+    responses((status = 200, body = String), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 503, body = String)))]
+pub async fn reinitialize(State(app): State<App>, body: Body) -> Response {
+    match json::<ReinitializeBody>(body, Presence::Optional).await {
+        Ok(ReinitializeBody { force, from_leader }) => {
+            carry_out(&app, Command::Reinitialize { force, from_leader }).await
+        }
+        Err(response) => response,
+    }
+}
+
+#[utoipa::path(post, path = "/switchover", tag = "cluster", summary = "Move the primary; answers when it is done",
+    request_body = SwitchoverBody, security(("token" = []), ("basic" = [])),
+    responses((status = 200, body = String), (status = 202, body = String), (status = 400, body = ErrorBody),
+        (status = 401, body = ErrorBody), (status = 412, body = String), (status = 422, body = String),
+        (status = 503, body = String)))]
+pub async fn switchover(State(app): State<App>, body: Body) -> Response {
+    let body = match json::<SwitchoverBody>(body, Presence::Required).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    match check_switchover(body, &app.backend.cluster(), jiff::Timestamp::now()) {
+        Ok(command) => carry_out(&app, command).await,
+        Err(refused) => answer::outcome(Err(refused)),
+    }
+}
+
+fn check_switchover(
+    body: SwitchoverBody,
+    cluster: &ClusterStatus,
+    now: jiff::Timestamp,
+) -> Result<Command, CommandError> {
+    let invalid = |text: &str| Err(CommandError::Invalid(text.to_owned()));
+    let Some(leader) = body.leader.filter(|leader| !leader.is_empty()) else {
+        return invalid("Switchover could be performed only from a specific leader; name it in 'leader'");
+    };
+    let candidate = body.candidate.filter(|candidate| !candidate.is_empty());
+    if body.scheduled_at.is_some() && cluster.pause {
+        return invalid("Can't schedule switchover in the paused state; resume first");
+    }
+    let scheduled_at = body.scheduled_at.map(|text| parse_schedule(&text, "switchover", now)).transpose()?;
+    if cluster.pause && candidate.is_none() {
+        return invalid(
+            "Switchover is possible only to a specific candidate in a paused state; name it in 'candidate'",
+        );
+    }
+    if candidate.as_ref() == Some(&leader) {
+        return invalid("Switchover target and source are the same");
+    }
+    if scheduled_at.is_none() {
+        match &cluster.matriarch.leader {
+            Some(now) if *now == leader => {}
+            Some(now) => {
+                let text = format!("leader name does not match: '{now}' leads, not '{leader}'");
+                return Err(CommandError::Impossible(text));
+            }
+            None => {
+                let text = "leader name does not match: nobody leads; use failover with a candidate";
+                return Err(CommandError::Impossible(text.to_owned()));
+            }
+        }
+        known_candidate(candidate.as_deref(), cluster, "switchover")?;
+    }
+    Ok(Command::Switchover { leader, candidate, scheduled_at })
+}
+
+fn known_candidate(candidate: Option<&str>, cluster: &ClusterStatus, action: &str) -> Result<(), CommandError> {
+    let others = || cluster.members.iter().filter(|row| cluster.matriarch.leader.as_ref() != Some(&row.name));
+    let others_named = || others().map(|row| row.name.as_str()).collect::<Vec<_>>().join(", ");
+    match candidate {
+        Some(name) if !cluster.members.iter().any(|row| row.name == name) => Err(CommandError::Impossible(format!(
+            "candidate does not exist: there is no member '{name}'; choose one of: {}",
+            others_named()
+        ))),
+        None if others().next().is_none() => Err(CommandError::Impossible(format!(
+            "{action} is not possible: cluster does not have members except leader; start another member first"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+#[utoipa::path(delete, path = "/switchover", tag = "cluster", summary = "Forget a scheduled switchover",
+    security(("token" = []), ("basic" = [])),
+    responses((status = 200, body = String), (status = 401, body = ErrorBody), (status = 404, body = String),
+        (status = 409, body = String)))]
+pub async fn cancel_switchover(State(app): State<App>) -> Response {
+    carry_out(&app, Command::CancelSwitchover).await
+}
+
+#[utoipa::path(post, path = "/failover", tag = "cluster",
+    summary = "Make a member primary although the leader may be gone; answers when it is done",
+    request_body = FailoverBody, security(("token" = []), ("basic" = [])),
+    responses((status = 200, body = String), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 412, body = String), (status = 422, body = String), (status = 503, body = String)))]
+pub async fn failover(State(app): State<App>, body: Body) -> Response {
+    let body = match json::<FailoverBody>(body, Presence::Required).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    match check_failover(body, &app.backend.cluster(), jiff::Timestamp::now()) {
+        Ok(command) => carry_out(&app, command).await,
+        Err(refused) => answer::outcome(Err(refused)),
+    }
+}
+
+fn check_failover(body: FailoverBody, cluster: &ClusterStatus, now: jiff::Timestamp) -> Result<Command, CommandError> {
+    let Some(candidate) = body.candidate.filter(|candidate| !candidate.is_empty()) else {
+        let text = "Failover could be performed only to a specific candidate; name it in 'candidate'";
+        return Err(CommandError::Invalid(text.to_owned()));
+    };
+    if body.scheduled_at.is_some() {
+        return Err(CommandError::Invalid("Failover can't be scheduled; schedule a switchover".to_owned()));
+    }
+    if let Some(leader) = body.leader.filter(|leader| !leader.is_empty()) {
+        let body = SwitchoverBody { leader: Some(leader), candidate: Some(candidate), scheduled_at: None };
+        return check_switchover(body, cluster, now);
+    }
+    known_candidate(Some(&candidate), cluster, "failover")?;
+    if cluster.matriarch.leader.as_ref() == Some(&candidate) {
+        return Err(CommandError::Impossible(format!("failover is not possible: '{candidate}' leads already")));
+    }
+    Ok(Command::Failover { candidate })
+}
+
+#[utoipa::path(post, path = "/failsafe", tag = "cluster", summary = "Ask for consent to go on without the store",
+    request_body = Object, security(("token" = []), ("basic" = [])),
+    responses((status = 401, body = ErrorBody), (status = 502, description = "Failsafe mode is off", body = ErrorBody)))]
+pub async fn failsafe() -> Response {
+    failsafe_is_off()
+}
+
+/// Consent is given between agents under the durability rule, never over this path, so it always refuses.
+pub fn failsafe_is_off() -> Response {
+    answer::error(
+        StatusCode::BAD_GATEWAY,
+        "failsafe mode is off",
+        "nothing to do: under a durability rule the primary goes on without the store as long as enough voters answer",
+    )
+}
+
+#[utoipa::path(post, path = "/sigterm", tag = "member", summary = "Stop PostgreSQL and the agent",
+    security(("token" = []), ("basic" = [])),
+    responses((status = 202, body = String), (status = 401, body = ErrorBody)))]
+pub async fn stop(State(app): State<App>) -> Response {
+    accepted(carry_out(&app, Command::Stop).await)
+}

@@ -1,0 +1,25 @@
+//! The JSON shapes of the interface.
+//!
+//! Field names and units at the top level of `/patroni` and `/cluster` are Patroni's, because dashboards and scripts
+//! read them; ours are under `matriarch` or stand beside them.
+
+mod cluster;
+mod member;
+mod page;
+mod request;
+
+pub use cluster::{
+    ClusterDetail, ClusterStatus, HistoryLine, Lag, MemberRow, PreviousRuleView, RuleView, ScheduledSwitchover,
+    StoreView, Unknown,
+};
+pub use member::{
+    CertificateRow, Identity, MemberDetail, MemberStatus, PendingChange, ReplicationRow, ScheduledRestart, SlotRow,
+    Xlog,
+};
+pub use page::{ErrorBody, PendingRestartRow, StatusPage};
+pub use request::{FailoverBody, ReinitializeBody, RestartBody, RestartRequest, SwitchoverBody};
+
+/// For `skip_serializing_if`: Patroni leaves out what is not so.
+fn no(flag: &bool) -> bool {
+    !*flag
+}
