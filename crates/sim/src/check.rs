@@ -1,0 +1,277 @@
+//! The invariants, checked at every step they could break at.
+
+use std::collections::BTreeMap;
+
+use matriarch_core::decide::Millis;
+use matriarch_core::record::SyncRecord;
+
+use crate::node::{Names, NodeId, Waiting};
+use crate::world::World;
+
+/// Two primaries that both move may not last longer than this.
+const TWO_PRIMARIES: Millis = 2000;
+
+/// One acknowledged commit.
+#[derive(Clone, Copy, Debug)]
+struct Acknowledged {
+    uid: u64,
+    index: usize,
+    node: NodeId,
+    epoch: u64,
+    at: Millis,
+    /// Nothing that the design covers may lose it.
+    covered: bool,
+}
+
+/// What has been seen so far.
+#[derive(Debug, Default)]
+pub struct Checker {
+    /// The first thing found wrong.
+    pub violation: Option<String>,
+    /// How many commits were acknowledged.
+    pub acknowledged: u64,
+    ledger: Vec<Acknowledged>,
+    /// The newest `sync` record.
+    sync: Option<SyncRecord>,
+    /// Greatest epoch that acknowledged anything under a rule.
+    newest_ack: u64,
+    /// The newest epoch whose leader runs as a primary, and who that is.
+    promoted: Option<(u64, NodeId)>,
+    two_since: Option<Millis>,
+}
+
+impl World {
+    /// Notes that an invariant is broken; only the first counts.
+    pub(crate) fn violate(&mut self, text: String) {
+        self.note(|| format!("VIOLATION: {text}"));
+        self.checker.violation.get_or_insert(format!("at {} ms: {text}", self.now));
+    }
+
+    /// A client is told that its commit is done.
+    pub(crate) fn acknowledge(&mut self, node: NodeId, commit: Waiting, names: &Names) {
+        let epoch = self.nodes[node].led_epoch;
+        self.checker.acknowledged += 1;
+        if !names.is_empty() {
+            self.check_quorum(node, commit, names);
+            if epoch < self.checker.newest_ack {
+                let newest = self.checker.newest_ack;
+                self.violate(format!("{node} acknowledges in epoch {epoch} after epoch {newest} did"));
+            }
+            self.checker.newest_ack = self.checker.newest_ack.max(epoch);
+        }
+        let asynchronous = self.checker.sync.as_ref().is_none_or(|sync| sync.rule.is_empty() && sync.established);
+        let covered = !names.is_empty() && !asynchronous;
+        let Waiting { uid, index, .. } = commit;
+        if covered
+            && let Some((newest, leader)) = self.checker.promoted
+            && newest > epoch
+            && !self.nodes[leader].wal().is_some_and(|wal| wal.holds(index, uid))
+        {
+            self.violate(format!("{node} of epoch {epoch} acknowledges what the leader of epoch {newest} lacks"));
+        }
+        self.checker.ledger.push(Acknowledged { uid, index, node, epoch, at: self.now, covered });
+        if covered && self.checker.sync.as_ref().is_some_and(|sync| sync.epoch == epoch) {
+            self.check_takeovers(index, uid);
+        }
+    }
+
+    /// A commit acknowledged under a rule is flushed by the leader and by as many voters as the rule needs.
+    fn check_quorum(&mut self, node: NodeId, commit: Waiting, names: &Names) {
+        let holds = |node: &crate::node::Node| {
+            node.wal().is_some_and(|wal| wal.holds(commit.index, commit.uid) && wal.flushed > commit.index)
+        };
+        if !holds(&self.nodes[node]) && self.nodes[node].disk.dir().is_some() {
+            self.violate(format!("{node} acknowledges what it has not flushed"));
+        }
+        // A walsender that has not loaded the newest rule yet counts by its own.
+        let known: Vec<bool> = self.nodes[node].pg.senders.values().map(|sender| holds(&self.nodes[sender.node])).collect();
+        let flushed = known.into_iter().filter(|holds| *holds).count();
+        let wiped = self.nodes.iter().any(|node| node.disk.dir().is_none());
+        if flushed < names.needed && !wiped {
+            self.violate(format!("{node} acknowledges with {flushed} of {} voters", names.needed));
+        }
+    }
+
+    /// The published rule lets no takeover happen without this commit, as far as voters alone decide.
+    fn check_takeovers(&mut self, index: usize, uid: u64) {
+        let Some(sync) = self.checker.sync.as_ref().filter(|sync| !sync.rule.is_empty() && sync.established) else {
+            return;
+        };
+        let without = sync
+            .rule
+            .voters
+            .iter()
+            .filter(|(name, incarnation)| {
+                let node = self.nodes.iter().find(|node| node.name == **name);
+                node.and_then(|node| node.disk.dir()).is_some_and(|dir| {
+                    dir.incarnation.as_ref() == Some(*incarnation) && !dir.wal.holds(index, uid)
+                })
+            })
+            .count();
+        if without >= sync.rule.fence() {
+            let rule = sync.rule.clone();
+            self.violate(format!(
+                "{without} voters of '{rule}' lack an acknowledged commit, and {} may elect a leader without it",
+                rule.fence()
+            ));
+        }
+    }
+
+    /// Looks at the store after a change.
+    pub(crate) fn check_store(&mut self) {
+        let view = self.store.view();
+        let Some(sync) = view.cluster.sync.as_ref().map(|sync| sync.value.clone()) else { return };
+        if let Some(leader) = &view.cluster.leader
+            && leader.name != sync.leader
+        {
+            self.violate(format!("{} holds the leader key in an epoch of {}", leader.name, sync.leader));
+        }
+        if self.checker.sync.as_ref() == Some(&sync) {
+            return;
+        }
+        let before = self.checker.sync.replace(sync.clone());
+        if let Some(before) = &before {
+            if before.epoch > sync.epoch {
+                self.violate(format!("epoch went from {} back to {}", before.epoch, sync.epoch));
+            }
+            if before.epoch == sync.epoch && (&before.leader, &before.incarnation) != (&sync.leader, &sync.incarnation) {
+                self.violate(format!("epoch {} has two leaders: {} and {}", sync.epoch, before.leader, sync.leader));
+            }
+        }
+        if before.as_ref().is_none_or(|before| before.epoch != sync.epoch)
+            && let Some(node) = self.find(&sync.leader)
+        {
+            self.nodes[node].led_epoch = sync.epoch;
+            if self.nodes[node].pg.writable() {
+                self.check_new_primary(node);
+            }
+        }
+        if sync.established {
+            self.cover(&sync);
+        }
+    }
+
+    /// An established rule covers all that its leader acknowledged before; the empty rule covers nothing.
+    fn cover(&mut self, sync: &SyncRecord) {
+        let Some(leader) = self.find(&sync.leader) else { return };
+        if sync.rule.is_empty() {
+            for commit in &mut self.checker.ledger {
+                commit.covered = false;
+            }
+            return;
+        }
+        let Some(wal) = self.nodes[leader].wal() else { return };
+        let mut newest: Option<(usize, u64)> = None;
+        for commit in &mut self.checker.ledger {
+            commit.covered |= wal.holds(commit.index, commit.uid);
+            if commit.covered && commit.epoch <= sync.epoch {
+                newest = newest.max(Some((commit.index, commit.uid)));
+            }
+        }
+        if let Some((index, uid)) = newest {
+            self.check_takeovers(index, uid);
+        }
+    }
+
+    /// A server has begun to accept writes: it must hold everything covered.
+    pub(crate) fn check_new_primary(&mut self, node: NodeId) {
+        let epoch = self.nodes[node].led_epoch;
+        let newest = self.checker.sync.as_ref().is_some_and(|sync| sync.epoch == epoch);
+        if !newest || self.checker.sync.as_ref().and_then(|sync| self.find(&sync.leader)) != Some(node) {
+            return;
+        }
+        self.checker.promoted = Some((epoch, node));
+        let Some(wal) = self.nodes[node].wal() else { return };
+        let lost: Vec<&Acknowledged> =
+            self.checker.ledger.iter().filter(|commit| commit.covered && !wal.holds(commit.index, commit.uid)).collect();
+        if let Some(first) = lost.first() {
+            let text = format!(
+                "{} of epoch {epoch} lacks {} acknowledged commits; the first was acknowledged by {} of epoch {} at {} ms",
+                self.nodes[node].name,
+                lost.len(),
+                self.nodes[first.node].name,
+                first.epoch,
+                first.at
+            );
+            self.violate(text);
+        }
+    }
+
+    /// Looks at what may only last for a while.
+    pub(crate) fn check_regularly(&mut self) {
+        let primaries = self.nodes.iter().filter(|node| node.moves() && node.pg.writable()).count();
+        if primaries < 2 {
+            self.checker.two_since = None;
+            return;
+        }
+        let since = *self.checker.two_since.get_or_insert(self.now);
+        if self.now > since + TWO_PRIMARIES {
+            self.violate(format!("two primaries for more than {TWO_PRIMARIES} ms"));
+        }
+    }
+
+    /// The member that leads and accepts writes.
+    pub fn primary(&mut self) -> Option<NodeId> {
+        let view = self.store.view();
+        let leader = self.find(&view.cluster.leader.as_ref()?.name)?;
+        let node = &self.nodes[leader];
+        let sync = &view.cluster.sync.as_ref()?.value;
+        (node.moves() && node.pg.writable() && sync.leader == node.name && node.led_epoch == sync.epoch)
+            .then_some(leader)
+    }
+
+    /// Why a member is not healthy, if it is not.
+    pub fn ailment(&mut self, node: NodeId) -> Option<String> {
+        let primary = self.primary();
+        let this = &self.nodes[node];
+        let ail = |text: &str| Some(format!("{}: {text}", this.name));
+        if !this.moves() || !this.agent.alive || this.agent_frozen {
+            return ail("its agent does not run");
+        }
+        let Some(primary) = primary else { return ail("there is no primary") };
+        if this.agent.problem.is_some() {
+            return ail(&format!("{:?}", this.agent.problem));
+        }
+        if node == primary {
+            return None;
+        }
+        let streams = this.pg.standby()
+            && this.pg.receiver.as_ref().is_some_and(|receiver| {
+                receiver.upstream == primary
+                    && self.nodes[primary].pg.senders.values().any(|sender| sender.conn == receiver.conn)
+            });
+        (!streams).then(|| format!("{}: does not stream from the primary", this.name))
+    }
+
+    /// Why the cluster is not as it should be, if it is not.
+    pub fn trouble(&mut self) -> Option<String> {
+        for node in 0..self.nodes.len() {
+            if let Some(ailment) = self.ailment(node) {
+                return Some(ailment);
+            }
+        }
+        let view = self.store.view();
+        let Some(sync) = view.cluster.sync.as_ref().map(|sync| &sync.value) else {
+            return Some("there is no epoch".to_owned());
+        };
+        let voters: BTreeMap<_, _> = self
+            .nodes
+            .iter()
+            .filter(|node| node.name != sync.leader && !node.nofailover)
+            .filter_map(|node| Some((node.name.clone(), node.disk.dir()?.incarnation.clone()?)))
+            .collect();
+        let wanted = self.setup.synchronous;
+        let needed = if self.nodes.len() >= wanted.from_members { wanted.needed } else { 0 };
+        let needed = if wanted.strict { needed } else { needed.min(voters.len() as u32) };
+        if needed > 0 && (sync.rule.voters != voters || sync.rule.needed != needed) {
+            return Some(format!("the rule is '{}', needing {needed} of {} voters is wanted", sync.rule, voters.len()));
+        }
+        if !sync.established {
+            return Some("the rule is not established".to_owned());
+        }
+        if sync.handover || view.cluster.failover.is_some() || sync.released.is_some() {
+            return Some("a switchover is still under way".to_owned());
+        }
+        None
+    }
+}

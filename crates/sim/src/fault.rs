@@ -1,0 +1,203 @@
+//! Everything that can go wrong, how it begins and how it ends.
+
+use matriarch_core::decide::Millis;
+use matriarch_core::record::{FailoverRequest, key};
+
+use crate::event::Event;
+use crate::node::{Disk, NodeId};
+use crate::world::World;
+
+/// A fault or an act of a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The postmaster is killed.
+    KillPostmaster(NodeId),
+    /// The agent is killed; healed by a new one.
+    KillAgent(NodeId),
+    /// Agent and PostgreSQL are killed.
+    KillNode(NodeId),
+    /// The machine loses power, and what was not flushed.
+    PowerCut(NodeId),
+    /// The whole machine stands still.
+    Freeze(NodeId),
+    /// Only the agent stands still.
+    FreezeAgent(NodeId),
+    /// The data directory is deleted.
+    Wipe(NodeId),
+    /// The data directory is filled with garbage.
+    Garbage(NodeId),
+    /// The data directory is replaced by an older copy made by others: agent and PostgreSQL stopped meanwhile.
+    Restore(NodeId),
+    /// The store answers nobody.
+    StoreDown,
+    /// One member cannot reach the store.
+    CutOff(NodeId),
+    /// Answers of the store get lost.
+    LostAnswers,
+    /// Requests to the store are held up.
+    DelayedRequests,
+    /// Flushing takes long: so many milliseconds.
+    SlowDisk(NodeId, Millis),
+    /// Jobs fail often.
+    Flaky,
+    /// A person asks for another primary.
+    Switchover(Option<NodeId>),
+    /// Two members cannot replicate.
+    Cut(NodeId, NodeId),
+    /// A person asks for a member to be made anew.
+    Reinit(NodeId),
+    /// A person stops an agent and starts it again.
+    RestartAgent(NodeId),
+    /// A person stops every agent and starts them again.
+    StopAll,
+    /// Every machine loses power.
+    PowerCutAll,
+    /// A person pauses the cluster.
+    Pause,
+}
+
+impl World {
+    /// A fault begins.
+    pub fn inject(&mut self, fault: Fault) {
+        self.note(|| format!("FAULT {fault:?}"));
+        match fault {
+            Fault::KillPostmaster(node) => self.kill_postgres(node),
+            Fault::KillAgent(node) => self.kill_agent(node),
+            Fault::KillNode(node) => {
+                self.kill_agent(node);
+                self.kill_postgres(node);
+            }
+            Fault::PowerCut(node) => self.power_cut(node),
+            Fault::Freeze(node) => self.nodes[node].frozen = true,
+            Fault::FreezeAgent(node) => self.nodes[node].agent_frozen = true,
+            Fault::Wipe(node) => self.replace_disk(node, Disk::Missing),
+            Fault::Garbage(node) => self.replace_disk(node, Disk::Garbage),
+            Fault::Restore(node) => self.restore(node),
+            Fault::StoreDown => self.store_down = true,
+            Fault::CutOff(node) => self.nodes[node].cut_off = true,
+            Fault::LostAnswers => self.lost_answers = 30,
+            Fault::DelayedRequests => self.delayed_requests = 30,
+            Fault::SlowDisk(node, time) => self.nodes[node].slow_disk = Some(time),
+            Fault::Flaky => self.setup.flaky = 40,
+            Fault::Switchover(candidate) => self.ask_for_switchover(candidate),
+            Fault::Cut(a, b) => {
+                self.cuts.insert((a.min(b), a.max(b)));
+            }
+            Fault::Reinit(node) => {
+                self.nodes[node].agent.reinit = true;
+                self.poke(node, 1);
+            }
+            Fault::RestartAgent(node) => self.stop_agent(node),
+            Fault::StopAll => (0..self.nodes.len()).for_each(|node| self.stop_agent(node)),
+            Fault::PowerCutAll => (0..self.nodes.len()).for_each(|node| self.power_cut(node)),
+            Fault::Pause => self.set_paused(true),
+        }
+    }
+
+    /// A fault ends.
+    pub fn heal(&mut self, fault: &Fault) {
+        self.note(|| format!("HEALED {fault:?}"));
+        match *fault {
+            Fault::KillAgent(node) | Fault::KillNode(node) | Fault::Restore(node) => self.start_agent(node),
+            Fault::PowerCut(node) => self.power_on(node),
+            Fault::Freeze(node) => {
+                self.nodes[node].frozen = false;
+                self.release_deferred(node);
+            }
+            Fault::FreezeAgent(node) => {
+                self.nodes[node].agent_frozen = false;
+                self.release_deferred(node);
+            }
+            Fault::StoreDown => {
+                self.store_down = false;
+                self.store_reachable_again();
+            }
+            Fault::CutOff(node) => {
+                self.nodes[node].cut_off = false;
+                self.store_reachable_again();
+            }
+            Fault::LostAnswers => self.lost_answers = 0,
+            Fault::DelayedRequests => self.delayed_requests = 0,
+            Fault::SlowDisk(node, _) => self.nodes[node].slow_disk = None,
+            Fault::Flaky => self.setup.flaky = 0,
+            Fault::Cut(a, b) => {
+                self.cuts.remove(&(a.min(b), a.max(b)));
+            }
+            Fault::RestartAgent(node) => self.start_again(node),
+            Fault::StopAll => (0..self.nodes.len()).for_each(|node| self.start_again(node)),
+            Fault::PowerCutAll => (0..self.nodes.len()).for_each(|node| {
+                let delay = self.random(0, 3000);
+                self.after(delay, Event::Heal(Fault::PowerCut(node)));
+            }),
+            Fault::Pause => self.set_paused(false),
+            Fault::KillPostmaster(_)
+            | Fault::Wipe(_)
+            | Fault::Garbage(_)
+            | Fault::Switchover(_)
+            | Fault::Reinit(_) => {}
+        }
+    }
+
+    fn power_cut(&mut self, node: NodeId) {
+        self.kill_agent(node);
+        if let Some(dir) = self.nodes[node].disk.dir_mut() {
+            let flushed = dir.wal.flushed;
+            dir.wal.truncate(flushed);
+        }
+        self.server_gone(node, false);
+        let this = &mut self.nodes[node];
+        this.powered = false;
+        this.frozen = false;
+        this.deferred.clear();
+        this.deadline = None;
+    }
+
+    pub(crate) fn power_on(&mut self, node: NodeId) {
+        self.nodes[node].powered = true;
+        self.start_agent(node);
+    }
+
+    /// Asks an agent to stop.
+    pub(crate) fn stop_agent(&mut self, node: NodeId) {
+        self.nodes[node].agent.stopping = true;
+        self.poke(node, 1);
+    }
+
+    /// Starts an agent that was asked to stop; one that has not come to an end by now is killed first.
+    fn start_again(&mut self, node: NodeId) {
+        if self.nodes[node].agent.alive && self.nodes[node].agent.stopping {
+            self.kill_agent(node);
+        }
+        self.start_agent(node);
+    }
+
+    /// An older copy of the data, made by a tool of others, so without our identity in it.
+    fn restore(&mut self, node: NodeId) {
+        self.kill_agent(node);
+        self.kill_postgres(node);
+        let incarnation = self.incarnation();
+        let back = self.random(10, 60) as usize;
+        if let Some(dir) = self.nodes[node].disk.dir_mut() {
+            let kept = dir.wal.len().saturating_sub(back).max(1);
+            dir.wal.truncate(kept);
+            dir.incarnation = Some(incarnation);
+            dir.clean = false;
+            dir.checkpoint = (dir.wal.timeline(kept), dir.wal.end(kept));
+        }
+    }
+
+    fn ask_for_switchover(&mut self, candidate: Option<NodeId>) {
+        let member = candidate.map(|node| self.nodes[node].name.clone());
+        let leader = self.store.view().cluster.leader.as_ref().map(|leader| leader.name.clone());
+        let request = FailoverRequest { leader, member, scheduled_at: None };
+        let text = serde_json::to_string(&request).expect("a request is plain data");
+        self.store.put(key::FAILOVER, text, None);
+        self.store_changed();
+    }
+
+    /// Pauses or resumes the cluster.
+    pub(crate) fn set_paused(&mut self, paused: bool) {
+        self.store.put(key::CONFIG, if paused { "paused" } else { "" }.to_owned(), None);
+        self.store_changed();
+    }
+}

@@ -1,0 +1,23 @@
+//! A whole cluster in one thread of virtual time, around the real `decide`.
+//!
+//! Owns: a simulated store, PostgreSQL, network, disk, guard and agent shell ([`world`]), random schedules of faults
+//! ([`schedule`]), the invariants of the design ([`check`]), scenarios written as text ([`scenario`]), and bugs put in on
+//! purpose to prove that the checks bite ([`mutation`]).
+//! Must not: be linked into the product, read a clock, use threads or any randomness but its seed's. The same seed always
+//! gives the same run. Start reading at [`world`], then [`schedule`].
+
+pub mod agent;
+pub mod check;
+pub mod client;
+pub mod event;
+pub mod fault;
+pub mod jobs;
+pub mod mutation;
+pub mod node;
+pub mod postgres;
+pub mod replication;
+pub mod requests;
+pub mod schedule;
+pub mod store;
+pub mod wal;
+pub mod world;
