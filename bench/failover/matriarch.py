@@ -9,6 +9,7 @@ from contender import Contender
 
 BINARY = machine.ROOT / "target/release/matriarch"
 SCOPE = "bench"
+TRUST = ["local all all trust", "host all all 127.0.0.1/32 trust", "host replication all 127.0.0.1/32 trust"]
 
 
 class Matriarch(Contender):
@@ -35,19 +36,18 @@ class Matriarch(Contender):
             "scope": SCOPE,
             "name": member,
             "restapi": {"listen": f"127.0.0.1:{self.rest[member]}"},
-            "store": {"sqlite": {"path": str(self.store)}},
+            "sqlite": {"path": str(self.store)},
             "bootstrap": {
                 "dcs": {
-                    "synchronous_mode": {"quorum": "quorum", "async": False}[self.mode],
-                    "postgresql": {"parameters": {"shared_buffers": "64MB"}},
+                    "synchronous_mode": {"quorum": "quorum", "async": "off"}[self.mode],
+                    "postgresql": {"parameters": {"shared_buffers": "64MB"}, "pg_hba": TRUST},
                 }
             },
             "postgresql": {
                 "listen": f"127.0.0.1:{self.ports[member]}",
                 "data_dir": str(self.data(member)),
                 "bin_dir": str(self.bins),
-                "pg_hba": ["local all all trust", "host all all 127.0.0.1/32 trust", "host replication all 127.0.0.1/32 trust"],
-                "parameters": {"unix_socket_directories": str(home)},
+                "run_dir": str(home),
             },
         }
 
@@ -57,7 +57,7 @@ class Matriarch(Contender):
     def proxy_config(self) -> dict:
         return {
             "scope": SCOPE,
-            "store": {"sqlite": {"path": str(self.store)}},
+            "sqlite": {"path": str(self.store)},
             "proxy": {"read_write": f"127.0.0.1:{self.router}"},
         }
 
