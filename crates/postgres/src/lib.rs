@@ -1,1 +1,43 @@
-//! (being built)
+//! One local PostgreSQL instance, majors 13 to 18: its files, its processes and its SQL.
+//!
+//! Owns: the data directory from nothing to running ([`bootstrap`], [`clone`], [`rewind`], [`control`],
+//! [`incarnation`]), the files we add to it ([`conf`], [`hba`]), the postmaster and every process under it
+//! ([`postmaster`], [`process`], [`stop`]), and one superuser connection ([`sql`]).
+//! Must not: decide anything (the agent does), talk to the store, or reimplement what PostgreSQL's own tools do.
+//! Every child runs as [`Owner`] when we are root, in a clean environment, with its messages kept for errors.
+//! Start reading at [`Instance`], then [`control::inspect`] and [`postmaster::start`].
+
+pub mod binaries;
+pub mod bootstrap;
+pub mod clone;
+pub mod conf;
+pub mod conninfo;
+pub mod control;
+pub mod files;
+pub mod hba;
+pub mod history;
+pub mod incarnation;
+pub mod instance;
+pub mod owner;
+pub mod postmaster;
+pub mod probe;
+pub mod process;
+mod readiness;
+pub mod rewind;
+pub mod roles;
+pub mod sql;
+pub mod staging;
+pub mod stop;
+pub mod tool;
+pub mod wal;
+
+pub use binaries::Binaries;
+pub use clone::clone_from;
+pub use conf::Settings;
+pub use conninfo::Source;
+pub use control::{ClusterState, ControlData, DataDirState, inspect};
+pub use instance::{Credentials, Instance};
+pub use owner::Owner;
+pub use postmaster::{Postmaster, StartAs, adopt, start};
+pub use probe::Probe;
+pub use sql::{Sql, SqlError};
