@@ -1,0 +1,369 @@
+//! The local configuration: one YAML file for each agent, with overrides from the environment.
+
+mod initdb;
+pub(crate) mod keys;
+pub(crate) mod load;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use matriarch_core::MemberName;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::address::{Address, Listen};
+use crate::check;
+use crate::problem::Problems;
+use crate::secret::Secret;
+use crate::units::as_seconds;
+
+/// The local configuration, every key filled in. Its `Debug` form shows no secrets.
+///
+/// Meanings, ranges and defaults: `docs/configuration.md`, which is made from the same table as the defaults here.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct LocalConfig {
+    /// Name of the cluster.
+    pub scope: String,
+    /// Where clusters live in the store; begins with `/`, does not end with one.
+    pub namespace: String,
+    /// Name of this member.
+    pub name: MemberName,
+    /// The agent's log.
+    pub log: Log,
+    /// The agent's REST API.
+    pub restapi: RestApi,
+    /// The store.
+    pub store: Store,
+    /// How a new cluster is made.
+    pub bootstrap: Bootstrap,
+    /// This PostgreSQL.
+    pub postgresql: LocalPostgres,
+    /// What is special about this member.
+    pub tags: Tags,
+    /// The routing proxy in this agent, if any.
+    pub proxy: Option<Proxy>,
+}
+
+/// The agent's log.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Log {
+    /// Least severity that is logged.
+    pub level: LogLevel,
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// Where PostgreSQL's own log goes.
+    pub postgresql: PostgresLog,
+}
+
+/// Severities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Everything.
+    Trace,
+    /// For finding a fault.
+    Debug,
+    /// What happens.
+    Info,
+    /// What a person should look at.
+    #[serde(alias = "warning")]
+    Warn,
+    /// What went wrong.
+    #[serde(alias = "critical")]
+    Error,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line per event, for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Where PostgreSQL's own log goes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
+pub enum PostgresLog {
+    /// Line by line through the agent's log.
+    Stream,
+    /// Into this file.
+    File(PathBuf),
+}
+
+/// The agent's REST API.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct RestApi {
+    /// What to bind; [`Listen::socket_addrs`] is never empty here.
+    pub listen: Listen,
+    /// Where other members reach it.
+    pub connect_address: Address,
+    /// What clients must send to change something.
+    pub token: Option<Secret>,
+    /// File that holds the token instead.
+    pub token_file: Option<PathBuf>,
+    /// Basic authentication, accepted beside the token.
+    pub authentication: Option<Credentials>,
+}
+
+/// A user name and its password.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Credentials {
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: Secret,
+}
+
+/// The store.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Store {
+    /// A SQLite file on this host.
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// How a new cluster is made.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Bootstrap {
+    /// The first dynamic configuration, as written; valid.
+    pub dcs: Value,
+    /// Options of initdb, in order.
+    pub initdb: Vec<InitdbOption>,
+}
+
+/// One option of initdb.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct InitdbOption {
+    /// Its name without dashes.
+    pub name: String,
+    /// Its value, if it takes one.
+    pub value: Option<String>,
+}
+
+/// This PostgreSQL.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct LocalPostgres {
+    /// `listen_addresses` and `port`.
+    pub listen: Listen,
+    /// Where other members and the proxies reach it.
+    pub connect_address: Address,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// Directory of PostgreSQL's programs, if given.
+    pub bin_dir: Option<PathBuf>,
+    /// The system's user it runs as, if given.
+    pub user: Option<String>,
+    /// Directory of its Unix socket, if given.
+    pub run_dir: Option<PathBuf>,
+    /// Where the password file is written, if given.
+    pub pgpass: Option<PathBuf>,
+    /// Roles that Matriarch uses.
+    pub authentication: Authentication,
+    /// Parameters for this member alone.
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of `pg_hba.conf` instead of the shared ones.
+    pub pg_hba: Option<Vec<String>>,
+    /// Lines of `pg_ident.conf` instead of the shared ones.
+    pub pg_ident: Option<Vec<String>>,
+}
+
+/// Roles that Matriarch uses.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Authentication {
+    /// The agent's own connections.
+    pub superuser: Role,
+    /// What replicas stream with.
+    pub replication: Role,
+    /// What `pg_rewind` connects with; the superuser when none.
+    pub rewind: Option<Role>,
+}
+
+/// A role and how it connects to other members.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Role {
+    /// Name of the role.
+    pub username: String,
+    /// Its password, if it has one.
+    pub password: Option<Secret>,
+    /// libpq's `sslmode`.
+    pub sslmode: Option<String>,
+    /// Client certificate.
+    pub sslcert: Option<PathBuf>,
+    /// Its key.
+    pub sslkey: Option<PathBuf>,
+    /// Certificates that are trusted.
+    pub sslrootcert: Option<PathBuf>,
+    /// Revoked certificates.
+    pub sslcrl: Option<PathBuf>,
+    /// libpq's `channel_binding`.
+    pub channel_binding: Option<String>,
+}
+
+/// What is special about a member.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Tags {
+    /// Never becomes leader. See [`Tags::may_lead`].
+    pub nofailover: bool,
+    /// Preference among equals, if given.
+    pub failover_priority: Option<u32>,
+    /// Never a voter.
+    pub nosync: bool,
+    /// Gets no read-only sessions.
+    pub noloadbalance: bool,
+    /// New members prefer to clone from it.
+    pub clonefrom: bool,
+    /// Streams from this member instead of the leader.
+    pub replicatefrom: Option<MemberName>,
+    /// The user's own.
+    pub custom: BTreeMap<String, Value>,
+}
+
+/// The routing proxy; at least one of the two ports is given.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Proxy {
+    /// Where sessions reach the primary; [`Listen::socket_addrs`] is never empty here.
+    pub read_write: Option<Listen>,
+    /// Where sessions reach the replicas; likewise.
+    pub read_only: Option<Listen>,
+    /// Most sessions on both ports together.
+    pub max_connections: usize,
+    /// How long a new session waits for a member.
+    #[serde(with = "as_seconds")]
+    pub hold_timeout: Duration,
+    /// Most sessions that wait at the same time.
+    pub hold_limit: usize,
+    /// Bytes a replica may be behind and still get new sessions.
+    pub maximum_lag: u64,
+    /// The read-only port uses the primary while no replica will do.
+    pub read_only_falls_back: bool,
+    /// Limit for one connect to a member.
+    #[serde(with = "as_seconds")]
+    pub connect_timeout: Duration,
+    /// Limit for a client's startup packet.
+    #[serde(with = "as_seconds")]
+    pub startup_timeout: Duration,
+    /// How long open sessions may go on while the proxy stops.
+    #[serde(with = "as_seconds")]
+    pub drain_timeout: Duration,
+    /// Connections begin with a PROXY protocol header.
+    pub accept_proxy_protocol: bool,
+    /// Members are sent a PROXY protocol header.
+    pub send_proxy_protocol: bool,
+}
+
+impl From<String> for PostgresLog {
+    fn from(text: String) -> PostgresLog {
+        if text == "stream" { PostgresLog::Stream } else { PostgresLog::File(text.into()) }
+    }
+}
+
+impl Authentication {
+    /// What `pg_rewind` connects with.
+    pub fn rewind(&self) -> &Role {
+        self.rewind.as_ref().unwrap_or(&self.superuser)
+    }
+}
+
+impl Tags {
+    /// Whether this member may become leader.
+    pub fn may_lead(&self) -> bool {
+        !self.nofailover && self.failover_priority != Some(0)
+    }
+
+    /// The tags as they are published: those that are set, and the user's own.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let mut tags: Map<String, Value> = self.custom.clone().into_iter().collect();
+        let flags = [
+            ("nofailover", self.nofailover),
+            ("nosync", self.nosync),
+            ("noloadbalance", self.noloadbalance),
+            ("clonefrom", self.clonefrom),
+        ];
+        tags.extend(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name.to_owned(), true.into())));
+        tags.extend(self.failover_priority.map(|priority| ("failover_priority".to_owned(), priority.into())));
+        tags.extend(self.replicatefrom.iter().map(|name| ("replicatefrom".to_owned(), name.as_str().into())));
+        tags
+    }
+}
+
+impl LocalPostgres {
+    /// Directory of the Unix socket: `run_dir`, or `<data_dir>.run` beside the data directory.
+    pub fn run_dir(&self) -> PathBuf {
+        self.run_dir.clone().unwrap_or_else(|| beside(&self.data_dir, ".run"))
+    }
+
+    /// The password file: `pgpass`, or `<data_dir>.pgpass` beside the data directory.
+    pub fn pgpass(&self) -> PathBuf {
+        self.pgpass.clone().unwrap_or_else(|| beside(&self.data_dir, ".pgpass"))
+    }
+}
+
+fn beside(data_dir: &Path, suffix: &str) -> PathBuf {
+    let mut name = data_dir.components().as_path().as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+impl LocalConfig {
+    /// Reads a local configuration that is already a value. The environment is not looked at.
+    pub fn from_json(value: &Value) -> Result<LocalConfig, Problems> {
+        let mut problems = Problems::default();
+        let normal = normalize(value, &mut problems);
+        problems.or(())?;
+        // The error of serde would quote the value, which may hold a password; the path of a bug must do.
+        serde_json::from_value(normal).map_err(|_| {
+            let mut problems = Problems::default();
+            problems.add("", "it passed the checks but cannot be read", "report this as a bug");
+            problems
+        })
+    }
+
+    /// The keys of this cluster in the store are under this prefix, which ends with `/`.
+    pub fn prefix(&self) -> String {
+        format!("{}/{}/", self.namespace, self.scope)
+    }
+}
+
+/// Everything that is wrong with a local configuration.
+pub(crate) fn validate(value: &Value) -> Vec<crate::Problem> {
+    let mut problems = Problems::default();
+    normalize(value, &mut problems);
+    problems.0
+}
+
+fn normalize(value: &Value, problems: &mut Problems) -> Value {
+    let mut normal = check::section(keys::KEYS, Some(keys::rule), value, "", problems);
+    let Value::Object(config) = &mut normal else { return normal };
+    for section in ["restapi", "postgresql"] {
+        if let Some(Value::Object(section)) = config.get_mut(section) {
+            announce(section);
+        }
+    }
+    if let Some(Value::String(namespace)) = config.get_mut("namespace") {
+        namespace.truncate(namespace.trim_end_matches('/').len());
+    }
+    if let Some(sqlite) = config.remove("sqlite") {
+        config.insert("store".to_owned(), Value::Object(Map::from_iter([("sqlite".to_owned(), sqlite)])));
+    }
+    normal
+}
+
+/// Fills in the address that others use.
+fn announce(section: &mut Map<String, Value>) {
+    if section.get("connect_address").is_none_or(Value::is_null) {
+        let listen = section.get("listen").and_then(Value::as_str).and_then(|listen| listen.parse::<Listen>().ok());
+        if let Some(address) = listen.and_then(|listen| listen.reachable()) {
+            section.insert("connect_address".to_owned(), address.to_string().into());
+        }
+    }
+}

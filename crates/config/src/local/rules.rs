@@ -1,0 +1,135 @@
+//! What must hold across keys of the local configuration. Rules see normalized values.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::address::Listen;
+use crate::check::join;
+use crate::problem::Problems;
+
+type Section = Map<String, Value>;
+
+fn text<'a>(section: &'a Section, key: &str) -> Option<&'a str> {
+    section.get(key).and_then(Value::as_str)
+}
+
+fn listen(section: Option<&Value>, key: &str) -> Option<Listen> {
+    section?.get(key)?.as_str()?.parse().ok()
+}
+
+/// Others must be told an address they can use.
+fn reachable(section: &Section, path: &str, example: &str, problems: &mut Problems) {
+    let own = text(section, "listen").and_then(|listen| listen.parse::<Listen>().ok());
+    if text(section, "connect_address").is_none() && own.is_some_and(|listen| listen.reachable().is_none()) {
+        problems.add(
+            join(path, "connect_address"),
+            "required, since `listen` is a wildcard that others cannot connect to",
+            format!("add it, as in `connect_address: {example}`"),
+        );
+    }
+}
+
+pub(crate) fn restapi(restapi: &Section, path: &str, problems: &mut Problems) {
+    reachable(restapi, path, "10.0.0.1:8008", problems);
+    if restapi.get("token").is_some_and(Value::is_string) && text(restapi, "token_file").is_some() {
+        problems.add(join(path, "token_file"), "`token` is given too", "keep one of them");
+    }
+}
+
+pub(crate) fn postgresql(postgresql: &Section, path: &str, problems: &mut Problems) {
+    reachable(postgresql, path, "10.0.0.1:5432", problems);
+    for key in ["run_dir", "pgpass"] {
+        outside_of_data(text(postgresql, key), text(postgresql, "data_dir"), &join(path, key), problems);
+    }
+}
+
+/// What lies in the data directory is gone after the next clone.
+fn outside_of_data(what: Option<&str>, data_dir: Option<&str>, path: &str, problems: &mut Problems) {
+    if let (Some(what), Some(data_dir)) = (what, data_dir)
+        && Path::new(what).starts_with(data_dir)
+    {
+        problems.add(path, "it lies in the data directory, which is emptied before a clone", "choose another place");
+    }
+}
+
+pub(crate) fn authentication(roles: &Section, path: &str, problems: &mut Problems) {
+    for (name, role) in roles {
+        let path = join(path, name);
+        let given = |key: &str| role.get(key).is_some_and(Value::is_string);
+        if given("sslcert") != given("sslkey") {
+            problems.add(&path, "sslcert and sslkey go together", "give both or neither");
+        }
+        let verifies = role.get("sslmode").and_then(Value::as_str).is_some_and(|mode| mode.starts_with("verify"));
+        if verifies && !given("sslrootcert") {
+            problems.add(
+                join(&path, "sslrootcert"),
+                "required by this sslmode",
+                "add the certificates that are trusted",
+            );
+        }
+    }
+    let role = |name: &str| roles.get(name).and_then(|role| role.get("username")).and_then(Value::as_str);
+    if role("superuser") == role("replication") {
+        problems.add(
+            join(&join(path, "replication"), "username"),
+            "it is the superuser's name",
+            "choose another: the role that replicas use need not be a superuser",
+        );
+    }
+}
+
+pub(crate) fn tags(tags: &Section, path: &str, problems: &mut Problems) {
+    let never = tags.get("nofailover").and_then(Value::as_bool) == Some(true);
+    if never && tags.get("failover_priority").and_then(Value::as_i64).is_some_and(|priority| priority > 0) {
+        problems.add(join(path, "failover_priority"), "it contradicts `nofailover: true`", "keep one of them");
+    }
+}
+
+pub(crate) fn proxy(proxy: &Section, path: &str, problems: &mut Problems) {
+    if text(proxy, "read_write").is_none() && text(proxy, "read_only").is_none() {
+        problems.add(
+            path,
+            "the proxy has no port",
+            "add `read_write`, `read_only` or both, as in `read_write: 127.0.0.1:5000`",
+        );
+    }
+}
+
+/// Rules across sections.
+pub(crate) fn whole(config: &Section, path: &str, problems: &mut Problems) {
+    let Some(sqlite) = config.get("sqlite").filter(|sqlite| sqlite.is_object()) else {
+        let remedy = "add one, as in `sqlite: {path: /var/lib/matriarch/store.db}`";
+        problems.add(join(path, "sqlite"), "no store is configured", remedy);
+        return;
+    };
+    let of =
+        |section: &str, key: &str| config.get(section).and_then(|section| section.get(key)).and_then(Value::as_str);
+    let data_dir = of("postgresql", "data_dir");
+    outside_of_data(sqlite.get("path").and_then(Value::as_str), data_dir, "sqlite.path", problems);
+    outside_of_data(of("restapi", "token_file"), data_dir, "restapi.token_file", problems);
+    outside_of_data(of("log", "postgresql"), data_dir, "log.postgresql", problems);
+    if of("tags", "replicatefrom").is_some() && of("tags", "replicatefrom") == text(config, "name") {
+        problems.add("tags.replicatefrom", "a member cannot stream from itself", "name another member");
+    }
+    ports(config, problems);
+}
+
+/// No two listeners may want the same address.
+fn ports(config: &Section, problems: &mut Problems) {
+    let keys = [("postgresql", "listen"), ("restapi", "listen"), ("proxy", "read_write"), ("proxy", "read_only")];
+    let mut taken: Vec<(String, Listen)> = Vec::new();
+    for (section, key) in keys {
+        let Some(listen) = listen(config.get(section), key) else { continue };
+        let path = format!("{section}.{key}");
+        if let Some((other, _)) = taken.iter().find(|(_, other)| overlap(other, &listen)) {
+            problems.add(&path, format!("{} is also the port of {other}", listen.port), "choose another port");
+        }
+        taken.push((path, listen));
+    }
+}
+
+fn overlap(a: &Listen, b: &Listen) -> bool {
+    let wide = |listen: &Listen| listen.hosts.iter().any(|host| ["*", "0.0.0.0", "::"].contains(&host.as_str()));
+    a.port == b.port && (wide(a) || wide(b) || a.hosts.iter().any(|host| b.hosts.contains(host)))
+}

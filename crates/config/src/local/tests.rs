@@ -1,0 +1,336 @@
+//! Files as people write them, right and wrong.
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use tempfile::NamedTempFile;
+
+use super::*;
+use crate::ConfigError;
+
+const GOOD: &str = "\
+scope: main
+name: db1
+sqlite: {path: /var/lib/matriarch/store.db}
+restapi:
+  authentication: {username: admin, password: hunter2-api}
+postgresql:
+  listen: '*:5432'
+  connect_address: db1.example:5432
+  data_dir: /data/db1
+  authentication:
+    superuser: {password: hunter2-super}
+    replication: {password: hunter2-replication, sslmode: require}
+tags: {nofailover: yes, rack: r1, zone: 7}
+bootstrap:
+  initdb: [encoding: UTF8, data-checksums, {locale: C.UTF-8, wal-segsize: 64}]
+";
+
+fn file(text: impl AsRef<[u8]>) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(text.as_ref()).unwrap();
+    file
+}
+
+fn load(text: impl AsRef<[u8]>, variables: &[(&str, &str)]) -> Result<LocalConfig, ConfigError> {
+    let environment =
+        |name: &str| variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value));
+    LocalConfig::load_with(file(text).path(), &environment)
+}
+
+/// The message for a bad file, without the file's name.
+fn error(text: impl AsRef<[u8]>) -> String {
+    let file = file(text);
+    let error = LocalConfig::load_with(file.path(), &|_| None).unwrap_err().to_string();
+    error.replace(&file.path().display().to_string(), "FILE")
+}
+
+/// The problems in the good file with a change made to it.
+fn problems(from: &str, to: &str) -> Vec<String> {
+    assert!(GOOD.contains(from), "{from:?} is not in the file");
+    match load(GOOD.replacen(from, to, 1), &[]) {
+        Err(ConfigError::Invalid { problems, .. }) => problems.0.iter().map(ToString::to_string).collect(),
+        other => panic!("{from:?} -> {to:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_good_file_is_read_with_defaults() {
+    let config = load(GOOD, &[]).unwrap();
+    assert_eq!(config.prefix(), "/service/main/");
+    assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Text, postgresql: PostgresLog::Stream });
+    assert_eq!(config.restapi.connect_address.to_string(), "127.0.0.1:8008");
+    assert_eq!(config.store, Store::Sqlite { path: "/var/lib/matriarch/store.db".into() });
+    assert_eq!(config.postgresql.run_dir(), Path::new("/data/db1.run"));
+    assert_eq!(config.postgresql.pgpass(), Path::new("/data/db1.pgpass"));
+    assert_eq!(config.postgresql.authentication.replication.username, "replicator");
+    assert_eq!(config.postgresql.authentication.rewind().username, "postgres");
+    assert!(!config.tags.may_lead());
+    assert_eq!(Value::Object(config.tags.to_json()), serde_json::json!({"nofailover": true, "rack": "r1", "zone": 7}));
+    let options: Vec<String> = config.bootstrap.initdb.iter().map(|o| format!("{}={:?}", o.name, o.value)).collect();
+    assert_eq!(
+        options,
+        ["encoding=Some(\"UTF8\")", "data-checksums=None", "locale=Some(\"C.UTF-8\")", "wal-segsize=Some(\"64\")"]
+    );
+    assert_eq!(config.bootstrap.dcs, serde_json::json!({}));
+    assert_eq!(config.proxy, None);
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let config = load(GOOD, &[]).unwrap();
+    let debug = format!("{config:?} {config:#?}");
+    assert!(!debug.contains("hunter2"), "{debug}");
+    assert_eq!(config.postgresql.authentication.superuser.password.unwrap().reveal(), "hunter2-super");
+    for bad in [
+        GOOD.replace("{password: hunter2-super}", "hunter2-super"),
+        GOOD.replace("password: hunter2-super", "password: [hunter2-super]"),
+        GOOD.replace("password: hunter2-super", "password: \"hunter2\\nsuper\""),
+        GOOD.replace("password: hunter2-super", "pasword: hunter2-super"),
+        GOOD.replace("password: hunter2-super", "password: *hunter2-super"),
+        GOOD.replace("password: hunter2-super", "password: !hunter2 super"),
+        GOOD.replace("password: hunter2-super", "password: @hunter2-super"),
+        GOOD.replace("password: hunter2-super", "password: \"hunter2-super"),
+        GOOD.replace("password: hunter2-super", "password: hunter2: super"),
+    ] {
+        let error = load(&bad, &[]).unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let config = load(
+        GOOD,
+        &[
+            ("MATRIARCH_NAME", "db9"),
+            ("MATRIARCH_SUPERUSER_PASSWORD", "null: [#"),
+            ("MATRIARCH_PROXY_READ_WRITE", "*:5000"),
+            ("MATRIARCH_LOG_LEVEL", "DEBUG"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.name.as_str(), "db9");
+    assert_eq!(config.postgresql.authentication.superuser.password.unwrap().reveal(), "null: [#");
+    assert_eq!(config.log.level, LogLevel::Debug);
+    assert_eq!(config.proxy.unwrap().read_write.unwrap().socket_addrs(), ["0.0.0.0:5000".parse().unwrap()]);
+    let error = load(GOOD, &[("MATRIARCH_RESTAPI_LISTEN", "nowhere")]).unwrap_err().to_string();
+    assert!(
+        error.ends_with("environment variable MATRIARCH_RESTAPI_LISTEN: restapi.listen: 'nowhere' is not an address: the port is missing, as in 127.0.0.1:5432; change the value"),
+        "{error}"
+    );
+}
+
+#[test]
+fn problems_say_where_they_are() {
+    let mut wrong = Vec::new();
+    for (from, to, expected) in [
+        (
+            "scope: main",
+            "scoope: main",
+            &[
+                "line 1, column 1: scoope: unknown key; did you mean 'scope'?",
+                "scope: required, but missing; add it to the file or set MATRIARCH_SCOPE",
+            ][..],
+        ),
+        (
+            "name: db1",
+            "name: 'db 1'",
+            &[
+                "line 2, column 1: name: 'db 1' is not a member name: 'db 1' cannot be a member name: only a-z, A-Z, 0-9, '_', '.' and '-' are allowed; change the value",
+            ],
+        ),
+        (
+            "name: db1",
+            "name: 1",
+            &[
+                "line 2, column 1: name: expected a member name, found 1; put the value in quotes if it is meant as text",
+            ],
+        ),
+        (
+            "sqlite: {path: /var/lib/matriarch/store.db}",
+            "etcd3: {hosts: [a:2379]}",
+            &["line 3, column 1: etcd3: this store comes with a later release; use `sqlite` for now"],
+        ),
+        (
+            "sqlite: {path: /var/lib/matriarch/store.db}\n",
+            "",
+            &["sqlite: no store is configured; add one, as in `sqlite: {path: /var/lib/matriarch/store.db}`"],
+        ),
+        (
+            "  connect_address: db1.example:5432\n",
+            "",
+            &[
+                "line 6, column 1: postgresql.connect_address: required, since `listen` is a wildcard that others cannot connect to; add it, as in `connect_address: 10.0.0.1:5432`",
+            ],
+        ),
+        (
+            "db1.example:5432",
+            "'*:5432'",
+            &[
+                "line 8, column 3: postgresql.connect_address: '*:5432' is not an address: others cannot connect to a wildcard; change the value",
+            ],
+        ),
+        (
+            "data_dir: /data/db1",
+            "data_dir: data/db1",
+            &[
+                "line 9, column 3: postgresql.data_dir: 'data/db1' is not a path: it must begin with '/'; change the value",
+            ],
+        ),
+        (
+            "/var/lib/matriarch/store.db",
+            "/data/db1/store.db",
+            &[
+                "line 3, column 10: sqlite.path: it lies in the data directory, which is emptied before a clone; choose another place",
+            ],
+        ),
+        (
+            "sslmode: require",
+            "sslmode: verify-full",
+            &[
+                "line 12, column 5: postgresql.authentication.replication.sslrootcert: required by this sslmode; add the certificates that are trusted",
+            ],
+        ),
+        (
+            "nofailover: yes",
+            "nofailver: yes",
+            &["line 13, column 8: tags.nofailver: unknown key; did you mean 'nofailover'?"],
+        ),
+        (
+            "rack: r1",
+            "failover_priority: 2",
+            &["line 13, column 25: tags.failover_priority: it contradicts `nofailover: true`; keep one of them"],
+        ),
+        (
+            "rack: r1",
+            "rack: [r1]",
+            &["line 13, column 25: tags.rack: expected text, a number, true or false, found a list; change the value"],
+        ),
+        (
+            "encoding: UTF8",
+            "encodng: UTF8",
+            &[
+                "line 15, column 12: bootstrap.initdb[0].encodng: 'encodng' is not an option of initdb that can be set here; did you mean 'encoding'?",
+            ],
+        ),
+        (
+            "data-checksums",
+            "pwfile: /x",
+            &[
+                "line 15, column 28: bootstrap.initdb[1].pwfile: 'pwfile' belongs to Matriarch; use postgresql.authentication.superuser.password",
+            ],
+        ),
+        (
+            "bootstrap:\n",
+            "bootstrap:\n  dcs: {tll: 5}\n",
+            &["line 15, column 9: bootstrap.dcs.tll: unknown key; did you mean 'ttl'?"],
+        ),
+        (
+            "bootstrap:\n",
+            "proxy: {read_write: '127.0.0.1:5432'}\nbootstrap:\n",
+            &["line 14, column 9: proxy.read_write: 5432 is also the port of postgresql.listen; choose another port"],
+        ),
+        (
+            "bootstrap:\n",
+            "proxy: {}\nbootstrap:\n",
+            &[
+                "line 14, column 1: proxy: the proxy has no port; add `read_write`, `read_only` or both, as in `read_write: 127.0.0.1:5000`",
+            ],
+        ),
+        (
+            "bootstrap:\n",
+            "proxy: {read_only: db1:1}\nbootstrap:\n",
+            &[
+                "line 14, column 9: proxy.read_only: 'db1:1' is not an address: the host must be an IP address, 'localhost' or '*'; change the value",
+            ],
+        ),
+        (
+            "postgresql:\n",
+            "postgresql:\n  parameters: {max_connections: 5}\n",
+            &[
+                "line 7, column 16: postgresql.parameters.max_connections: it must be the same on every member; set it in the dynamic configuration with `matriarch config set`",
+            ],
+        ),
+        (
+            "postgresql:\n",
+            "postgresql:\n  callbacks: {on_start: /x}\n",
+            &["line 7, column 3: postgresql.callbacks: callbacks are not supported yet; remove it"],
+        ),
+    ] {
+        let found = problems(from, to);
+        if found != expected {
+            wrong.push(format!("{from:?} -> {to:?}:\n  found    {found:?}\n  expected {expected:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn broken_files_are_explained() {
+    for (text, expected) in [
+        ("", "FILE, line 1, column 1: the document is empty; write at least one key, as in `scope: main`"),
+        ("# only\n", "FILE, line 1, column 1: the document is empty; write at least one key, as in `scope: main`"),
+        (
+            "scope: a\nscope: b\n",
+            "FILE, line 2, column 1: the key 'scope' is here for the second time; keep one of them",
+        ),
+        ("a: &x 1\n<<: *x\n", "FILE, line 2, column 1: merge keys (`<<`) are not supported; write the keys out"),
+        (
+            "a: *x\n",
+            "FILE, line 1, column 4: `*` begins an alias, but no such anchor exists; put the text in quotes if it begins with *",
+        ),
+        ("a: &x [*x]\n", "FILE, line 1, column 8: this alias stands inside its own anchor; write the value out"),
+        (
+            "a: !vault x\n",
+            "FILE, line 1, column 11: this tag (`!…`) does not fit here; remove the tag, or put the text in quotes",
+        ),
+        (
+            "a: 1\n---\nb: 1\n",
+            "FILE, line 2, column 1: a second document begins here; keep one document in the file and remove the `---`",
+        ),
+    ] {
+        assert_eq!(error(text), expected, "{text:?}");
+    }
+    let tab = error("a:\n\tb: 1\n");
+    assert!(
+        tab.starts_with("FILE, line 2, ") && tab.ends_with("indent with spaces, YAML does not allow tabs there"),
+        "{tab}"
+    );
+    assert!(error(b"a: \xff\n").starts_with("FILE is not text (byte 3 is not UTF-8, or is zero)"));
+    assert!(error(b"\0\0\0").starts_with("FILE is not text (byte 0"));
+    assert!(error("a".repeat(2 << 20)).starts_with("FILE is larger than 1048576 bytes"));
+    let missing = LocalConfig::load("/nonexistent/x.yaml").unwrap_err().to_string();
+    assert!(missing.starts_with("cannot read /nonexistent/x.yaml: No such file"), "{missing}");
+    let directory = LocalConfig::load("/").unwrap_err().to_string();
+    assert!(directory.contains("Is a directory"), "{directory}");
+    assert!(LocalConfig::load("/dev/zero").unwrap_err().to_string().contains("is larger than"));
+}
+
+#[test]
+fn half_a_file_is_never_accepted_silently_broken() {
+    for end in 0..GOOD.len() {
+        if let Err(error) = load(&GOOD[..end], &[]) {
+            assert!(!error.to_string().contains("a bug"), "cut at {end}: {error}");
+        }
+    }
+}
+
+#[test]
+fn bombs_do_not_go_off() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..20 {
+        let before = level - 1;
+        let aliases = vec![format!("*a{before}"); 9].join(", ");
+        bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+    }
+    assert!(error(bomb).contains("the aliases expand to too much"));
+    let chain: String = (1..200).map(|i| format!("b{i}: &b{i} [[[[*b{}]]]]\n", i - 1)).collect();
+    assert!(error(format!("b0: &b0 x\n{chain}")).contains("the aliases expand to too much"));
+    for deep in ["[".repeat(5000), "{a: ".repeat(5000), "- ".repeat(5000), "? ".repeat(5000)] {
+        error(deep);
+    }
+    let wide = format!("scope: [{}]", "x,".repeat(400_000));
+    assert!(error(wide).contains("too large or nested too deeply"));
+}

@@ -1,0 +1,299 @@
+//! The dynamic configuration: what it becomes, and the exact words for what is wrong.
+
+use std::time::Duration;
+
+use matriarch_config::{Crash, Document, DynamicConfig, Slot, SlotKind, SynchronousMode, to_yaml, validate};
+use serde_json::{Value, json};
+
+fn read(value: Value) -> DynamicConfig {
+    DynamicConfig::from_json(&value).unwrap_or_else(|problems| panic!("{value}: {problems}"))
+}
+
+/// Each problem as it is shown.
+fn shown(value: &Value) -> Vec<String> {
+    validate(value).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn defaults_are_ours() {
+    let config = DynamicConfig::default();
+    assert_eq!(config.ttl, Duration::from_secs(5));
+    assert_eq!(config.synchronous_mode, SynchronousMode::Quorum);
+    assert_eq!((config.voters_needed(), config.synchronous_min_members), (1, 3));
+    assert_eq!(config.crash, Crash::Failover);
+    assert_eq!(config.shrink_delay, Duration::from_secs(2));
+    assert_eq!(config.maximum_lag_on_failover, 1 << 20);
+    assert_eq!(config.stop_timeout(), Some(Duration::from_secs(30)));
+    assert_eq!(config.postgresql.max_slot_wal_keep_size, 16 << 30);
+    assert!(config.postgresql.use_pg_rewind && config.postgresql.use_slots && !config.pause);
+}
+
+#[test]
+fn a_configuration_from_patroni_is_understood() {
+    let config = read(json!({
+        "ttl": 30, "loop_wait": 10, "retry_timeout": "10s", "maximum_lag_on_failover": "1MB", "maximum_lag_on_syncnode": -1,
+        "max_timelines_history": 0, "primary_start_timeout": 300, "primary_stop_timeout": 0, "synchronous_mode": true,
+        "synchronous_mode_strict": "off", "synchronous_node_count": "2", "failsafe_mode": false, "check_timeline": true,
+        "member_slots_ttl": "30min", "slots": {"a": {"type": "physical"}, "b": {"database": "d", "plugin": "pgoutput"}},
+        "ignore_slots": [{"plugin": "wal2json", "type": "logical"}],
+        "postgresql": {
+            "use_pg_rewind": true, "use_slots": "yes",
+            "parameters": {"wal_level": "replica", "hot_standby": "on", "max_connections": 100, "jit": false,
+                           "pg_stat_statements.max": 5000, "random_page_cost": 1.1, "work_mem": null},
+            "pg_hba": ["local all all peer", "host all all 0.0.0.0/0 md5"], "pg_ident": ["m a b"]
+        }
+    }));
+    assert_eq!(config.synchronous_mode, SynchronousMode::On);
+    assert_eq!((config.voters_needed(), config.synchronous_min_members), (2, 0));
+    assert_eq!(config.stop_timeout(), None);
+    assert_eq!(config.slots["a"], Slot::Physical);
+    assert_eq!(config.slots["b"], Slot::Logical { database: "d".into(), plugin: "pgoutput".into() });
+    assert!(config.ignore_slots[0].covers("x", SlotKind::Logical, Some("d"), Some("wal2json")));
+    assert!(!config.ignore_slots[0].covers("x", SlotKind::Physical, None, None));
+    let parameters: Vec<String> =
+        config.postgresql.parameters.iter().map(|(name, text)| format!("{name}={text}")).collect();
+    assert_eq!(
+        parameters,
+        ["jit=off", "max_connections=100", "pg_stat_statements.max=5000", "random_page_cost=1.1", "wal_level=replica"]
+    );
+    assert_eq!(DynamicConfig::from_json(&config.to_json()).unwrap(), config);
+}
+
+#[test]
+fn nothing_set_is_the_default() {
+    for value in [json!({}), json!({"ttl": null, "postgresql": null}), Value::Null, DynamicConfig::default().to_json()]
+    {
+        assert_eq!(read(value), DynamicConfig::default());
+    }
+}
+
+#[test]
+fn fractions_of_seconds_survive() {
+    let config = read(json!({"ttl": 2.5, "shrink_delay": "100ms", "synchronous_mode": "off"}));
+    assert_eq!((config.ttl, config.shrink_delay), (Duration::from_millis(2500), Duration::from_millis(100)));
+    assert_eq!(config.voters_needed(), 0);
+    assert_eq!(read(config.to_json()), config);
+}
+
+#[test]
+fn bad_keys_and_values_are_named() {
+    let mut wrong = Vec::new();
+    for (value, expected) in [
+        (json!({"tll": 5}), "tll: unknown key; did you mean 'ttl'?"),
+        (json!({"synchronus_mode": "on"}), "synchronus_mode: unknown key; did you mean 'synchronous_mode'?"),
+        (json!({"pizza": 5}), "pizza: unknown key; remove it, or see docs/configuration.md for the known keys"),
+        (json!({"ttl": 1}), "ttl: 1 seconds is out of range; choose 2 to 3600 seconds"),
+        (json!({"ttl": -5}), "ttl: -5 seconds is out of range; choose 2 to 3600 seconds"),
+        (
+            json!({"ttl": "soon"}),
+            "ttl: expected a number of seconds (or text with a unit: ms, s, min, h, d), found 'soon'; change the value",
+        ),
+        (
+            json!({"ttl": [5]}),
+            "ttl: expected a number of seconds (or text with a unit: ms, s, min, h, d), found a list; change the value",
+        ),
+        (json!({"pause": "maybe"}), "pause: expected true or false, found 'maybe'; change the value"),
+        (json!({"pause": 1}), "pause: expected true or false, found 1; change the value"),
+        (json!({"synchronous_node_count": 0}), "synchronous_node_count: 0 is out of range; choose 1 to 64"),
+        (
+            json!({"synchronous_node_count": 1.5}),
+            "synchronous_node_count: expected a whole number from 1 to 64, found 1.5; change the value",
+        ),
+        (
+            json!({"synchronous_mode": "qourum"}),
+            "synchronous_mode: expected one of off, on, quorum, found 'qourum'; did you mean 'quorum'?",
+        ),
+        (
+            json!({"maximum_lag_on_failover": "1 mile"}),
+            "maximum_lag_on_failover: expected a number of bytes (or text with a unit: B, kB, MB, GB, TB), found '1 mile'; change the value",
+        ),
+        (
+            json!({"standby_cluster": {"host": "a"}}),
+            "standby_cluster: standby clusters are not supported yet; remove it",
+        ),
+        (
+            json!({"failsafe_mode": true}),
+            "failsafe_mode: going on without the store is not supported yet; remove it, or set it to false",
+        ),
+        (
+            json!({"master_start_timeout": 5}),
+            "master_start_timeout: this is the old name of primary_start_timeout; rename it",
+        ),
+        (
+            json!({"postgresql": []}),
+            "postgresql: expected a section with keys, found a list; write it as `key: value` lines",
+        ),
+        (json!({"postgresql": {"use_slot": true}}), "postgresql.use_slot: unknown key; did you mean 'use_slots'?"),
+        (json!([]), "expected a section with keys, found a list; write it as `key: value` lines"),
+        (
+            json!({"slots": {"A b": {"type": "physical"}}}),
+            "slots.A b: 'A b' is not a slot name: PostgreSQL allows 1 to 63 of a-z, 0-9 and '_'; choose another name",
+        ),
+        (
+            json!({"slots": {"a": {"type": "logical", "plugin": "pgoutput"}}}),
+            "slots.a.database: a logical slot needs it; add it, as in `database: app` and `plugin: pgoutput`",
+        ),
+        (
+            json!({"slots": {"a": {"type": "physical", "database": "d"}}}),
+            "slots.a.database: a physical slot has none; remove it, or set `type: logical`",
+        ),
+        (json!({"ignore_slots": [{"nam": "x"}]}), "ignore_slots[0].nam: unknown key; did you mean 'name'?"),
+        (
+            json!({"postgresql": {"pg_hba": ["host all all trust"]}}),
+            "postgresql.pg_hba[0]: this is not a line of pg_hba.conf: it has 4 fields, expected TYPE DATABASE USER ADDRESS METHOD; correct the line",
+        ),
+        (
+            json!({"postgresql": {"pg_hba": "local all all trust"}}),
+            "postgresql.pg_hba: expected a list of texts, found text; write each line as `- …`",
+        ),
+        (
+            json!({"postgresql": {"max_slot_wal_keep_size": "1GB", "parameters": {"max_slot_wal_keep_size": "2GB"}}}),
+            "postgresql.parameters.max_slot_wal_keep_size: it is given twice: here and as postgresql.max_slot_wal_keep_size; keep one of them",
+        ),
+    ] {
+        let found = shown(&value);
+        if found != [expected] {
+            wrong.push(format!("{value}:\n  found    {found:?}\n  expected {expected:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn parameters_that_cannot_be_set_are_named() {
+    let mut wrong = Vec::new();
+    for (name, value, expected) in [
+        (
+            "wal_level",
+            json!("minimal"),
+            "expected one of replica, logical, found 'minimal'; replication needs 'replica' or more",
+        ),
+        ("max_wal_senders", json!(1), "1 is out of range; choose 3 to 262143: two replicas and a clone"),
+        ("max_connections", json!("many"), "expected a whole number, found 'many'; choose 10 to 262143"),
+        (
+            "port",
+            json!(1),
+            "'port' belongs to Matriarch: it differs from member to member; remove it; use `postgresql.listen` of the local configuration",
+        ),
+        (
+            "Primary_ConnInfo",
+            json!("host=x password=hunter2"),
+            "'primary_conninfo' belongs to Matriarch: Matriarch points each replica at the current primary; remove it; credentials go to `postgresql.authentication.replication` of the local configuration",
+        ),
+        (
+            "hot_standby",
+            json!("off"),
+            "'hot_standby' belongs to Matriarch: replicas must answer queries, or the agent cannot watch them; remove it",
+        ),
+        (
+            "recovery_target_lsn",
+            json!("0/1"),
+            "'recovery_target_lsn' belongs to Matriarch: a member that stops replay at a target cannot follow the primary; remove it; restoring to a point in time comes with a later release",
+        ),
+        (
+            "fsync",
+            json!(false),
+            "'fsync' belongs to Matriarch: without it a power failure loses commits that were acknowledged, and can corrupt the data; remove it; for a fast scratch cluster use `synchronous_commit: \"off\"` and `synchronous_mode: \"off\"`",
+        ),
+        (
+            "work mem",
+            json!("1MB"),
+            "this cannot be the name of a parameter: it may have letters, digits and '_', and a '.' between an extension and its parameter; correct the name",
+        ),
+        (
+            "work_mem",
+            json!(["1MB"]),
+            "expected text, a number, true or false, found a list; write lists as one text, separated by commas",
+        ),
+        (
+            "work_mem",
+            json!("1MB\nfsync = off"),
+            "it has a line break or another control character; write it on one line",
+        ),
+        (
+            "synchronous_commit",
+            json!("local"),
+            "'local' does not wait until a voter has flushed, as synchronous_mode promises; remove it (roles and sessions can still choose it for themselves), or set `synchronous_mode: \"off\"`",
+        ),
+        (
+            "recovery_min_apply_delay",
+            json!("1h"),
+            "a delay on every replica would make every takeover wait for it; set it in the local configuration of one replica",
+        ),
+        (
+            "superuser_reserved_connections",
+            json!(0),
+            "the agent must be able to connect to a full server; choose at least 1",
+        ),
+    ] {
+        let value = json!({"postgresql": {"parameters": {name: value}}});
+        let found = shown(&value);
+        if found != [format!("postgresql.parameters.{name}: {expected}")] {
+            wrong.push(format!("{value}:\n  found    {found:?}\n  expected {expected:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn harmless_values_of_owned_parameters_are_dropped() {
+    for (name, value) in [
+        ("hot_standby", json!(true)),
+        ("fsync", json!("on")),
+        ("full_page_writes", json!("yes")),
+        ("recovery_target_timeline", json!("latest")),
+        ("port", Value::Null),
+    ] {
+        let config = read(json!({"postgresql": {"parameters": {name: value}}}));
+        assert!(config.postgresql.parameters.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn contradictions_across_keys_are_found() {
+    let reserved = json!({"postgresql": {"parameters": {"max_connections": 10, "superuser_reserved_connections": 10}}});
+    assert_eq!(
+        shown(&reserved),
+        [
+            "postgresql.parameters.max_connections: 10 connections leave none beside the 10 reserved ones; raise it, or lower superuser_reserved_connections"
+        ]
+    );
+    let twice = json!({"postgresql": {"parameters": {"work_mem": 1, "WORK_MEM": 2}}});
+    assert_eq!(
+        shown(&twice),
+        ["postgresql.parameters.WORK_MEM: it is the same parameter as 'work_mem'; keep one of them"]
+    );
+    read(json!({"synchronous_mode": false, "postgresql": {"parameters": {"synchronous_commit": "local"}}}));
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let problems =
+        DynamicConfig::from_json(&json!({"tll": 1, "pause": 2, "postgresql": {"parameters": {"port": 3}, "x": 4}}));
+    let text = problems.unwrap_err().to_string();
+    assert_eq!(
+        text,
+        "the configuration has 4 problems:\n  \
+         - tll: unknown key; did you mean 'ttl'?\n  \
+         - pause: expected true or false, found 2; change the value\n  \
+         - postgresql.x: unknown key; known here: parameters, pg_hba, pg_ident, use_pg_rewind, use_slots, \
+         max_slot_wal_keep_size, remove_data_directory_on_rewind_failure, remove_data_directory_on_diverged_timelines\n  \
+         - postgresql.parameters.port: 'port' belongs to Matriarch: it differs from member to member; remove it; use \
+         `postgresql.listen` of the local configuration"
+    );
+}
+
+#[test]
+fn yaml_and_back_is_the_same() {
+    let config = read(json!({
+        "postgresql": {"pg_hba": ["host all all ::/0 scram-sha-256", "# a: b", "local all \"x y\" peer map=m"],
+                       "parameters": {"log_file_mode": "0640", "ssl": "on", "a.b": "yes", "log_line_prefix": "%m [%p] ",
+                                      "search_path": "\"$user\", public", "x": "", "y": "1e5", "z": "null"}}
+    }));
+    let text = to_yaml(&config.to_json());
+    let document = Document::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert_eq!(document.value, config.to_json(), "{text}");
+    // An unquoted file mode keeps its leading zero, without which PostgreSQL would read it as decimal.
+    let typed = Document::parse("postgresql: {parameters: {log_file_mode: 0640}}").unwrap();
+    assert_eq!(read(typed.value).postgresql.parameters["log_file_mode"], "0640");
+}
