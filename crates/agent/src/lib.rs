@@ -1,1 +1,23 @@
-//! (being built)
+//! The agent: one member's shell around the pure decision.
+//!
+//! Owns: the loop that observes, decides and acts ([`Shell`]), the leases ([`storage`]), PostgreSQL's jobs
+//! ([`jobs`]), the guard process ([`guard`]) and what the API shows and does ([`shared`], [`rest`]).
+//! Must not: decide anything about who leads; that is `matriarch_core::decide`'s. Start reading at [`Shell::run`].
+
+mod claim;
+mod event;
+pub mod guard;
+mod instance;
+mod jobs;
+mod options;
+mod policy;
+pub mod rest;
+pub mod shared;
+mod shell;
+mod storage;
+pub mod view;
+
+pub use options::Options;
+pub use rest::AgentBackend;
+pub use shared::Shared;
+pub use shell::Shell;

@@ -1,0 +1,129 @@
+//! The agent's side: keeps a guard running and tells it the deadline.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use super::{GuardOptions, Order};
+
+/// How to start a guard.
+#[derive(Clone, Debug)]
+struct Starter {
+    program: PathBuf,
+    options: GuardOptions,
+}
+
+/// What the guard has confirmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GuardState {
+    /// A guard answers.
+    pub alive: bool,
+    /// The deadline it confirmed (boot clock, ms); 0 when it guards nothing.
+    pub deadline: u64,
+}
+
+/// A connection to the guard that is made anew whenever it breaks.
+#[derive(Clone, Debug)]
+pub struct GuardLink {
+    wanted: Arc<watch::Sender<Option<Order>>>,
+    confirmed: watch::Receiver<GuardState>,
+}
+
+impl GuardLink {
+    /// Connects to the guard of this data directory, starting one if none answers, and keeps doing so in the background.
+    pub fn start(program: PathBuf, options: GuardOptions) -> GuardLink {
+        let (wanted, orders) = watch::channel(None);
+        let (report, confirmed) = watch::channel(GuardState::default());
+        tokio::spawn(keep(Starter { program, options }, orders, report));
+        GuardLink { wanted: Arc::new(wanted), confirmed }
+    }
+
+    /// Moves the deadline; the guard's confirmation arrives in [`GuardLink::confirmed`].
+    pub fn arm(&self, deadline: u64) {
+        self.wanted.send_replace(Some(Order::Arm(deadline)));
+    }
+
+    /// Nothing to guard any more.
+    pub fn disarm(&self) {
+        self.wanted.send_replace(Some(Order::Disarm));
+    }
+
+    /// What the guard has confirmed; changes are events.
+    pub fn confirmed(&self) -> watch::Receiver<GuardState> {
+        self.confirmed.clone()
+    }
+}
+
+async fn keep(starter: Starter, mut orders: watch::Receiver<Option<Order>>, report: watch::Sender<GuardState>) {
+    let mut pause = Duration::from_millis(50);
+    loop {
+        if let Ok(stream) = UnixStream::connect(&starter.options.socket).await {
+            pause = Duration::from_millis(50);
+            if !talk(stream, &mut orders, &report).await {
+                return;
+            }
+        } else {
+            if let Err(error) = spawn(&starter) {
+                tracing::error!("the guard cannot be started: {error}; without it this member will not lead");
+            }
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+        report.send_replace(GuardState::default());
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// False when the agent no longer needs the link.
+async fn talk(
+    stream: UnixStream,
+    orders: &mut watch::Receiver<Option<Order>>,
+    report: &watch::Sender<GuardState>,
+) -> bool {
+    let (read, mut write) = stream.into_split();
+    let mut answers = BufReader::new(read).lines();
+    orders.mark_changed();
+    loop {
+        tokio::select! {
+            changed = orders.changed() => {
+                if changed.is_err() {
+                    return false;
+                }
+                let order = orders.borrow_and_update().unwrap_or(Order::Report);
+                if write.write_all(order.line().as_bytes()).await.is_err() {
+                    return true;
+                }
+            }
+            answer = answers.next_line() => {
+                let Ok(Some(line)) = answer else { return true };
+                let deadline = line.trim().parse().unwrap_or(0);
+                report.send_replace(GuardState { alive: true, deadline });
+            }
+        }
+    }
+}
+
+fn spawn(starter: &Starter) -> std::io::Result<()> {
+    // A process group of its own: signals meant for the agent's terminal must not end the guard.
+    let child = tokio::process::Command::new(&starter.program)
+        .arg("guard")
+        .arg("--data-dir")
+        .arg(&starter.options.data_dir)
+        .arg("--socket")
+        .arg(&starter.options.socket)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(false)
+        .spawn()?;
+    // Reaped by the runtime when it ends before us; it may outlive us.
+    tokio::spawn(async move {
+        let mut child = child;
+        let _ = child.wait().await;
+    });
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! The guard: a tiny process that ends PostgreSQL when the agent has not proved its lease in time.
+//!
+//! The agent tells it the lease deadline (boot clock, counted from when the renewal was *sent*). Past the deadline the
+//! guard kills every process of the instance. It outlives a hung or dead agent; a new agent connects to it again.
+//!
+//! ```text
+//! idle --arm--> armed --arm later--> armed --disarm--> idle
+//!                 \--deadline--> fired: everything killed, then idle
+//! ```
+
+mod link;
+mod process;
+
+pub use link::{GuardLink, GuardState};
+pub use process::{GuardOptions, run};
+
+/// One line from the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Kill at this time (boot clock, ms) unless told otherwise before.
+    Arm(u64),
+    /// PostgreSQL does not accept writes: nothing to guard.
+    Disarm,
+    /// Say how things stand.
+    Report,
+}
+
+impl Order {
+    pub(crate) fn parse(line: &str) -> Option<Order> {
+        let mut words = line.split_ascii_whitespace();
+        let order = match (words.next()?, words.next()) {
+            ("arm", Some(deadline)) => Order::Arm(deadline.parse().ok()?),
+            ("disarm", None) => Order::Disarm,
+            ("report", None) => Order::Report,
+            _ => return None,
+        };
+        words.next().is_none().then_some(order)
+    }
+
+    pub(crate) fn line(self) -> String {
+        match self {
+            Order::Arm(deadline) => format!("arm {deadline}\n"),
+            Order::Disarm => "disarm\n".to_owned(),
+            Order::Report => "report\n".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_survive_the_wire_and_garbage_does_not() {
+        for order in [Order::Arm(1234), Order::Disarm, Order::Report] {
+            assert_eq!(Order::parse(&order.line()), Some(order));
+        }
+        for line in ["", "arm", "arm x", "arm -1", "disarm now", "arm 1 2", "ARM 1", "\0\0"] {
+            assert_eq!(Order::parse(line), None, "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The guard's own process: no runtime, no allocation to speak of, one poll.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+use super::Order;
+
+/// What a guard is told at its start.
+#[derive(Clone, Debug)]
+pub struct GuardOptions {
+    /// The data directory whose PostgreSQL it may kill.
+    pub data_dir: PathBuf,
+    /// Where the agent reaches it.
+    pub socket: PathBuf,
+}
+
+/// A guard that nobody talks to and that guards nothing ends after this time.
+const LONELY: Duration = Duration::from_secs(30);
+
+/// Runs until nobody needs it.
+///
+/// # Errors
+/// When its socket cannot be made or the clock's timer is not available.
+pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
+    let listener = listen(&options.socket)?;
+    let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+    let mut agent: Option<UnixStream> = None;
+    let mut deadline: Option<u64> = None;
+    let mut line = Vec::new();
+    loop {
+        timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &absolute(deadline))?;
+        let mut fds = vec![PollFd::new(&listener, PollFlags::IN), PollFd::new(&timer, PollFlags::IN)];
+        if let Some(stream) = &agent {
+            fds.push(PollFd::new(stream, PollFlags::IN));
+        }
+        let lonely =
+            (agent.is_none() && deadline.is_none()).then(|| Timespec { tv_sec: LONELY.as_secs() as i64, tv_nsec: 0 });
+        match poll(&mut fds, lonely.as_ref()) {
+            Ok(0) => {
+                let _ = std::fs::remove_file(&options.socket);
+                return Ok(());
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // The deadline first: an order that arrives together with it is too late.
+        if deadline.is_some_and(|deadline| now() >= deadline) {
+            fire(options);
+            deadline = None;
+        }
+        if let Ok((stream, _)) = listener.accept() {
+            stream.set_nonblocking(true)?;
+            line.clear();
+            agent = Some(stream);
+        }
+        if let Some(stream) = &mut agent
+            && !serve(stream, &mut line, &mut deadline)
+        {
+            agent = None;
+        }
+    }
+}
+
+fn listen(socket: &std::path::Path) -> anyhow::Result<UnixListener> {
+    if UnixStream::connect(socket).is_ok() {
+        anyhow::bail!("another guard answers on {}; it is enough", socket.display());
+    }
+    let _ = std::fs::remove_file(socket);
+    let listener = UnixListener::bind(socket)
+        .map_err(|error| anyhow::anyhow!("the guard cannot listen on {}: {error}", socket.display()))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Reads orders and answers each; false when the agent is gone.
+fn serve(stream: &mut UnixStream, line: &mut Vec<u8>, deadline: &mut Option<u64>) -> bool {
+    let mut buffer = [0u8; 256];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(count) => line.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return false,
+        }
+        if line.len() > 4096 {
+            return false;
+        }
+    }
+    while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+        let text: Vec<u8> = line.drain(..=end).collect();
+        let Some(order) = std::str::from_utf8(&text).ok().and_then(Order::parse) else { return false };
+        match order {
+            Order::Arm(at) => *deadline = Some(at),
+            Order::Disarm => *deadline = None,
+            Order::Report => {}
+        }
+        if stream.write_all(format!("{}\n", deadline.unwrap_or(0)).as_bytes()).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+fn fire(options: &GuardOptions) {
+    let outcome = matriarch_postgres::process::kill_tree(&options.data_dir, Duration::from_secs(30));
+    let text = match outcome {
+        Ok(killed) => format!("{killed} processes killed"),
+        Err(error) => format!("failed: {error}"),
+    };
+    // The guard has no logger of its own; its standard error is the agent's log.
+    eprintln!(
+        "guard: the lease ended without a renewal: PostgreSQL in {} was ended, {text}",
+        options.data_dir.display()
+    );
+}
+
+fn now() -> u64 {
+    matriarch_dcs::boot_clock_ms()
+}
+
+fn absolute(deadline: Option<u64>) -> Itimerspec {
+    let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let it_value = deadline.map_or(zero, |ms| Timespec {
+        tv_sec: (ms / 1000) as i64,
+        // Never zero, which would switch the timer off.
+        tv_nsec: ((ms % 1000) * 1_000_000 + 1) as i64,
+    });
+    Itimerspec { it_interval: zero, it_value }
+}

@@ -1,0 +1,434 @@
+//! The agent's hand on PostgreSQL: what was last seen of it, and the tasks that look and act.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use matriarch_core::decide::{Data, DataFacts, Finished, Job, Millis, Running, Server, Settings};
+use matriarch_core::{Incarnation, MemberName};
+use matriarch_dcs::boot_clock_ms;
+use matriarch_postgres::clone::CloneProgress;
+use matriarch_postgres::sql::PendingRestart;
+use matriarch_postgres::{
+    ControlData, DataDirState, Instance, Postmaster, Probe, Sql, SqlError, incarnation, inspect, postmaster, process,
+};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::claim;
+use crate::event::Event;
+pub use crate::jobs::JobReport;
+use crate::jobs::{self, JobContext};
+use crate::options::Options;
+
+/// How long PostgreSQL may take to say how it is.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// How long a replica that receives nothing may take to replay its local WAL before we ask again.
+const REPLAY_LIMIT: Duration = Duration::from_millis(500);
+
+/// One look at a running server.
+pub struct Sighting {
+    /// The connection it was made over, for the next one.
+    pub sql: Option<Arc<Sql>>,
+    /// What it said.
+    pub probe: Result<Probe, SqlError>,
+    /// End of the WAL of a replica that receives nothing, once replayed.
+    pub end: Option<matriarch_core::Lsn>,
+    /// Settings that wait for a restart.
+    pub pending_restart: Option<Vec<PendingRestart>>,
+}
+
+/// One look at the data directory.
+#[derive(Debug)]
+pub struct DataReport {
+    /// For decisions.
+    pub data: Data,
+    /// The control file.
+    pub control: Option<ControlData>,
+}
+
+/// Everything known about PostgreSQL.
+pub struct Pg {
+    options: Arc<Options>,
+    instance: Arc<Instance>,
+    events: UnboundedSender<Event>,
+    /// The data directory as last looked at.
+    pub data: Data,
+    /// The control file as last read.
+    pub control: Option<ControlData>,
+    /// The server as last seen.
+    pub server: Server,
+    /// The newest answer, while it runs.
+    pub probe: Option<Probe>,
+    /// Settings that wait for a restart.
+    pub pending_restart: Vec<PendingRestart>,
+    /// The newest job that ended.
+    pub finished: Option<Finished>,
+    /// Bytes of the clone under way.
+    pub progress: Arc<watch::Sender<CloneProgress>>,
+    postmaster: Option<Arc<Postmaster>>,
+    sql: Option<Arc<Sql>>,
+    busy: Option<(Job, JoinHandle<()>)>,
+    probing: bool,
+    probe_again: bool,
+    /// `primary_conninfo` as we wrote it, and whom it names.
+    upstreams: BTreeMap<String, MemberName>,
+}
+
+impl Pg {
+    pub fn new(options: Arc<Options>, events: UnboundedSender<Event>) -> Pg {
+        Pg {
+            instance: Arc::new(options.instance.clone()),
+            options,
+            events,
+            data: Data::Unknown,
+            control: None,
+            server: Server::Stopped,
+            probe: None,
+            pending_restart: Vec::new(),
+            finished: None,
+            progress: Arc::new(watch::channel(CloneProgress::default()).0),
+            postmaster: None,
+            sql: None,
+            busy: None,
+            probing: false,
+            probe_again: false,
+            upstreams: BTreeMap::new(),
+        }
+    }
+
+    pub fn instance(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+
+    /// The connection, for the odd question; decisions use probes.
+    pub fn sql(&self) -> Option<Arc<Sql>> {
+        self.sql.clone()
+    }
+
+    /// The job under way.
+    pub fn busy(&self) -> Option<&Job> {
+        self.busy.as_ref().map(|(job, _)| job)
+    }
+
+    /// Identity of the data.
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        match &self.data {
+            Data::Ready(facts) => facts.incarnation.clone(),
+            _ => None,
+        }
+    }
+
+    /// Takes over what an earlier agent left running, or makes sure that nothing runs.
+    pub fn adopt(&mut self) -> anyhow::Result<()> {
+        match postmaster::adopt(&self.instance, &self.options.postgres_log)? {
+            Some(found) => {
+                tracing::info!("PostgreSQL already runs (pid {}): taking it over", found.pid());
+                self.running(Arc::new(found));
+            }
+            None if process::tree(&self.instance.data_dir).is_empty() => {}
+            None => {
+                tracing::warn!("processes of a PostgreSQL that died are left: ending them");
+                self.server = Server::Unready;
+                self.confirm_gone();
+            }
+        }
+        Ok(())
+    }
+
+    fn running(&mut self, postmaster: Arc<Postmaster>) {
+        self.server = Server::Unready;
+        self.postmaster = Some(postmaster.clone());
+        let (events, data_dir) = (self.events.clone(), self.instance.data_dir.clone());
+        tokio::spawn(async move {
+            postmaster.wait_exit().await;
+            // Backends outlive their postmaster for a while and may commit.
+            end_everything(&data_dir).await;
+            let _ = events.send(Event::ServerGone);
+        });
+    }
+
+    fn confirm_gone(&self) {
+        let (events, data_dir) = (self.events.clone(), self.instance.data_dir.clone());
+        tokio::spawn(async move {
+            end_everything(&data_dir).await;
+            let _ = events.send(Event::ServerGone);
+        });
+    }
+
+    /// Every process is gone. Jobs report for themselves, so this may come twice.
+    pub fn gone(&mut self) {
+        if self.postmaster.as_ref().is_some_and(|postmaster| postmaster.is_alive()) {
+            // The news of an earlier postmaster.
+            return;
+        }
+        self.postmaster = None;
+        self.sql = None;
+        self.probe = None;
+        self.server = Server::Stopped;
+        self.look_at_data();
+    }
+
+    /// Looks at the data directory; the answer is an event. Until then it is unknown.
+    pub fn look_at_data(&mut self) {
+        self.data = Data::Unknown;
+        let (events, instance) = (self.events.clone(), self.instance.clone());
+        tokio::spawn(async move {
+            let report = data_report(&instance).await;
+            let _ = events.send(Event::DataSeen(Box::new(report)));
+        });
+    }
+
+    /// A running server whose directory was deleted under it; PostgreSQL itself notices only within a minute.
+    pub fn notice_deleted_data(&mut self) {
+        let deleted = matches!(self.data, Data::Ready(_)) && !self.instance.data("global/pg_control").exists();
+        if deleted && self.busy.is_none() && self.server != Server::Stopped {
+            tracing::error!("the data directory {} was deleted", self.instance.data_dir.display());
+            self.data = Data::Missing;
+        }
+    }
+
+    /// Asks PostgreSQL how it is; the answer is an event.
+    pub fn look(&mut self) {
+        if self.probing {
+            self.probe_again = true;
+            return;
+        }
+        if self.postmaster.is_none() {
+            return;
+        }
+        self.probing = true;
+        let (instance, events, sql) = (self.instance.clone(), self.events.clone(), self.sql.clone());
+        let pending = self.pending_restart_is_due();
+        tokio::spawn(async move {
+            let sighting = sight(&instance, sql, pending).await;
+            let _ = events.send(Event::Seen(Box::new(sighting)));
+        });
+    }
+
+    /// Asked for seldom: it reads files.
+    fn pending_restart_is_due(&self) -> bool {
+        boot_clock_ms() / 1000 % 10 == 0 || self.probe.is_none()
+    }
+
+    /// Takes a sighting into account.
+    pub fn seen(&mut self, sighting: Sighting) {
+        self.probing = false;
+        let again = std::mem::take(&mut self.probe_again);
+        if self.postmaster.is_none() {
+            return;
+        }
+        self.sql = sighting.sql;
+        if let Some(pending) = sighting.pending_restart {
+            self.pending_restart = pending;
+        }
+        match sighting.probe {
+            Ok(probe) => {
+                self.server = Server::Running(self.as_running(&probe, sighting.end));
+                self.probe = Some(probe);
+            }
+            Err(error) => {
+                if matches!(self.server, Server::Running(_)) {
+                    tracing::warn!("PostgreSQL does not answer: {error}");
+                }
+                self.sql = None;
+                self.probe = None;
+                self.server = Server::Unready;
+            }
+        }
+        if again {
+            self.look();
+        }
+    }
+
+    fn as_running(&self, probe: &Probe, end: Option<matriarch_core::Lsn>) -> Running {
+        let upstream = (probe.in_recovery && !probe.primary_conninfo.is_empty()).then(|| {
+            // A connection string that is not of this process's making still means that it streams from somebody.
+            self.upstreams.get(&probe.primary_conninfo).cloned().unwrap_or_else(|| self.options.name().clone())
+        });
+        let replicas = probe
+            .replication
+            .iter()
+            .filter(|row| row.state.as_deref() == Some("streaming"))
+            .filter_map(|row| Some((row.application_name.clone(), row.flush_lsn?)))
+            .collect();
+        Running {
+            in_recovery: probe.in_recovery,
+            timeline: probe.timeline,
+            lsn: end.unwrap_or(if probe.in_recovery { probe.position() } else { probe.insert_lsn.unwrap_or_default() }),
+            receiving: probe.receiver.is_some(),
+            streaming: probe.receiver.as_ref().is_some_and(|receiver| receiver.status == "streaming"),
+            caught_up: end.is_some(),
+            upstream,
+            synchronous_standby_names: probe.synchronous_standby_names.clone(),
+            replicas,
+        }
+    }
+
+    /// Remembers which member a connection string that we write names.
+    pub fn names_upstream(&mut self, conninfo: String, member: MemberName) {
+        self.upstreams.insert(conninfo, member);
+    }
+
+    /// Starts a job. One that must not wait ends the one under way.
+    pub fn start_job(&mut self, job: Job, mut context: JobContext) {
+        if let Some((old, task)) = self.busy.take() {
+            tracing::warn!("{old:?} is cut short for {job:?}");
+            task.abort();
+        }
+        context.postmaster = self.postmaster.clone();
+        context.sql = self.sql.clone();
+        let events = self.events.clone();
+        let task = tokio::spawn({
+            let job = job.clone();
+            async move {
+                let result = jobs::perform(job.clone(), context).await;
+                let (report, failure) = match result {
+                    Ok(report) => (report, None),
+                    Err(failure) => (JobReport::default(), Some(failure)),
+                };
+                let finished = Finished { job, at: boot_clock_ms(), failure };
+                let _ = events.send(Event::JobDone(Box::new((finished, report))));
+            }
+        });
+        self.busy = Some((job, task));
+    }
+
+    /// Takes the end of a job into account.
+    pub fn job_done(&mut self, finished: Finished, report: JobReport) {
+        if self.busy.as_ref().is_none_or(|(job, _)| *job != finished.job) {
+            return;
+        }
+        self.busy = None;
+        match &finished.failure {
+            None => tracing::info!("{:?} done{}", finished.job, note(&report)),
+            Some(failure) => tracing::error!("{:?} failed: {}", finished.job, failure.message),
+        }
+        if let Some(started) = report.started {
+            self.sql = report.sql;
+            self.running(started);
+            self.look_at_data_quietly();
+        } else if report.stopped {
+            self.postmaster = None;
+            self.gone();
+        } else {
+            match finished.job {
+                Job::Initdb | Job::Clone | Job::Rewind => self.look_at_data(),
+                Job::StartPrimary | Job::StartStandby | Job::Restart => {
+                    self.server = Server::Unready;
+                    self.confirm_gone();
+                }
+                _ => {}
+            }
+        }
+        self.finished = Some(finished);
+        self.look();
+    }
+
+    /// As [`Pg::look_at_data`], without forgetting what is known: the server has just started on it.
+    fn look_at_data_quietly(&mut self) {
+        if let Data::Ready(facts) = &mut self.data {
+            facts.clean = false;
+        }
+    }
+
+    /// Takes a look at the data directory into account.
+    pub fn data_seen(&mut self, report: DataReport) {
+        self.data = report.data;
+        self.control = report.control;
+    }
+
+    /// Whether the lease that `finished.at` belongs to has a new primary.
+    pub fn is_primary(&self) -> bool {
+        matches!(&self.server, Server::Running(running) if !running.in_recovery)
+    }
+
+    /// The newest settings that a decision asked for were loaded: look at once.
+    pub fn configured(&mut self, _settings: &Settings) {
+        self.look();
+    }
+}
+
+fn note(report: &JobReport) -> String {
+    report.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default()
+}
+
+async fn end_everything(data_dir: &std::path::Path) {
+    loop {
+        match process::kill_tree_async(data_dir, Duration::from_secs(10)).await {
+            Ok(_) => return,
+            Err(error) => tracing::error!("{error}; trying again"),
+        }
+    }
+}
+
+async fn sight(instance: &Instance, sql: Option<Arc<Sql>>, pending: bool) -> Sighting {
+    let failed = |error| Sighting { sql: None, probe: Err(error), end: None, pending_restart: None };
+    let sql = match sql.filter(|sql| !sql.is_closed()) {
+        Some(sql) => sql,
+        None => match Sql::connect(instance).await {
+            Ok(sql) => Arc::new(sql),
+            Err(error) => return failed(error),
+        },
+    };
+    let probe = match sql.probe(PROBE_LIMIT).await {
+        Ok(probe) => probe,
+        Err(error) => return failed(error),
+    };
+    let alone = probe.in_recovery && probe.receiver.is_none() && probe.primary_conninfo.is_empty();
+    let end = if alone { settled_end(&sql).await } else { None };
+    let pending_restart = if pending { sql.pending_restart().await.ok() } else { None };
+    Sighting { sql: Some(sql), probe: Ok(probe), end, pending_restart }
+}
+
+/// A walreceiver that still tries to connect is invisible in its view and could yet receive; only when its process is
+/// gone is the end of the WAL final.
+async fn settled_end(sql: &Sql) -> Option<matriarch_core::Lsn> {
+    if sql.walreceiver_pid().await.ok()?.is_some() {
+        return None;
+    }
+    sql.flushed_end(REPLAY_LIMIT).await.ok()
+}
+
+async fn data_report(instance: &Instance) -> DataReport {
+    let state = match inspect(instance).await {
+        Ok(state) => state,
+        Err(error) => return DataReport { data: Data::Unusable(error.to_string()), control: None },
+    };
+    let (data, control) = match state {
+        DataDirState::Missing | DataDirState::Empty => (Data::Missing, None),
+        DataDirState::Incomplete(_) => (Data::Unfinished, None),
+        DataDirState::Garbage(reason) => (Data::Unusable(reason), None),
+        DataDirState::OtherMajor { found } => {
+            let ours = instance.binaries.version().major;
+            (Data::Unusable(format!("it was made by PostgreSQL {found}, the programs are of {ours}")), None)
+        }
+        DataDirState::Ready(control) => match identity(instance) {
+            Ok(incarnation) => (Data::Ready(facts(instance, &control, incarnation)), Some(control)),
+            Err(error) => (Data::Unusable(error.to_string()), Some(control)),
+        },
+    };
+    DataReport { data, control }
+}
+
+/// The directory's identity; one that has none (somebody else made it) gets one now.
+fn identity(instance: &Instance) -> Result<Incarnation, matriarch_postgres::files::FileError> {
+    match incarnation::read(instance)? {
+        Some(incarnation) => Ok(incarnation),
+        None => incarnation::renew(instance),
+    }
+}
+
+fn facts(instance: &Instance, control: &ControlData, incarnation: Incarnation) -> DataFacts {
+    DataFacts {
+        system_identifier: control.system_identifier.to_string(),
+        incarnation: Some(incarnation),
+        timeline: control.timeline,
+        checkpoint: control.checkpoint_lsn,
+        clean: control.state.is_clean(),
+        // A signal file that is still there counts as well: PostgreSQL would start as a standby.
+        standby: control.state.is_standby() || instance.data("standby.signal").exists(),
+        unclaimed: claim::is_marked(instance),
+    }
+}

@@ -1,0 +1,231 @@
+//! Jobs: what decisions ask for and what takes time. Each runs in a task of its own and may be dropped at any point.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use matriarch_core::Timeline;
+use matriarch_core::decide::{Job, JobFailure};
+use matriarch_postgres::clone::{CloneOptions, CloneProgress, OldData};
+use matriarch_postgres::conf::{self, ConfError};
+use matriarch_postgres::postmaster::{StartAs, StartError};
+use matriarch_postgres::rewind::{RewindError, RewindOutcome};
+use matriarch_postgres::stop::{StopMode, StopReport};
+use matriarch_postgres::{
+    Instance, Postmaster, Settings, Source, Sql, bootstrap, clone, control, hba, postmaster, rewind, roles, stop,
+};
+use tokio::sync::watch;
+
+use crate::claim;
+
+/// How long a standby may take to become consistent, and a primary to recover, before the agent stops waiting. The
+/// server goes on; the agent then sees it become ready by itself.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long the checkpoint before a stop may take.
+const CHECKPOINT_LIMIT: Duration = Duration::from_secs(30);
+/// How long a clean stop may take before it is forced.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// How long a promotion may take.
+const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
+
+/// All a job may need, copied when it starts.
+#[derive(Clone)]
+pub struct JobContext {
+    pub instance: Arc<Instance>,
+    pub log: PathBuf,
+    pub settings: Settings,
+    pub rules: hba::Rules,
+    pub initdb: bootstrap::InitdbOptions,
+    /// The leader, when there is one.
+    pub leader: Option<Source>,
+    pub leader_timeline: Timeline,
+    pub postmaster: Option<Arc<Postmaster>>,
+    pub sql: Option<Arc<Sql>>,
+    /// Slots that a new primary makes before anything else.
+    pub slots: Vec<String>,
+    pub progress: Arc<watch::Sender<CloneProgress>>,
+    /// Role for a restart.
+    pub primary: bool,
+}
+
+/// What a job changed.
+#[derive(Default)]
+pub struct JobReport {
+    /// The postmaster that now runs.
+    pub started: Option<Arc<Postmaster>>,
+    /// A connection to it.
+    pub sql: Option<Arc<Sql>>,
+    /// Every process is gone.
+    pub stopped: bool,
+    /// Words for the log.
+    pub note: Option<String>,
+}
+
+type Done = Result<JobReport, JobFailure>;
+
+/// Does a job. The files of a stopped instance may have changed afterwards.
+pub async fn perform(job: Job, context: JobContext) -> Done {
+    match job {
+        Job::Initdb => initdb(&context).await,
+        Job::StartPrimary => start(&context, StartAs::Primary).await,
+        Job::StartStandby => start(&context, StartAs::Standby).await,
+        Job::StopFast => stop_fast(&context).await,
+        Job::StopImmediate => stop_immediate(&context).await,
+        Job::Promote => promote(&context).await,
+        Job::Clone => clone_leader(&context).await,
+        Job::Rewind => rewind_to_leader(&context).await,
+        Job::Restart => restart(&context).await,
+        Job::Checkpoint => checkpoint(&context).await,
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> JobFailure {
+    JobFailure { message: error.to_string(), hopeless: false }
+}
+
+fn hopeless(error: impl std::fmt::Display) -> JobFailure {
+    JobFailure { message: error.to_string(), hopeless: true }
+}
+
+async fn initdb(context: &JobContext) -> Done {
+    claim::mark(&context.instance).map_err(failed)?;
+    bootstrap::initdb(&context.instance, &context.initdb).await.map_err(failed)?;
+    Ok(JobReport::default())
+}
+
+/// Writes our files into the data directory; they must be there before PostgreSQL starts.
+async fn write_files(context: &JobContext, standby: bool) -> Result<(), JobFailure> {
+    let instance = &context.instance;
+    let config = |error: ConfError| failed(error);
+    let mut effective = conf::effective(instance, &context.settings).map_err(config)?;
+    if standby {
+        let control = control::read(instance).await.map_err(hopeless)?;
+        let raised = conf::clamp_for_standby(&mut effective, &control);
+        if !raised.is_empty() {
+            tracing::info!("kept as high as the primary has them until it was restarted: {}", raised.join(", "));
+        }
+    }
+    instance.prepare_run_dir().map_err(failed)?;
+    for name in conf::strip_auto_conf(instance).map_err(failed)? {
+        tracing::warn!("{name} was set by ALTER SYSTEM and is ours to set: removed from postgresql.auto.conf");
+    }
+    conf::write(instance, &effective).map_err(config)?;
+    hba::write(instance, &context.rules).map_err(failed)?;
+    Ok(())
+}
+
+async fn start(context: &JobContext, start_as: StartAs) -> Done {
+    matriarch_postgres::process::kill_tree_async(&context.instance.data_dir, Duration::from_secs(10))
+        .await
+        .map_err(failed)?;
+    write_files(context, start_as == StartAs::Standby).await?;
+    let started = postmaster::start(&context.instance, start_as, &context.log).await.map_err(start_failure)?;
+    let started = Arc::new(started);
+    let ready = tokio::time::timeout(START_LIMIT, started.wait_ready(&context.instance)).await;
+    let sql = match ready {
+        Ok(Ok(sql)) => Some(Arc::new(sql)),
+        Ok(Err(error)) => return Err(start_failure(error)),
+        Err(_) => None,
+    };
+    if let (StartAs::Primary, Some(sql)) = (start_as, &sql) {
+        become_primary(context, sql).await?;
+    }
+    Ok(JobReport { started: Some(started), sql, ..JobReport::default() })
+}
+
+/// What a primary needs before clients come: our users (a no-op when they exist) and the members' slots.
+async fn become_primary(context: &JobContext, sql: &Sql) -> Result<(), JobFailure> {
+    let names = [&context.instance.replication.username, &context.instance.rewind.username];
+    let list = names.map(|name| roles::quote_literal(name)).join(", ");
+    let query = format!("SELECT count(*) FROM pg_roles WHERE rolname IN ({list})");
+    let limit = Duration::from_secs(5);
+    let found = sql.query("look for our users", &query, limit).await.map_err(failed)?;
+    let count = found.first().and_then(|row| row.first().cloned().flatten());
+    if count.as_deref() != Some("2") {
+        roles::create_roles(sql, &context.instance).await.map_err(failed)?;
+    }
+    for slot in &context.slots {
+        sql.create_slot(slot).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Some failures lie outside the data directory: copying the data again would not mend them.
+fn start_failure(error: StartError) -> JobFailure {
+    match &error {
+        StartError::Exited { remedy, log, .. } if remedy.is_empty() => {
+            let outside = ["No space left", "Permission denied", "Cannot allocate memory", "could not bind"];
+            JobFailure { hopeless: !outside.iter().any(|text| log.contains(text)), message: error.to_string() }
+        }
+        StartError::Control(_) => hopeless(error),
+        _ => failed(error),
+    }
+}
+
+async fn stop_fast(context: &JobContext) -> Done {
+    let mode = StopMode::Fast { checkpoint: Some(CHECKPOINT_LIMIT), deadline: STOP_LIMIT };
+    stop_by(context, mode).await
+}
+
+async fn stop_immediate(context: &JobContext) -> Done {
+    stop_by(context, StopMode::Immediate).await
+}
+
+async fn stop_by(context: &JobContext, mode: StopMode) -> Done {
+    let data_dir = &context.instance.data_dir;
+    let note = match &context.postmaster {
+        Some(postmaster) => {
+            let report: StopReport =
+                stop::stop(postmaster, data_dir, context.sql.as_deref(), mode).await.map_err(failed)?;
+            format!("stopped by {:?} in {} ms", report.by, report.took.as_millis())
+        }
+        None => {
+            let killed = matriarch_postgres::process::kill_tree_async(data_dir, Duration::from_secs(10))
+                .await
+                .map_err(failed)?;
+            format!("{killed} processes killed")
+        }
+    };
+    Ok(JobReport { stopped: true, note: Some(note), ..JobReport::default() })
+}
+
+async fn promote(context: &JobContext) -> Done {
+    let Some(sql) = &context.sql else { return Err(failed("there is no connection to PostgreSQL to promote it by")) };
+    sql.promote(PROMOTE_LIMIT).await.map_err(failed)?;
+    become_primary(context, sql).await?;
+    Ok(JobReport::default())
+}
+
+async fn checkpoint(context: &JobContext) -> Done {
+    let Some(sql) = &context.sql else { return Err(failed("there is no connection to PostgreSQL for a checkpoint")) };
+    sql.checkpoint(CHECKPOINT_LIMIT).await.map_err(failed)?;
+    Ok(JobReport::default())
+}
+
+async fn clone_leader(context: &JobContext) -> Done {
+    let Some(leader) = &context.leader else { return Err(failed("there is no leader to copy from")) };
+    let options = CloneOptions { old_data: OldData::KeepUntilDone, ..CloneOptions::default() };
+    clone::clone_from(&context.instance, leader, &options, &context.progress).await.map_err(failed)?;
+    claim::clear(&context.instance).map_err(failed)?;
+    Ok(JobReport::default())
+}
+
+async fn rewind_to_leader(context: &JobContext) -> Done {
+    let Some(leader) = &context.leader else { return Err(failed("there is no leader to rewind to")) };
+    match rewind::rewind(&context.instance, leader, context.leader_timeline).await {
+        Ok(outcome) => {
+            let note = match outcome {
+                RewindOutcome::NotNeeded => "nothing to undo",
+                RewindOutcome::Rewound(_) => "rewound",
+            };
+            Ok(JobReport { note: Some(note.to_owned()), ..JobReport::default() })
+        }
+        Err(error @ (RewindError::NeedsClone { .. } | RewindError::LocalRecovery { .. })) => Err(hopeless(error)),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+async fn restart(context: &JobContext) -> Done {
+    stop_fast(context).await?;
+    start(context, if context.primary { StartAs::Primary } else { StartAs::Standby }).await
+}

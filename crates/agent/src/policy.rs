@@ -1,0 +1,47 @@
+//! From configuration to what decisions and PostgreSQL need.
+
+use std::collections::BTreeMap;
+
+use matriarch_config::DynamicConfig;
+use matriarch_core::decide::{CrashPolicy, Millis, Policy, Synchronous};
+
+use crate::options::Options;
+
+/// Life of the leader lease in milliseconds.
+pub fn ttl(config: &DynamicConfig) -> Millis {
+    config.ttl.as_millis() as Millis
+}
+
+/// What decisions need to know of both configurations.
+pub fn policy(options: &Options, config: &DynamicConfig) -> Policy {
+    let tag = |name: &str| options.tags.get(name);
+    let nofailover = tag("nofailover").is_some_and(|value| value == &serde_json::Value::Bool(true));
+    let priority = tag("failover_priority").and_then(serde_json::Value::as_i64).unwrap_or(1);
+    Policy {
+        me: options.name().clone(),
+        ttl: ttl(config),
+        paused: config.pause,
+        crash: match config.crash {
+            matriarch_config::Crash::Failover => CrashPolicy::Failover,
+            matriarch_config::Crash::Restart => CrashPolicy::Restart,
+        },
+        synchronous: Synchronous {
+            needed: config.voters_needed(),
+            strict: config.synchronous_mode_strict,
+            from_members: config.synchronous_min_members as usize,
+        },
+        shrink_delay: config.shrink_delay.as_millis() as Millis,
+        maximum_lag_on_failover: config.maximum_lag_on_failover,
+        use_rewind: config.postgresql.use_pg_rewind,
+        may_lead: !nofailover && priority > 0,
+        bootstrap_config: options.bootstrap_config.as_ref().map(ToString::to_string),
+    }
+}
+
+/// PostgreSQL's parameters as the cluster configuration asks for them.
+pub fn parameters(config: &DynamicConfig) -> BTreeMap<String, String> {
+    let mut parameters = config.postgresql.parameters.clone();
+    let keep = config.postgresql.max_slot_wal_keep_size / (1024 * 1024);
+    parameters.entry("max_slot_wal_keep_size".to_owned()).or_insert_with(|| format!("{keep}MB"));
+    parameters
+}

@@ -1,0 +1,350 @@
+//! The shell around the decision: one loop that takes events, observes, decides and acts, and never waits for anything
+//! but the next event.
+
+mod act;
+mod observe;
+mod publish;
+mod show;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use matriarch_config::DynamicConfig;
+use matriarch_core::MemberName;
+use matriarch_core::decide::{Job, Memory, Millis, Policy, Server, Settings, decide};
+use matriarch_dcs::{Committed, Revision, Store, boot_clock_ms};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+
+use crate::event::{Event, Reply};
+use crate::guard::{GuardLink, GuardOptions, GuardState};
+use crate::instance::Pg;
+use crate::options::Options;
+use crate::shared::Shared;
+use crate::storage::{CommitDone, Storage};
+use crate::view::Reading;
+
+/// One agent.
+pub struct Shell {
+    options: Arc<Options>,
+    config: DynamicConfig,
+    config_revision: Option<Revision>,
+    storage: Storage,
+    watch: watch::Receiver<Revision>,
+    events: UnboundedReceiver<Event>,
+    sender: UnboundedSender<Event>,
+    reading: Option<Reading>,
+    read_at: Option<jiff::Timestamp>,
+    /// A change was made or may have been made that the view does not show yet.
+    view_is_old: bool,
+    memory: Memory,
+    pg: Pg,
+    guard: GuardLink,
+    guard_state: watch::Receiver<GuardState>,
+    /// Settings that decisions last asked for, with the configuration revision they were combined with.
+    configured: Option<(Settings, Option<Revision>)>,
+    configuring: bool,
+    published: publish::Published,
+    restart: Option<Reply>,
+    stopping: bool,
+    reinit: bool,
+    last_why: &'static str,
+    problem: Option<String>,
+    shared: Arc<Shared>,
+}
+
+impl Shell {
+    /// Prepares an agent; nothing is touched before [`Shell::run`].
+    pub fn new(options: Arc<Options>, store: Arc<dyn Store>, shared: Arc<Shared>) -> Shell {
+        let (sender, events) = unbounded_channel();
+        shared.set_mailbox(sender.clone());
+        let config = DynamicConfig::default();
+        let watch = store.watch();
+        let guard = GuardLink::start(
+            options.program.clone(),
+            GuardOptions { data_dir: options.instance.data_dir.clone(), socket: options.guard_socket.clone() },
+        );
+        Shell {
+            pg: Pg::new(options.clone(), sender.clone()),
+            storage: Storage::new(store, sender.clone(), crate::policy::ttl(&config)),
+            watch,
+            guard_state: guard.confirmed(),
+            guard,
+            events,
+            sender,
+            config,
+            config_revision: None,
+            reading: None,
+            read_at: None,
+            view_is_old: false,
+            memory: Memory::default(),
+            configured: None,
+            configuring: false,
+            published: publish::Published::default(),
+            restart: None,
+            stopping: false,
+            reinit: false,
+            last_why: "",
+            problem: None,
+            shared,
+            options,
+        }
+    }
+
+    /// Runs until the agent is asked to stop and PostgreSQL has stopped.
+    ///
+    /// # Errors
+    /// When what is left of an earlier run cannot be taken over.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        self.pg.instance().prepare_run_dir()?;
+        self.pg.adopt()?;
+        self.pg.look_at_data();
+        self.pg.look();
+        self.storage.read();
+        loop {
+            let wake = self.round();
+            if self.finished() {
+                self.leave().await;
+                return Ok(());
+            }
+            let pause = Duration::from_millis(wake.saturating_sub(boot_clock_ms()).max(1));
+            tokio::select! {
+                event = self.events.recv() => {
+                    // The shell holds a sender itself, so there is always a next event.
+                    let Some(event) = event else { return Ok(()) };
+                    self.take(event);
+                    while let Ok(event) = self.events.try_recv() {
+                        self.take(event);
+                    }
+                }
+                changed = self.watch.changed() => {
+                    if changed.is_err() {
+                        anyhow::bail!("the store's watch has ended");
+                    }
+                    self.storage.read();
+                }
+                _ = self.guard_state.changed() => {}
+                () = tokio::time::sleep(pause) => self.tick(),
+            }
+        }
+    }
+
+    /// Time has passed: look again at what tells nobody when it changes.
+    fn tick(&mut self) {
+        self.pg.notice_deleted_data();
+        self.pg.look();
+        if self.storage.committing.is_none() && self.view_is_old {
+            self.storage.read();
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        crate::policy::policy(&self.options, &self.config)
+    }
+
+    /// Decides and acts; returns when to look again.
+    fn round(&mut self) -> Millis {
+        let now = boot_clock_ms();
+        let decision = decide(&self.policy(), &self.memory, &self.observe(now));
+        // While the view may be older than a change of ours, only what cannot wait is done.
+        let restricted = self.view_is_old || self.storage.committing.is_some();
+        if !restricted {
+            self.memory = decision.memory.clone();
+        }
+        self.shared.count_decision(decision.why.code);
+        if decision.why.code != self.last_why && !restricted {
+            self.last_why = decision.why.code;
+            tracing::info!(why = decision.why.code, "{}", decision.why.text);
+        }
+        self.problem = decision.problem.clone();
+        for action in decision.actions {
+            self.act(action, restricted);
+        }
+        self.tell_guard();
+        self.start_restart();
+        self.storage.renew_member_if_due(now);
+        self.publish(now);
+        let wake = decision.next_wake;
+        if restricted { wake.max(now + 20) } else { wake }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::StoreRead(result) => self.store_read(result),
+            Event::Committed(done) => self.committed(done),
+            Event::Renewed { lease, result } => {
+                let lost = result.is_err();
+                self.storage.renewed(lease, result);
+                if lost {
+                    self.storage.read();
+                }
+            }
+            Event::MemberWritten { lease } | Event::MemberRenewed { lease } => {
+                if self.storage.member_done(lease) {
+                    self.published.member = None;
+                }
+            }
+            Event::JobDone(done) => {
+                let (finished, report) = *done;
+                let job = finished.job.clone();
+                let failure = finished.failure.clone();
+                if job == Job::Promote && failure.is_none() {
+                    self.after_promotion();
+                }
+                if matches!(job, Job::Clone) && failure.is_none() {
+                    self.reinit = false;
+                }
+                if job == Job::Restart
+                    && let Some(reply) = self.restart.take()
+                {
+                    reply.done(failure.map(|failure| failure.message), "PostgreSQL was restarted");
+                }
+                if matches!(job, Job::StartPrimary | Job::StartStandby | Job::Restart) {
+                    self.configured = None;
+                }
+                self.pg.job_done(finished, report);
+            }
+            Event::Seen(sighting) => self.pg.seen(*sighting),
+            Event::ServerGone => self.pg.gone(),
+            Event::DataSeen(report) => self.pg.data_seen(*report),
+            Event::Configured { settings, failure } => {
+                self.configuring = false;
+                match failure {
+                    None => self.pg.configured(&settings),
+                    Some(failure) => {
+                        tracing::error!("the settings could not be written: {failure}");
+                        self.configured = None;
+                    }
+                }
+            }
+            Event::Command(command, reply) => self.command(command, reply),
+            Event::Stop => {
+                if !self.stopping {
+                    tracing::info!("asked to stop");
+                }
+                self.stopping = true;
+            }
+        }
+    }
+
+    fn store_read(&mut self, result: crate::storage::ReadResult) {
+        self.storage.read_done();
+        match result {
+            Ok(snapshot) => {
+                let lease = self.storage.leader.map(|held| held.id);
+                let reading = crate::view::read(&snapshot, lease, jiff::Timestamp::now());
+                for garbled in &reading.garbled {
+                    tracing::error!("{garbled}; it is ignored");
+                }
+                if !self.storage.is_reading() && self.storage.committing.is_none() {
+                    self.view_is_old = false;
+                }
+                self.new_config(&reading);
+                self.reading = Some(reading);
+                self.read_at = Some(jiff::Timestamp::now());
+                self.shared.store_seen(None);
+            }
+            Err(error) => {
+                tracing::warn!("the store cannot be read: {error}");
+                self.shared.store_seen(Some(error.to_string()));
+            }
+        }
+    }
+
+    fn new_config(&mut self, reading: &Reading) {
+        let Some(config) = &reading.config else { return };
+        if self.config_revision == Some(config.revision) {
+            return;
+        }
+        let parsed = serde_json::from_str(&config.value)
+            .map_err(|error| error.to_string())
+            .and_then(|value| DynamicConfig::from_json(&value).map_err(|problems| problems.to_string()));
+        match parsed {
+            Ok(parsed) => {
+                self.storage.set_ttl(crate::policy::ttl(&parsed));
+                self.config = parsed;
+            }
+            Err(problems) => {
+                tracing::error!("the cluster configuration is refused, the last good one stays: {problems}")
+            }
+        }
+        self.config_revision = Some(config.revision);
+    }
+
+    fn committed(&mut self, done: CommitDone) {
+        self.storage.committing = None;
+        self.view_is_old = true;
+        let purpose = done.purpose;
+        match done.result {
+            Ok(Committed::Applied { .. }) => {
+                tracing::debug!("{purpose:?} was written to the store");
+                if let Some(lease) = done.lease {
+                    self.storage.leader = Some(lease);
+                }
+                self.after_commit(purpose);
+            }
+            Ok(Committed::Refused { key }) => {
+                tracing::info!("{purpose:?} was refused by the store: '{key}' has changed");
+                self.forget_unused_lease(done.lease);
+            }
+            Err(error) if error.may_have_applied() => {
+                tracing::warn!("{purpose:?}: {error}");
+                // If it was applied, the leader key is bound to this lease, so keep it.
+                self.storage.leader = self.storage.leader.or(done.lease);
+            }
+            Err(error) => {
+                tracing::warn!("{purpose:?}: {error}");
+                self.forget_unused_lease(done.lease);
+            }
+        }
+        self.storage.read();
+    }
+
+    fn forget_unused_lease(&mut self, lease: Option<crate::storage::Held>) {
+        let Some(lease) = lease else { return };
+        if self.storage.leader.is_none() {
+            self.storage.leader = Some(lease);
+            self.storage.drop_leader_lease();
+        }
+    }
+
+    /// The guard follows the lease; it is let go only when PostgreSQL certainly is not writable.
+    fn tell_guard(&mut self) {
+        if self.config.pause {
+            self.guard.disarm();
+            return;
+        }
+        match self.storage.leader {
+            Some(held) => self.guard.arm(held.until),
+            None if !self.pg.is_primary() && self.pg.server != Server::Unready => self.guard.disarm(),
+            None => {}
+        }
+    }
+
+    fn finished(&self) -> bool {
+        self.stopping
+            && self.pg.server == Server::Stopped
+            && self.pg.busy().is_none()
+            && self.storage.committing.is_none()
+            && !self.leads()
+    }
+
+    /// The leader key is ours and alive, as far as we know.
+    fn leads(&self) -> bool {
+        let held = self.reading.as_ref().and_then(|reading| reading.view.leader.as_ref()).is_some_and(|key| key.held);
+        held && self.storage.leader.is_some()
+    }
+
+    fn leader_name(&self) -> Option<&MemberName> {
+        Some(&self.reading.as_ref()?.view.leader.as_ref()?.name)
+    }
+
+    async fn leave(&mut self) {
+        self.guard.disarm();
+        let store = self.storage.handle();
+        for held in [self.storage.leader.take(), self.storage.member.take()].into_iter().flatten() {
+            let _ = tokio::time::timeout(Duration::from_secs(2), store.revoke(held.id)).await;
+        }
+        tracing::info!("stopped");
+    }
+}

@@ -1,0 +1,35 @@
+//! Gathers one frozen observation.
+
+use std::collections::BTreeSet;
+
+use matriarch_core::decide::{Millis, Observation};
+
+use super::Shell;
+
+impl Shell {
+    pub(super) fn observe(&self, now: Millis) -> Observation {
+        let view = self.reading.as_ref().map(|reading| reading.view.clone());
+        let alive: BTreeSet<_> = view.iter().flat_map(|view| view.members.keys().cloned()).collect();
+        let mut store = view;
+        if let (Some(view), Some(held)) = (&mut store, self.storage.leader)
+            && let Some(leader) = &mut view.leader
+        {
+            // A read tells whose lease the key is bound to; a lease that was dropped since holds nothing.
+            leader.held = leader.held && held.until > 0;
+        } else if let Some(leader) = store.as_mut().and_then(|view| view.leader.as_mut()) {
+            leader.held = false;
+        }
+        Observation {
+            now,
+            store,
+            lease: self.storage.lease(),
+            data: self.pg.data.clone(),
+            server: self.pg.server.clone(),
+            busy: self.pg.busy().cloned(),
+            finished: self.pg.finished.clone(),
+            stopping: self.stopping,
+            reinit: self.reinit,
+            alive,
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What this member tells the others: its record, the leader's position, and where timelines forked.
+
+use matriarch_core::decide::{Data, Job, Millis, Purpose, Server};
+use matriarch_core::record::{HistoryEntry, MemberRecord, Role, StatusRecord, key};
+use matriarch_core::transaction::Txn;
+use matriarch_postgres::{hba, history};
+
+use super::Shell;
+
+/// Positions are told at most this often; everything else at once.
+const POSITION_INTERVAL: Millis = 2_000;
+
+/// What was last told.
+#[derive(Default)]
+pub struct Published {
+    /// Our record without positions; none when it must be written.
+    pub member: Option<MemberRecord>,
+    /// When positions were last told.
+    at: Millis,
+    position: Option<u64>,
+    optime: u64,
+    /// The timeline whose history was written.
+    history: u32,
+}
+
+impl Shell {
+    pub(super) fn publish(&mut self, now: Millis) {
+        let record = self.member_record();
+        let mut plain = record.clone();
+        (plain.xlog_location, plain.receive_lsn, plain.replay_lsn) = (None, None, None);
+        let moved = record.xlog_location != self.published.position && now >= self.published.at + POSITION_INTERVAL;
+        if self.published.member.as_ref() != Some(&plain) || moved {
+            let text = serde_json::to_string(&record).expect("records have string keys and finite numbers only");
+            if self.storage.put_member(key::member(self.options.name()), text) {
+                self.published.position = record.xlog_location;
+                self.published.member = Some(plain);
+                self.published.at = now;
+                if moved {
+                    self.tell_optime(&record);
+                }
+            }
+        }
+        self.tell_history();
+        self.tell_shared(&record);
+    }
+
+    fn member_record(&self) -> MemberRecord {
+        let options = &self.options;
+        let probe = self.pg.probe.as_ref();
+        let standby = probe.is_none_or(|probe| probe.in_recovery);
+        let reading = self.reading.as_ref();
+        let sync = reading.and_then(|reading| reading.view.sync.as_ref());
+        MemberRecord {
+            conn_url: format!("postgres://{}/postgres", options.postgres_address),
+            api_url: format!("{}/patroni", options.api_url),
+            state: self.state().to_owned(),
+            role: match (&self.pg.data, probe) {
+                (_, Some(probe)) if !probe.in_recovery => Role::Primary,
+                (Data::Ready(_) | Data::Unknown, _) => Role::Replica,
+                _ => Role::Uninitialized,
+            },
+            version: concat!("4.1.5+matriarch.", env!("CARGO_PKG_VERSION")).to_owned(),
+            xlog_location: self.position().map(|lsn| lsn.0),
+            receive_lsn: probe.filter(|_| standby).and_then(|probe| probe.receive_lsn).map(|lsn| lsn.0),
+            replay_lsn: probe.filter(|_| standby).and_then(|probe| probe.replay_lsn).map(|lsn| lsn.0),
+            replication_state: probe
+                .and_then(|probe| probe.receiver.as_ref())
+                .filter(|receiver| receiver.status == "streaming")
+                .map(|_| "streaming".to_owned()),
+            timeline: probe.map(|probe| probe.timeline),
+            tags: options.tags.clone(),
+            pending_restart: !self.pg.pending_restart.is_empty(),
+            pending_restart_reason: self
+                .pg
+                .pending_restart
+                .iter()
+                .map(|pending| {
+                    let new = pending.new.clone().unwrap_or_default();
+                    (pending.name.clone(), serde_json::json!({"old_value": pending.current, "new_value": new}))
+                })
+                .collect(),
+            pause: self.config.pause,
+            incarnation: self.pg.incarnation(),
+            epoch: sync.map_or(0, |sync| sync.value.epoch),
+            unix_socket: (!hba::has_unsafe_local_rules(self.config.postgresql.pg_hba.iter().map(String::as_str)))
+                .then(|| options.instance.socket_path().to_string_lossy().into_owned()),
+            host_id: Some(options.host_id.clone()),
+            tls: crate::policy::parameters(&self.config).get("ssl").is_some_and(|ssl| ssl == "on"),
+            problem: self.problem.clone(),
+        }
+    }
+
+    /// Patroni's words for what PostgreSQL does.
+    fn state(&self) -> &'static str {
+        match (self.pg.busy(), &self.pg.server) {
+            (Some(Job::Initdb), _) => "initializing new cluster",
+            (Some(Job::Clone), _) => "creating replica",
+            (Some(Job::Rewind), _) => "running pg_rewind",
+            (Some(Job::Restart), _) => "restarting",
+            (Some(Job::StopFast | Job::StopImmediate), _) => "stopping",
+            (Some(Job::StartPrimary | Job::StartStandby), _) => "starting",
+            (_, Server::Running(_)) => "running",
+            (_, Server::Unready) => "starting",
+            (_, Server::Stopped) => match &self.pg.finished {
+                Some(finished) if finished.failure.is_some() => "start failed",
+                _ => "stopped",
+            },
+        }
+    }
+
+    /// The leader's position, for the lag limit of an asynchronous failover and for Patroni's tools.
+    fn tell_optime(&mut self, record: &MemberRecord) {
+        let Some(position) = record.xlog_location.filter(|_| record.role == Role::Primary && self.leads()) else {
+            return;
+        };
+        let leader = self.reading.as_ref().and_then(|reading| reading.view.leader.as_ref());
+        let Some(revision) = leader.map(|leader| leader.revision).filter(|_| position != self.published.optime) else {
+            return;
+        };
+        self.published.optime = position;
+        let status = serde_json::to_string(&StatusRecord { optime: position }).expect("a number is JSON");
+        let store = self.storage.handle();
+        tokio::spawn(async move {
+            let txn = matriarch_dcs::Txn::new().revision(key::LEADER, revision).put(key::STATUS, status);
+            // The next one comes soon; a lost one only makes a lag limit stricter.
+            let _ = store.commit(txn).await;
+        });
+    }
+
+    /// After a promotion: where the timelines before ours ended.
+    fn tell_history(&mut self) {
+        let Some(probe) = self.pg.probe.as_ref().filter(|probe| !probe.in_recovery && probe.timeline > 1) else {
+            return;
+        };
+        let timeline = probe.timeline;
+        if self.published.history == timeline || !self.leads() || self.view_is_old {
+            return;
+        }
+        let Some(reading) = &self.reading else { return };
+        let history = match history::read(self.pg.instance(), timeline) {
+            Ok(Some(history)) => history,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!("{error}");
+                return;
+            }
+        };
+        let known = |timeline| reading.view.history.iter().find(|entry| entry.0 == timeline);
+        let now = jiff::Timestamp::now().to_string();
+        let mut entries: Vec<HistoryEntry> = Vec::new();
+        for ancestor in &history.ancestors {
+            let entry = known(ancestor.timeline).filter(|entry| entry.1 == ancestor.switch_lsn.0).cloned();
+            entries.push(entry.unwrap_or_else(|| {
+                let reason = "no recovery target specified".to_owned();
+                let leader = self.options.name().to_string();
+                HistoryEntry(ancestor.timeline, ancestor.switch_lsn.0, reason, now.clone(), leader)
+            }));
+        }
+        if entries == reading.view.history {
+            self.published.history = timeline;
+            return;
+        }
+        let txn = Txn::new().as_seen(key::HISTORY, reading.view.history_revision).put(key::HISTORY, &entries);
+        self.storage.commit(Purpose::History, txn);
+    }
+}

@@ -1,0 +1,293 @@
+//! The agent's hand on the store: one read and one change at a time, two leases, and nothing that blocks the loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use matriarch_core::decide::{Lease, Millis, Purpose};
+use matriarch_core::transaction::{self, Life};
+use matriarch_dcs::{Committed, LeaseId, Snapshot, Store, StoreError, Txn, boot_clock_ms};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::timeout;
+
+use crate::event::Event;
+
+/// How long one operation on the store may take before it counts as failed (with an unknown outcome).
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A lease of this process.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Its id in the store.
+    pub id: LeaseId,
+    /// When the newest successful renewal was sent (boot clock, ms).
+    pub renewed: Millis,
+    /// When it ends, counted from there.
+    pub until: Millis,
+}
+
+/// How a change ended.
+#[derive(Debug)]
+pub struct CommitDone {
+    /// What it was for.
+    pub purpose: Purpose,
+    /// The lease granted for it, if it needed one.
+    pub lease: Option<Held>,
+    /// Its result.
+    pub result: Result<Committed, StoreError>,
+}
+
+/// Everything the agent has under way with the store.
+pub struct Storage {
+    store: Arc<dyn Store>,
+    events: UnboundedSender<Event>,
+    ttl: Millis,
+    member_ttl: Millis,
+    /// The leader lease.
+    pub leader: Option<Held>,
+    /// The membership lease.
+    pub member: Option<Held>,
+    reading: bool,
+    read_again: bool,
+    /// The change under way.
+    pub committing: Option<Purpose>,
+    renewing: bool,
+    renewing_member: bool,
+}
+
+impl Storage {
+    pub fn new(store: Arc<dyn Store>, events: UnboundedSender<Event>, ttl: Millis) -> Storage {
+        Storage {
+            store,
+            events,
+            ttl,
+            member_ttl: ttl * 2,
+            leader: None,
+            member: None,
+            reading: false,
+            read_again: false,
+            committing: None,
+            renewing: false,
+            renewing_member: false,
+        }
+    }
+
+    /// A handle on the store itself.
+    pub fn handle(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    /// The lease as decisions see it.
+    pub fn lease(&self) -> Option<Lease> {
+        self.leader.map(|held| Lease { renewed: held.renewed, until: held.until })
+    }
+
+    /// The time to live for leases granted from now on.
+    pub fn set_ttl(&mut self, ttl: Millis) {
+        self.ttl = ttl;
+        self.member_ttl = ttl * 2;
+    }
+
+    /// A read is under way whose answer has not arrived.
+    pub fn is_reading(&self) -> bool {
+        self.reading
+    }
+
+    /// Reads everything; if a read is under way, once more after it, since it may be older than what is asked for.
+    pub fn read(&mut self) {
+        if self.reading {
+            self.read_again = true;
+            return;
+        }
+        self.reading = true;
+        let (store, events) = (self.store.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let result = bounded(&*store, store.read()).await;
+            let _ = events.send(Event::StoreRead(result));
+        });
+    }
+
+    /// To be called when a read's answer arrived; starts the next one if it was asked for.
+    pub fn read_done(&mut self) {
+        self.reading = false;
+        if std::mem::take(&mut self.read_again) {
+            self.read();
+        }
+    }
+
+    /// Applies a change; false when another one is under way (the next decision asks again).
+    pub fn commit(&mut self, purpose: Purpose, txn: transaction::Txn) -> bool {
+        if self.committing.is_some() {
+            return false;
+        }
+        self.committing = Some(purpose);
+        let (store, events) = (self.store.clone(), self.events.clone());
+        let (ttl, needs_lease) = (self.ttl, txn.needs_leader_lease());
+        let (held, member) = (self.leader, self.member);
+        tokio::spawn(async move {
+            let (lease, result) = apply(&*store, txn, needs_lease, held, member, ttl).await;
+            let _ = events.send(Event::Committed(CommitDone { purpose, lease, result }));
+        });
+        true
+    }
+
+    /// Renews the leader lease.
+    pub fn renew(&mut self) {
+        let Some(held) = self.leader.filter(|_| !self.renewing) else { return };
+        self.renewing = true;
+        let (store, events, ttl) = (self.store.clone(), self.events.clone(), self.ttl);
+        tokio::spawn(async move {
+            let sent = boot_clock_ms();
+            let result = bounded(&*store, store.keep_alive(held.id)).await;
+            let _ =
+                events.send(Event::Renewed { lease: Held { id: held.id, renewed: sent, until: sent + ttl }, result });
+        });
+    }
+
+    /// Takes a renewal's answer into account; true when the lease moved.
+    pub fn renewed(&mut self, lease: Held, result: Result<(), StoreError>) -> bool {
+        self.renewing = false;
+        match result {
+            Ok(()) if self.leader.is_some_and(|held| held.id == lease.id) => {
+                self.leader = Some(lease);
+                true
+            }
+            Ok(()) => false,
+            Err(StoreError::LeaseGone { .. }) => {
+                tracing::warn!("the leader lease has ended in the store");
+                self.leader = self.leader.filter(|held| held.id != lease.id);
+                true
+            }
+            Err(error) => {
+                tracing::warn!("the leader lease could not be renewed: {error}");
+                false
+            }
+        }
+    }
+
+    /// Gives the leader lease up; its keys vanish from the store.
+    pub fn drop_leader_lease(&mut self) {
+        let Some(held) = self.leader.take() else { return };
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            let _ = bounded(&*store, store.revoke(held.id)).await;
+        });
+    }
+
+    /// Writes our member record under the membership lease, granting the lease first if there is none.
+    pub fn put_member(&mut self, key: String, value: String) -> bool {
+        if self.renewing_member {
+            return false;
+        }
+        self.renewing_member = true;
+        let (store, events, ttl, held) = (self.store.clone(), self.events.clone(), self.member_ttl, self.member);
+        tokio::spawn(async move {
+            let sent = boot_clock_ms();
+            let outcome = async {
+                let id = match held {
+                    Some(held) => held.id,
+                    None => bounded(&*store, store.grant(Duration::from_millis(ttl))).await?,
+                };
+                bounded(&*store, store.commit(Txn::new().put_leased(key, value, id))).await?;
+                Ok(id)
+            };
+            let result: Result<LeaseId, StoreError> = outcome.await;
+            let lease = result.map(|id| Held { id, renewed: sent, until: held.map_or(sent + ttl, |held| held.until) });
+            let _ = events.send(Event::MemberWritten { lease });
+        });
+        true
+    }
+
+    /// Renews the membership lease when it is due (a third of its life has passed).
+    pub fn renew_member_if_due(&mut self, now: Millis) {
+        let Some(held) =
+            self.member.filter(|held| !self.renewing_member && now >= held.until - self.member_ttl * 2 / 3)
+        else {
+            return;
+        };
+        self.renewing_member = true;
+        let (store, events, ttl) = (self.store.clone(), self.events.clone(), self.member_ttl);
+        tokio::spawn(async move {
+            let sent = boot_clock_ms();
+            let result = bounded(&*store, store.keep_alive(held.id)).await;
+            let lease = result.map(|()| Held { id: held.id, renewed: sent, until: sent + ttl });
+            let _ = events.send(Event::MemberRenewed { lease });
+        });
+    }
+
+    /// Takes the answer about the membership lease into account; true when the record must be written again.
+    pub fn member_done(&mut self, lease: Result<Held, StoreError>) -> bool {
+        self.renewing_member = false;
+        match lease {
+            Ok(held) => {
+                self.member = Some(held);
+                false
+            }
+            Err(StoreError::LeaseGone { .. }) => {
+                self.member = None;
+                true
+            }
+            Err(error) => {
+                tracing::warn!("our member record could not be written: {error}");
+                true
+            }
+        }
+    }
+}
+
+async fn bounded<T>(
+    store: &dyn Store,
+    operation: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(STORE_TIMEOUT, operation).await.unwrap_or_else(|_| {
+        Err(StoreError::Indeterminate {
+            place: store.describe(),
+            reason: format!("no answer within {} s", STORE_TIMEOUT.as_secs()),
+        })
+    })
+}
+
+async fn apply(
+    store: &dyn Store,
+    txn: transaction::Txn,
+    needs_lease: bool,
+    held: Option<Held>,
+    member: Option<Held>,
+    ttl: Millis,
+) -> (Option<Held>, Result<Committed, StoreError>) {
+    let mut lease = held;
+    if needs_lease && lease.is_none() {
+        let sent = boot_clock_ms();
+        match bounded(store, store.grant(Duration::from_millis(ttl))).await {
+            Ok(id) => lease = Some(Held { id, renewed: sent, until: sent + ttl }),
+            Err(error) => return (None, Err(error)),
+        }
+    }
+    let granted = lease.filter(|_| needs_lease);
+    let Some(txn) = translate(txn, lease, member) else {
+        let reason = "the lease that the change belongs to is gone".to_owned();
+        return (granted, Err(StoreError::Unavailable { place: store.describe(), reason }));
+    };
+    (granted, bounded(store, store.commit(txn)).await)
+}
+
+fn translate(txn: transaction::Txn, leader: Option<Held>, member: Option<Held>) -> Option<Txn> {
+    let mut out = Txn::new();
+    for compare in txn.compares {
+        out = match compare {
+            transaction::Compare::Absent { key } => out.absent(key),
+            transaction::Compare::Revision { key, revision } => out.revision(key, revision),
+        };
+    }
+    for write in txn.writes {
+        out = match write {
+            transaction::Write::Put { key, value, life: Life::Permanent } => out.put(key, value),
+            transaction::Write::Put { key, value, life: Life::LeaderLease } => out.put_leased(key, value, leader?.id),
+            transaction::Write::Put { key, value, life: Life::MemberLease } => out.put_leased(key, value, member?.id),
+            transaction::Write::Delete { key } => out.delete(key),
+        };
+    }
+    Some(out)
+}
+
+/// A snapshot or why there is none.
+pub type ReadResult = Result<Snapshot, StoreError>;

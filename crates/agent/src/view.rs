@@ -1,0 +1,80 @@
+//! Reads the store's keys into the view that decisions are made on.
+
+use std::collections::BTreeMap;
+
+use matriarch_core::decide::{ClusterView, LeaderKey};
+use matriarch_core::record::{MemberRecord, Pledge, StatusRecord, SyncRecord, Versioned, key};
+use matriarch_core::{Lsn, MemberName};
+use matriarch_dcs::{Entry, LeaseId, Snapshot};
+use serde::de::DeserializeOwned;
+
+/// A view, the raw configuration beside it, and what could not be read.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// For decisions.
+    pub view: ClusterView,
+    /// `config`.
+    pub config: Option<Versioned<String>>,
+    /// Keys whose value is not what it should be: named, logged, and otherwise ignored.
+    pub garbled: Vec<String>,
+}
+
+/// Reads a snapshot. `lease` is the leader lease of this process, if it has one; `now` is RFC 3339 wall time, for
+/// scheduled requests.
+pub fn read(snapshot: &Snapshot, lease: Option<LeaseId>, now: jiff::Timestamp) -> Reading {
+    let mut reading = Reading::default();
+    let garbled = &mut reading.garbled;
+    let view = &mut reading.view;
+    view.revision = snapshot.revision;
+    view.initialize = snapshot.get(key::INITIALIZE).map(|entry| versioned(entry, entry.value.clone()));
+    view.leader = snapshot.get(key::LEADER).and_then(|entry| {
+        let name = note(garbled, key::LEADER, entry.value.parse::<MemberName>())?;
+        Some(LeaderKey { name, revision: entry.revision, held: lease.is_some() && entry.lease == lease })
+    });
+    view.sync = json::<SyncRecord>(snapshot, key::SYNC, garbled);
+    view.members =
+        keyed::<MemberRecord>(snapshot, "members/", garbled).into_iter().map(|(k, v)| (k, v.value)).collect();
+    view.pledges = keyed::<Pledge>(snapshot, "pledges/", garbled);
+    view.failover = json(snapshot, key::FAILOVER, garbled);
+    view.failover_due = view.failover.as_ref().is_some_and(|request| match &request.value.scheduled_at {
+        None => true,
+        Some(at) => at.parse::<jiff::Timestamp>().is_ok_and(|at| at <= now),
+    });
+    if let Some(history) = json(snapshot, key::HISTORY, garbled) {
+        view.history_revision = Some(history.revision);
+        view.history = history.value;
+    }
+    view.optime = Lsn(json::<StatusRecord>(snapshot, key::STATUS, garbled).map_or(0, |status| status.value.optime));
+    reading.config = snapshot.get(key::CONFIG).map(|entry| versioned(entry, entry.value.clone()));
+    reading
+}
+
+fn versioned<T>(entry: &Entry, value: T) -> Versioned<T> {
+    Versioned { revision: entry.revision, value }
+}
+
+fn note<T, E: std::fmt::Display>(garbled: &mut Vec<String>, key: &str, result: Result<T, E>) -> Option<T> {
+    result.map_err(|error| garbled.push(format!("store key '{key}': {error}"))).ok()
+}
+
+fn json<T: DeserializeOwned>(snapshot: &Snapshot, key: &str, garbled: &mut Vec<String>) -> Option<Versioned<T>> {
+    let entry = snapshot.get(key)?;
+    Some(versioned(entry, note(garbled, key, serde_json::from_str(&entry.value))?))
+}
+
+fn keyed<T: DeserializeOwned>(
+    snapshot: &Snapshot,
+    prefix: &str,
+    garbled: &mut Vec<String>,
+) -> BTreeMap<MemberName, Versioned<T>> {
+    let mut found = BTreeMap::new();
+    for (key, entry) in snapshot.entries.range(prefix.to_owned()..) {
+        let Some(name) = key.strip_prefix(prefix) else { break };
+        let name = note(garbled, key, name.parse::<MemberName>());
+        let value = note(garbled, key, serde_json::from_str::<T>(&entry.value));
+        if let (Some(name), Some(value)) = (name, value) {
+            found.insert(name, versioned(entry, value));
+        }
+    }
+    found
+}
