@@ -4,6 +4,9 @@
 //! Watching the `-wal` file instead would wake everybody for each lease renewal too, and before the
 //! change can be seen: SQLite writes the log first and publishes it afterwards. A ring may get lost (its
 //! ringer killed, the file removed): whoever waits also looks once a second.
+//!
+//! Measured by `examples/idle_cost.rs`: an idle handle takes 2 to 4 ms of CPU a minute, and 60 ms where it
+//! has to look every 50 ms instead.
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
