@@ -1,5 +1,7 @@
 //! What goes wrong, and what is said about it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! From nothing to a replicated pair and back together after a failover.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::time::Duration;
@@ -85,7 +87,7 @@ async fn check_probes(a: &common::Node, b: &common::Node, a_sql: &Sql, b_sql: &S
     assert_eq!((primary.timeline, standby.timeline), (1, 1));
     assert!(primary.flush_lsn > Some(Lsn::ZERO) && primary.receive_lsn.is_none(), "{primary:?}");
     let row = &primary.replication[0];
-    assert_eq!(row.application_name, format!("b_{}", b.incarnation()));
+    assert_eq!(row.application_name, b.application_name());
     assert_eq!((row.state.as_deref(), row.sync_state.as_deref()), (Some("streaming"), Some("async")));
     let slot = primary.slots.iter().find(|slot| slot.name == "b").unwrap();
     assert!(slot.active && slot.kind == "physical" && slot.wal_status.as_deref() == Some("reserved"), "{slot:?}");
@@ -176,7 +178,7 @@ async fn a_barrier_waits_for_the_voter() {
     let (_a_postmaster, a_sql) = a.bootstrap().await;
     let (b_postmaster, b_sql) = b.join(&a, &a_sql).await;
     caught_up(&a_sql, &b_sql).await;
-    a.settings.synchronous_standby_names = format!("ANY 1 (\"b_{}\")", b.incarnation());
+    a.settings.synchronous_standby_names = format!("ANY 1 (\"{}\")", b.application_name());
     a.write_files();
     a_sql.reload().await.unwrap();
     until("the standby counts", async || {

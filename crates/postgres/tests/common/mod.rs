@@ -1,5 +1,6 @@
 //! Real PostgreSQL instances in temporary directories.
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -107,6 +108,10 @@ impl Node {
 
     pub fn incarnation(&self) -> Incarnation {
         incarnation::read(&self.instance).unwrap().unwrap()
+    }
+
+    pub fn application_name(&self) -> String {
+        conf::application_name(&self.instance, Some(&self.incarnation()))
     }
 
     pub fn write_files(&mut self) {
