@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::answer::error;
 
@@ -67,4 +68,17 @@ pub async fn json<T: DeserializeOwned>(body: Body, presence: Presence) -> Result
                 "GET /openapi.json describes the body of every request",
             )
         })
+}
+
+/// Reads a configuration: an object that is not empty, since `null` or a list would wipe out what is stored.
+pub async fn object(body: Body) -> Result<Value, Response> {
+    let value: Value = json(body, Presence::Required).await?;
+    if value.as_object().is_some_and(|map| !map.is_empty()) {
+        return Ok(value);
+    }
+    Err(error(
+        StatusCode::BAD_REQUEST,
+        "the body is not as expected: a configuration is a JSON object with at least one key",
+        "send for example {\"postgresql\": {\"parameters\": {\"work_mem\": \"8MB\"}}}",
+    ))
 }

@@ -125,7 +125,7 @@ impl Client {
             token,
             connect: Duration::from_secs(2),
             read: Duration::from_secs(5),
-            command: Duration::from_secs(75),
+            command: Duration::from_secs(80),
         })
     }
 

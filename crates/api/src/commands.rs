@@ -4,11 +4,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::Value;
 
 use crate::answer::{self, text};
 use crate::backend::{Command, CommandError};
-use crate::body::{Presence, json};
+use crate::body::{Presence, json, object};
 use crate::routes::App;
 use crate::schedule::{parse_schedule, parse_span, parse_version};
 use crate::types::{
@@ -42,24 +41,12 @@ fn name(command: &Command) -> &'static str {
     }
 }
 
-/// A configuration is an object; `null` or a list would wipe it out.
-fn object(value: Value) -> Result<Value, Response> {
-    if value.as_object().is_some_and(|map| !map.is_empty()) {
-        return Ok(value);
-    }
-    Err(answer::error(
-        StatusCode::BAD_REQUEST,
-        "the body is not as expected: a configuration is a JSON object with at least one key",
-        "send for example {\"postgresql\": {\"parameters\": {\"work_mem\": \"8MB\"}}}",
-    ))
-}
-
 #[utoipa::path(patch, path = "/config", tag = "configuration", summary = "Merge into the dynamic configuration; null removes a key",
     request_body = Object, security(("token" = []), ("basic" = [])),
     responses((status = 200, body = Object), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
         (status = 409, body = String), (status = 422, body = String), (status = 503, body = String)))]
 pub async fn patch_config(State(app): State<App>, body: Body) -> Response {
-    match json(body, Presence::Required).await.and_then(object) {
+    match object(body).await {
         Ok(patch) => carry_out(&app, Command::PatchConfig(patch)).await,
         Err(response) => response,
     }
@@ -70,7 +57,7 @@ pub async fn patch_config(State(app): State<App>, body: Body) -> Response {
     responses((status = 200, body = Object), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
         (status = 422, body = String), (status = 503, body = String)))]
 pub async fn put_config(State(app): State<App>, body: Body) -> Response {
-    match json(body, Presence::Required).await.and_then(object) {
+    match object(body).await {
         Ok(config) => carry_out(&app, Command::PutConfig(config)).await,
         Err(response) => response,
     }

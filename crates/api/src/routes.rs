@@ -89,7 +89,8 @@ async fn authenticate(State(auth): State<Auth>, request: Request, next: Next) ->
     match auth.check(request.headers(), !read) {
         Ok(()) => next.run(request).await,
         Err(refusal) => {
-            tracing::warn!(method = %request.method(), path = request.uri().path(), ?refusal, "request refused");
+            let path: String = request.uri().path().chars().take(80).collect();
+            tracing::warn!(method = %request.method(), path, ?refusal, "request refused");
             answer::unauthorized(refusal)
         }
     }

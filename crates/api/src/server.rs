@@ -32,7 +32,7 @@ impl Default for Limits {
             connections: 64,
             headers: Duration::from_secs(5),
             life: Duration::from_secs(300),
-            command: Duration::from_secs(60),
+            command: Duration::from_secs(70),
         }
     }
 }

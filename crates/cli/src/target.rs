@@ -47,7 +47,7 @@ pub struct Connection {
 /// A dead host must not make a person wait; an agent on a live one answers within a few milliseconds.
 const CONNECT: Duration = Duration::from_millis(300);
 /// The same for an agent that is stopped: its kernel still accepts.
-const READ: Duration = Duration::from_millis(400);
+const READ: Duration = Duration::from_millis(650);
 /// Second try, when nobody answered the first: the whole machine may be slow.
 const PATIENT: Duration = Duration::from_secs(5);
 
@@ -55,6 +55,11 @@ impl Target {
     /// A client for one agent with the target's token and short deadlines for reading.
     pub fn client(&self, api_url: &str) -> Result<Client, ClientError> {
         Ok(Client::new(api_url, self.token.clone())?.with_timeouts(CONNECT, READ))
+    }
+
+    /// The same with a long deadline for the answer: for agents that are known to be awake.
+    pub fn asking_client(&self, api_url: &str) -> Result<Client, ClientError> {
+        Ok(Client::new(api_url, self.token.clone())?.with_timeouts(CONNECT, PATIENT))
     }
 
     /// The same with long deadlines.

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::grid::{Part, Tone, paint};
 use crate::prompt::{Prompt, Terminal};
@@ -85,6 +86,10 @@ impl Ui {
                 }
             }
             Format::Tsv => {
+                // Plain numbers and all columns where the data is a list; tables where it is a page.
+                if let Some(table) = tsv_of_list(&serde_json::to_value(data)?) {
+                    return Ok(table);
+                }
                 for part in parts() {
                     if let Part::Grid(grid) = part {
                         if !text.is_empty() {
@@ -119,4 +124,20 @@ impl Ui {
     pub fn say(&mut self, tone: Tone, message: &str) -> anyhow::Result<()> {
         self.show(&serde_json::json!({ "message": message }), || vec![Part::Line(tone, message.to_owned())])
     }
+}
+
+fn tsv_of_list(data: &Value) -> Option<String> {
+    let rows = data.as_array()?.iter().map(Value::as_object).collect::<Option<Vec<_>>>()?;
+    let columns: Vec<&String> = rows.first()?.keys().collect();
+    let cell = |value: Option<&Value>| match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.replace(|c: char| c.is_control(), " "),
+        Some(other) => other.to_string(),
+    };
+    let mut text = columns.iter().map(|name| name.as_str()).collect::<Vec<_>>().join("\t") + "\n";
+    for row in rows {
+        let cells: Vec<String> = columns.iter().map(|name| cell(row.get(*name))).collect();
+        text.push_str(&(cells.join("\t") + "\n"));
+    }
+    Some(text)
 }

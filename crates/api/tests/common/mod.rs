@@ -1,5 +1,6 @@
 //! A scripted agent behind a real listener, and a socket to speak plain HTTP with it.
-#![allow(dead_code)]
+// Each test binary uses a part of this; a panic is how a test reports.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
