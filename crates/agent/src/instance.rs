@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use matriarch_core::decide::{Data, DataFacts, Finished, Job, Millis, Running, Server, Settings};
+use matriarch_core::decide::{Data, DataFacts, Finished, Job, Running, Server, Settings};
 use matriarch_core::{Incarnation, MemberName};
 use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::clone::CloneProgress;

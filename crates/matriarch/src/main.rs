@@ -1,1 +1,102 @@
-fn main() {}
+//! One binary: chooses the verb, picks the store's engine, and hands over to the crates.
+
+mod agent;
+mod cluster;
+mod host;
+mod logging;
+mod proxy;
+mod routes;
+mod store;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use matriarch_cli::{OutputArgs, Ui, Verb};
+
+/// Keeps a PostgreSQL cluster available, backed up, routed and watched.
+#[derive(Debug, Parser)]
+#[command(name = "matriarch", version, arg_required_else_help = true, propagate_version = true)]
+#[command(
+    after_help = "Start here:\n  matriarch up        three PostgreSQL instances on this machine\n  matriarch list      look at them from another terminal"
+)]
+struct Cli {
+    #[command(flatten)]
+    which: cluster::Which,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(subcommand)]
+    verb: Mode,
+}
+
+#[derive(Debug, Subcommand)]
+enum Mode {
+    /// Run a whole cluster on this machine, in the foreground
+    Up(up::UpArgs),
+    /// Run the agent of one PostgreSQL instance
+    Agent(agent::AgentArgs),
+    /// Route sessions to the primary and to the replicas
+    Proxy(proxy::ProxyArgs),
+    /// End PostgreSQL when the agent's lease runs out (started by the agent)
+    #[command(hide = true)]
+    Guard(GuardArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    #[command(flatten)]
+    Cluster(Verb),
+}
+
+#[derive(Debug, clap::Args)]
+struct GuardArgs {
+    #[arg(long)]
+    data_dir: PathBuf,
+    #[arg(long)]
+    socket: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("matriarch: {error:#}");
+            ExitCode::from(matriarch_cli::exit_code(&error))
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.verb {
+        // No runtime: the guard must stay tiny.
+        Mode::Guard(args) => {
+            let options = matriarch_agent::guard::GuardOptions { data_dir: args.data_dir, socket: args.socket };
+            matriarch_agent::guard::run(&options)
+        }
+        Mode::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "matriarch", &mut std::io::stdout());
+            Ok(())
+        }
+        Mode::Up(args) => block_on(up::run(args, cli.which)),
+        Mode::Agent(args) => block_on(agent::run(args)),
+        Mode::Proxy(args) => block_on(proxy::run(args, cli.which)),
+        Mode::Cluster(verb) => block_on(async move {
+            let mut ui = Ui::terminal(cli.output.output);
+            let needs_cluster = !matches!(&verb, Verb::Config(matriarch_cli::ConfigVerb::Check(_)));
+            let target = if needs_cluster {
+                cluster::find(&cli.which).await?.target()
+            } else {
+                matriarch_cli::Target::default()
+            };
+            matriarch_cli::run(verb, &target, &mut ui).await
+        }),
+    }
+}
+
+/// One thread is enough for everything here, and keeps an idle agent small.
+fn block_on(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}

@@ -45,12 +45,21 @@ impl GuardLink {
 
     /// Moves the deadline; the guard's confirmation arrives in [`GuardLink::confirmed`].
     pub fn arm(&self, deadline: u64) {
-        self.wanted.send_replace(Some(Order::Arm(deadline)));
+        self.order(Order::Arm(deadline));
     }
 
     /// Nothing to guard any more.
     pub fn disarm(&self) {
-        self.wanted.send_replace(Some(Order::Disarm));
+        self.order(Order::Disarm);
+    }
+
+    /// Only news is sent: each confirmation wakes the agent.
+    fn order(&self, order: Order) {
+        self.wanted.send_if_modified(|wanted| {
+            let news = *wanted != Some(order);
+            *wanted = Some(order);
+            news
+        });
     }
 
     /// What the guard has confirmed; changes are events.
@@ -73,7 +82,7 @@ async fn keep(starter: Starter, mut orders: watch::Receiver<Option<Order>>, repo
             }
             pause = (pause * 2).min(Duration::from_secs(5));
         }
-        report.send_replace(GuardState::default());
+        tell(&report, GuardState::default());
         tokio::time::sleep(pause).await;
     }
 }
@@ -101,10 +110,18 @@ async fn talk(
             answer = answers.next_line() => {
                 let Ok(Some(line)) = answer else { return true };
                 let deadline = line.trim().parse().unwrap_or(0);
-                report.send_replace(GuardState { alive: true, deadline });
+                tell(report, GuardState { alive: true, deadline });
             }
         }
     }
+}
+
+fn tell(report: &watch::Sender<GuardState>, state: GuardState) {
+    report.send_if_modified(|known| {
+        let news = *known != state;
+        *known = state;
+        news
+    });
 }
 
 fn spawn(starter: &Starter) -> std::io::Result<()> {

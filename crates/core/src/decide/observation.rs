@@ -157,7 +157,7 @@ pub struct Running {
     pub in_recovery: bool,
     /// Its timeline.
     pub timeline: Timeline,
-    /// Primary: end of the WAL written. Standby: end of the WAL flushed, exact once `receiving` is false and
+    /// Primary: end of the WAL flushed. Standby: end of the WAL flushed, exact once `receiving` is false and
     /// `caught_up` is true.
     pub lsn: Lsn,
     /// Standby: a walreceiver process exists.

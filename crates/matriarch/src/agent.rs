@@ -1,0 +1,186 @@
+//! `matriarch agent`: one member, from its configuration file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use matriarch_agent::{AgentBackend, Options, Shared, Shell};
+use matriarch_api::{Auth, Reads};
+use matriarch_config::{LocalConfig, LogFormat as FileFormat, PostgresLog, Role};
+use matriarch_postgres::bootstrap::InitdbOptions;
+use matriarch_postgres::{Binaries, Credentials, Instance, Owner, owner};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::logging::{self, LogFormat};
+use crate::proxy::stop_asked;
+use crate::store::{self, StoreAddress};
+
+/// `agent`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "Examples:\n  matriarch config check host.yaml\n  matriarch agent --config host.yaml")]
+pub struct AgentArgs {
+    /// The member's configuration file (YAML)
+    #[arg(short, long, value_name = "FILE", env = "MATRIARCH_CONFIG")]
+    pub config: PathBuf,
+    /// Form of the log; the configuration file's unless given
+    #[arg(long, value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// End when the standard input ends: whoever started this process is gone
+    #[arg(long, hide = true)]
+    pub supervised: bool,
+}
+
+/// Runs until it is told to stop; PostgreSQL is stopped with it.
+pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    let config = LocalConfig::load(&args.config)?;
+    let format = args.log_format.unwrap_or(match config.log.format {
+        FileFormat::Text => LogFormat::Text,
+        FileFormat::Json => LogFormat::Json,
+    });
+    logging::start(format, &format!("{:?}", config.log.level).to_lowercase());
+    let matriarch_config::Store::Sqlite { path } = &config.store;
+    let store = store::open(&StoreAddress::Sqlite(path.clone()), &config.prefix(), true).await?;
+    let options = Arc::new(options(&config)?);
+    let auth = auth(&config)?;
+    let shared = Shared::new(store.clone());
+
+    let listener = listen(&config).await?;
+    let router = matriarch_api::router(Arc::new(AgentBackend::new(shared.clone())), auth);
+    let api_down = CancellationToken::new();
+    let api = tokio::spawn(matriarch_api::serve(listener, router, api_down.clone().cancelled_owned()));
+
+    let told = shared.clone();
+    tokio::spawn(async move {
+        stop_asked(args.supervised).await;
+        told.stop();
+    });
+    tracing::info!(
+        "agent of member {} of cluster {}, PostgreSQL {} in {}",
+        config.name,
+        config.scope,
+        options.instance.binaries.version().text,
+        options.instance.data_dir.display()
+    );
+    let result = Shell::new(options, store, shared).run().await;
+    api_down.cancel();
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), api).await;
+    result
+}
+
+async fn listen(config: &LocalConfig) -> anyhow::Result<TcpListener> {
+    let addresses = config.restapi.listen.socket_addrs();
+    TcpListener::bind(&addresses[..]).await.with_context(|| {
+        format!(
+            "the REST API cannot listen on {} (restapi.listen): is another agent running there? choose another port \
+             or stop it",
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        )
+    })
+}
+
+fn auth(config: &LocalConfig) -> anyhow::Result<Auth> {
+    let mut tokens: Vec<String> = config.restapi.token.iter().map(|token| token.reveal().to_owned()).collect();
+    if let Some(file) = &config.restapi.token_file {
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("restapi.token_file {} cannot be read", file.display()))?;
+        anyhow::ensure!(
+            !text.trim().is_empty(),
+            "restapi.token_file {} is empty; write a token into it",
+            file.display()
+        );
+        tokens.push(text.trim().to_owned());
+    }
+    let basic =
+        config.restapi.authentication.as_ref().map(|user| (user.username.clone(), user.password.reveal().to_owned()));
+    Ok(Auth::accept(tokens, basic, Reads::Open))
+}
+
+fn options(config: &LocalConfig) -> anyhow::Result<Options> {
+    let local = &config.postgresql;
+    let binaries = Binaries::find(local.bin_dir.as_deref(), None)?;
+    let owner = Owner::choose(local.user.as_deref())?;
+    let data_dir = absolute(&local.data_dir)?;
+    if let (Some(owner), Some(parent)) = (&owner, data_dir.parent()) {
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+        owner::check_reachable(parent, owner)?;
+    }
+    let credentials = |role: &Role| Credentials {
+        username: role.username.clone(),
+        password: role.password.as_ref().map(|password| password.reveal().to_owned()).unwrap_or_default(),
+    };
+    let run_dir = absolute(&local.run_dir())?;
+    let guard_socket = beside(&run_dir, ".guard");
+    let postgres_log = match &config.log.postgresql {
+        PostgresLog::File(path) => absolute(path)?,
+        PostgresLog::Stream => beside(&data_dir, ".log"),
+    };
+    let authentication = &local.authentication;
+    Ok(Options {
+        scope: config.scope.clone(),
+        instance: Instance {
+            binaries,
+            data_dir,
+            run_dir,
+            port: local.listen.port,
+            listen_addresses: local.listen.hosts.clone(),
+            owner,
+            name: config.name.clone(),
+            superuser: credentials(&authentication.superuser),
+            replication: credentials(&authentication.replication),
+            rewind: credentials(authentication.rewind()),
+        },
+        postgres_address: local.connect_address.to_string(),
+        api_url: format!("http://{}", config.restapi.connect_address),
+        postgres_log,
+        libpq: libpq(&authentication.replication),
+        parameters: local.parameters.clone(),
+        tags: config.tags.to_json().into_iter().collect(),
+        initdb: initdb(config),
+        bootstrap_config: config.bootstrap.dcs.is_object().then(|| config.bootstrap.dcs.clone()),
+        program: std::env::current_exe().context("cannot find our own program, which is the guard's too")?,
+        guard_socket,
+        host_id: crate::host::id(),
+        require_tls: false,
+    })
+}
+
+fn libpq(role: &Role) -> BTreeMap<String, String> {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let options = [
+        ("sslmode", role.sslmode.clone()),
+        ("sslcert", path(&role.sslcert)),
+        ("sslkey", path(&role.sslkey)),
+        ("sslrootcert", path(&role.sslrootcert)),
+        ("sslcrl", path(&role.sslcrl)),
+        ("channel_binding", role.channel_binding.clone()),
+    ];
+    options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+fn initdb(config: &LocalConfig) -> InitdbOptions {
+    let mut options = InitdbOptions::default();
+    for option in &config.bootstrap.initdb {
+        match (option.name.as_str(), &option.value) {
+            ("encoding", Some(value)) => options.encoding = value.clone(),
+            ("locale", Some(value)) => options.locale = value.clone(),
+            ("data-checksums", None) => options.data_checksums = true,
+            ("no-data-checksums", None) => options.data_checksums = false,
+            (name, Some(value)) => options.extra.push(format!("--{name}={value}")),
+            (name, None) => options.extra.push(format!("--{name}")),
+        }
+    }
+    options
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot make {} absolute", path.display()))
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}

@@ -1,0 +1,266 @@
+//! Finds the cluster that a command is about: by `--dir`, by `--store`, or the only one that runs here.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use matriarch_cli::{Connection, Endpoint, Failure, Target, code};
+use serde::{Deserialize, Serialize};
+
+use crate::store::{self, StoreAddress};
+
+/// Which cluster.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Which {
+    /// Directory of a cluster made by `matriarch up` (default: ./.matriarch, or the only one running here)
+    #[arg(long, global = true, value_name = "DIR", env = "MATRIARCH_DIR")]
+    pub dir: Option<PathBuf>,
+    /// Store of the cluster: sqlite:PATH
+    #[arg(long, global = true, value_name = "STORE", env = "MATRIARCH_STORE", conflicts_with = "dir")]
+    pub store: Option<StoreAddress>,
+    /// Name of the cluster in the store
+    #[arg(long, global = true, value_name = "NAME", env = "MATRIARCH_SCOPE")]
+    pub scope: Option<String>,
+    /// Token for commands, when the cluster was not made by `matriarch up`
+    #[arg(long, global = true, value_name = "TOKEN", env = "MATRIARCH_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+/// Name of the file in a cluster's directory that says what it consists of.
+pub const FILE: &str = "cluster.json";
+
+/// A cluster made by `matriarch up`, as its directory tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalCluster {
+    /// Its name.
+    pub scope: String,
+    /// Its directory, absolute.
+    pub dir: PathBuf,
+    /// Its members.
+    pub members: Vec<LocalMember>,
+    /// Port that leads to the primary.
+    pub read_write: u16,
+    /// Port that leads to replicas.
+    pub read_only: u16,
+    /// Role for administration.
+    pub superuser: String,
+    /// Directory of PostgreSQL's programs.
+    pub bin_dir: PathBuf,
+    /// Token for commands.
+    pub token: String,
+}
+
+/// One member of a [`LocalCluster`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalMember {
+    /// Its name.
+    pub name: String,
+    /// Port of its PostgreSQL.
+    pub postgres: u16,
+    /// Port of its API.
+    pub api: u16,
+}
+
+/// A store and the prefix of a cluster's keys in it.
+pub struct Place {
+    /// The store.
+    pub address: StoreAddress,
+    /// `/service/<scope>/`.
+    pub prefix: String,
+}
+
+/// A cluster that was found.
+pub enum Found {
+    /// By its directory.
+    Local(Box<LocalCluster>),
+    /// By its store.
+    Remote(Target),
+}
+
+impl LocalCluster {
+    /// The store file.
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("store.db")
+    }
+
+    /// The password file for psql.
+    pub fn passfile(&self) -> PathBuf {
+        self.dir.join("pgpass")
+    }
+
+    /// A member's directory.
+    pub fn member_dir(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Reads the file in a cluster's directory.
+    pub fn read(dir: &Path) -> anyhow::Result<LocalCluster> {
+        let path = dir.join(FILE);
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            let text = match error.kind() {
+                std::io::ErrorKind::NotFound => {
+                    format!(
+                        "{} is not a cluster's directory: it has no {FILE}; start one with `matriarch up --dir {}`",
+                        dir.display(),
+                        dir.display()
+                    )
+                }
+                _ => format!("{} cannot be read: {error}; use the user that runs `matriarch up`", path.display()),
+            };
+            Failure::new(code::UNAVAILABLE, text)
+        })?;
+        let cluster: LocalCluster = serde_json::from_str(&text).map_err(|error| {
+            let text = format!(
+                "{} is damaged ({error}); `matriarch up --dir {}` writes it again",
+                path.display(),
+                dir.display()
+            );
+            Failure::new(code::DATA, text)
+        })?;
+        Ok(LocalCluster { dir: std::path::absolute(dir)?, ..cluster })
+    }
+}
+
+impl Found {
+    /// For the verbs.
+    pub fn target(self) -> Target {
+        match self {
+            Found::Remote(target) => target,
+            Found::Local(cluster) => Target {
+                cluster: cluster.scope.clone(),
+                members: cluster
+                    .members
+                    .iter()
+                    .map(|member| Endpoint {
+                        name: member.name.clone(),
+                        api_url: format!("http://127.0.0.1:{}", member.api),
+                    })
+                    .collect(),
+                token: Some(cluster.token.clone()),
+                connection: Connection {
+                    read_write: Some(format!("127.0.0.1:{}", cluster.read_write)),
+                    read_only: Some(format!("127.0.0.1:{}", cluster.read_only)),
+                    superuser: cluster.superuser.clone(),
+                    database: "postgres".to_owned(),
+                    passfile: Some(cluster.passfile()),
+                    psql: Some(cluster.bin_dir.join("psql")),
+                },
+            },
+        }
+    }
+}
+
+/// Finds the cluster.
+pub async fn find(which: &Which) -> anyhow::Result<Found> {
+    if let Some(address) = &which.store {
+        return Ok(Found::Remote(from_store(which, address).await?));
+    }
+    Ok(Found::Local(Box::new(find_local(which)?)))
+}
+
+/// Finds the cluster's store.
+pub async fn find_store(which: &Which) -> anyhow::Result<Place> {
+    if let Some(address) = &which.store {
+        let scope = which.scope.as_deref().context("--store needs --scope, the name of the cluster in it")?;
+        return Ok(Place { address: address.clone(), prefix: format!("/service/{scope}/") });
+    }
+    let cluster = find_local(which)?;
+    Ok(Place { address: StoreAddress::Sqlite(cluster.store()), prefix: format!("/service/{}/", cluster.scope) })
+}
+
+fn find_local(which: &Which) -> anyhow::Result<LocalCluster> {
+    if let Some(dir) = &which.dir {
+        return LocalCluster::read(dir);
+    }
+    let here = Path::new(".matriarch");
+    if here.join(FILE).exists() {
+        return LocalCluster::read(here);
+    }
+    let running = running();
+    match running.as_slice() {
+        [only] => LocalCluster::read(only),
+        [] => Err(Failure::new(
+            code::UNAVAILABLE,
+            "no cluster runs on this machine; start one with `matriarch up`, or name one with --dir or --store",
+        )
+        .into()),
+        several => {
+            let list: Vec<String> = several.iter().map(|dir| format!("  --dir {}", dir.display())).collect();
+            let text = format!("several clusters run on this machine; say which:\n{}", list.join("\n"));
+            Err(Failure::new(code::USAGE, text).into())
+        }
+    }
+}
+
+async fn from_store(which: &Which, address: &StoreAddress) -> anyhow::Result<Target> {
+    let scope = which.scope.as_deref().context("--store needs --scope, the name of the cluster in it")?;
+    let store = store::open(address, &format!("/service/{scope}/"), false).await?;
+    let reading = matriarch_agent::view::read(&store.read().await?, None, jiff::Timestamp::now());
+    let members: Vec<Endpoint> = reading
+        .view
+        .members
+        .iter()
+        .map(|(name, member)| Endpoint {
+            name: name.to_string(),
+            api_url: member.api_url.trim_end_matches("/patroni").to_owned(),
+        })
+        .collect();
+    if members.is_empty() {
+        let text = format!(
+            "{} knows no living member of cluster '{scope}'; is --scope right, and do its agents run?",
+            store.describe()
+        );
+        return Err(Failure::new(code::UNAVAILABLE, text).into());
+    }
+    Ok(Target {
+        cluster: scope.to_owned(),
+        members,
+        token: which.token.clone(),
+        connection: Connection { superuser: "postgres".to_owned(), ..Connection::default() },
+    })
+}
+
+/// Where running clusters of this user leave a note.
+fn notes() -> PathBuf {
+    let user = rustix::process::getuid().as_raw();
+    std::env::temp_dir().join(format!("matriarch-{user}"))
+}
+
+/// Leaves a note that a cluster runs here; it is gone when the value is dropped.
+pub struct RunningNote(PathBuf);
+
+impl RunningNote {
+    /// Leaves the note.
+    pub fn leave(dir: &Path) -> anyhow::Result<RunningNote> {
+        let notes = notes();
+        std::fs::create_dir_all(&notes).with_context(|| format!("cannot create {}", notes.display()))?;
+        let path = notes.join(format!("{}.running", std::process::id()));
+        std::fs::write(&path, dir.as_os_str().as_encoded_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(RunningNote(path))
+    }
+}
+
+impl Drop for RunningNote {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn running() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(notes()).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let pid = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u32>().ok());
+        let alive = pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
+        match std::fs::read_to_string(&path) {
+            Ok(dir) if alive => found.push(PathBuf::from(dir)),
+            _ => {
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}

@@ -1,0 +1,127 @@
+//! `matriarch proxy`: routes sessions, following the store.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use matriarch_proxy::{Proxy, ProxyConfig, Routes};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{self, Which};
+use crate::logging::{self, LogFormat};
+use crate::{routes, store};
+
+/// `proxy`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_long_help = "Examples:\n  matriarch proxy --store sqlite:/srv/demo/store.db --scope demo --read-write 127.0.0.1:5432\n  \
+    matriarch proxy --dir ./.matriarch --read-write 0.0.0.0:6432 --read-only 0.0.0.0:6433"
+)]
+pub struct ProxyArgs {
+    /// Where sessions reach the primary; may be given several times
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub read_write: Vec<SocketAddr>,
+    /// Where sessions reach the replicas; may be given several times
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub read_only: Vec<SocketAddr>,
+    /// Seconds that a new session waits for a primary
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
+    pub hold_timeout: f64,
+    /// Most sessions that wait at the same time
+    #[arg(long, default_value_t = 10_000, value_name = "NUMBER")]
+    pub hold_limit: usize,
+    /// Most sessions on both ports together
+    #[arg(long, default_value_t = 10_000, value_name = "NUMBER")]
+    pub max_connections: usize,
+    /// Bytes a replica may be behind and still get new sessions
+    #[arg(long, default_value_t = 64 * 1024 * 1024, value_name = "BYTES")]
+    pub maximum_lag: u64,
+    /// The read-only port uses the primary while no replica will do
+    #[arg(long)]
+    pub read_only_falls_back: bool,
+    /// Seconds that open sessions may go on while the proxy stops
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    pub drain_timeout: f64,
+    /// Connections begin with a PROXY protocol header (1 or 2)
+    #[arg(long)]
+    pub accept_proxy_protocol: bool,
+    /// Form of the log
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    /// Least severity that is logged: error, warn, info, debug or trace
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+    /// End when the standard input ends: whoever started this process is gone
+    #[arg(long, hide = true)]
+    pub supervised: bool,
+}
+
+/// Runs until it is told to stop, then drains.
+pub async fn run(args: ProxyArgs, which: Which) -> anyhow::Result<()> {
+    logging::start(args.log_format, &args.log_level);
+    anyhow::ensure!(
+        !args.read_write.is_empty() || !args.read_only.is_empty(),
+        "a proxy needs a port: give --read-write ADDRESS:PORT, --read-only ADDRESS:PORT or both"
+    );
+    let place = cluster::find_store(&which).await?;
+    let store =
+        store::open(&place.address, &place.prefix, false).await.context("the proxy needs the cluster's store")?;
+    let proxy = Proxy::bind(config(&args)?).await?;
+    tracing::info!("routing for {} from {}", store.describe(), addresses(&args));
+    let (sender, receiver) = watch::channel(Arc::new(Routes::default()));
+    tokio::spawn(routes::follow(store, sender));
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        stop_asked(args.supervised).await;
+        told.cancel();
+    });
+    proxy.run(receiver, stop).await?;
+    Ok(())
+}
+
+fn config(args: &ProxyArgs) -> anyhow::Result<ProxyConfig> {
+    let seconds = |name: &str, value: f64| {
+        Duration::try_from_secs_f64(value).with_context(|| format!("--{name} {value} is not a number of seconds"))
+    };
+    Ok(ProxyConfig {
+        read_write: (!args.read_write.is_empty()).then(|| args.read_write.clone()),
+        read_only: (!args.read_only.is_empty()).then(|| args.read_only.clone()),
+        hold_timeout: seconds("hold-timeout", args.hold_timeout)?,
+        hold_limit: args.hold_limit,
+        max_connections: args.max_connections,
+        max_replica_lag_bytes: Some(args.maximum_lag),
+        read_only_falls_back_to_primary: args.read_only_falls_back,
+        drain_timeout: seconds("drain-timeout", args.drain_timeout)?,
+        accept_proxy_protocol: args.accept_proxy_protocol,
+        ..ProxyConfig::default()
+    })
+}
+
+fn addresses(args: &ProxyArgs) -> String {
+    let all = args.read_write.iter().chain(&args.read_only);
+    all.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// SIGTERM, SIGINT, or the end of whoever started us.
+pub async fn stop_asked(supervised: bool) {
+    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = input_ended(), if supervised => {}
+    }
+}
+
+async fn input_ended() {
+    use tokio::io::AsyncReadExt;
+    // A pipe read without a helper thread, which would keep the process from ending.
+    let Ok(mut input) = tokio::net::unix::pipe::OpenOptions::new().open_receiver("/dev/stdin") else { return };
+    let mut buffer = [0u8; 64];
+    while input.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+}

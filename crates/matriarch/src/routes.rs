@@ -1,0 +1,77 @@
+//! From the store to routes: who is primary, who may serve reads, and whether to hold.
+
+use std::sync::Arc;
+
+use matriarch_agent::view::{self, Reading};
+use matriarch_core::MemberName;
+use matriarch_core::record::{MemberRecord, Role};
+use matriarch_dcs::Store;
+use matriarch_proxy::{Backend, Routes};
+use tokio::sync::watch;
+
+/// Keeps the routes in step with the store until nobody listens any more.
+pub async fn follow(store: Arc<dyn Store>, routes: watch::Sender<Arc<Routes>>) {
+    let mut changes = store.watch();
+    let host = crate::host::id();
+    changes.mark_changed();
+    while changes.changed().await.is_ok() {
+        changes.borrow_and_update();
+        match store.read().await {
+            Ok(snapshot) => {
+                let reading = view::read(&snapshot, None, jiff::Timestamp::now());
+                let next = Arc::new(from_view(&reading, &host));
+                routes.send_if_modified(|current| {
+                    let changed = *current != next;
+                    if changed {
+                        *current = next;
+                    }
+                    changed
+                });
+            }
+            // The last known routes stay: the primary goes on without the store for a while.
+            Err(error) => tracing::warn!("the store cannot be read, routes stay as they are: {error}"),
+        }
+        if routes.is_closed() {
+            return;
+        }
+    }
+}
+
+fn from_view(reading: &Reading, host: &str) -> Routes {
+    let view = &reading.view;
+    let Some(sync) = view.sync.as_ref().map(|sync| &sync.value) else { return Routes::default() };
+    let leader = view.leader.as_ref().map(|leader| &leader.name).filter(|name| **name == sync.leader);
+    let primary = leader.and_then(|name| {
+        let member = view.members.get(name)?;
+        let promoted = member.role == Role::Primary && member.state == "running" && member.epoch == sync.epoch;
+        (promoted && sync.released.is_none()).then(|| backend(name, member, None, host))
+    });
+    let head = leader.and_then(|name| view.members.get(name)?.xlog_location);
+    let replicas = view
+        .members
+        .iter()
+        .filter(|(name, member)| {
+            Some(*name) != leader
+                && member.role == Role::Replica
+                && member.state == "running"
+                && member.replication_state.as_deref() == Some("streaming")
+                && !member.tag("noloadbalance")
+        })
+        .map(|(name, member)| {
+            let lag = head.zip(member.replay_lsn).map(|(head, replayed)| head.saturating_sub(replayed));
+            backend(name, member, lag, host)
+        })
+        .collect();
+    Routes { generation: sync.epoch, primary, replicas, hold: sync.handover }
+}
+
+fn backend(name: &MemberName, member: &MemberRecord, lag_bytes: Option<u64>, host: &str) -> Backend {
+    let here = member.host_id.as_deref() == Some(host);
+    Backend {
+        name: name.to_string(),
+        tcp: member.address().unwrap_or_default().to_owned(),
+        unix_socket: member.unix_socket.as_ref().filter(|_| here).map(Into::into),
+        lag_bytes,
+        tls: member.tls,
+    }
+}

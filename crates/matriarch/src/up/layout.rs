@@ -1,0 +1,234 @@
+//! The directory of a cluster: made once, read again at every later start.
+//!
+//! ```text
+//! cluster.json   what it consists of, with the token for commands (0600)
+//! secrets.json   passwords (0600)
+//! pgpass         the same for psql (0600)
+//! store.db       the store
+//! a/ b/ c/       one folder a member: agent.yaml, data/, data.run/ (socket), agent.log, postgresql.log
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use matriarch_config::to_yaml;
+use matriarch_postgres::{Binaries, Owner, owner};
+use rand::Rng;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::UpArgs;
+use crate::cluster::{self, LocalCluster, LocalMember};
+
+/// Where a search for free ports begins.
+const FIRST_PORT: u16 = 5432;
+const FIRST_MEMBER_PORT: u16 = 54_321;
+const FIRST_API_PORT: u16 = 8008;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Secrets {
+    superuser: String,
+    replication: String,
+    rewind: String,
+}
+
+/// Makes the directory or reads it, and locks it against a second `up`.
+pub fn prepare(dir: &Path, args: &UpArgs) -> anyhow::Result<(LocalCluster, File)> {
+    let binaries = Binaries::find(args.bin_dir.as_deref(), None)?;
+    let owner = Owner::choose(None)?;
+    let dir = std::path::absolute(dir)?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    if let Some(owner) = &owner {
+        owner::check_reachable(&dir, owner)
+            .context("choose another place with --dir, /var/lib/matriarch for instance")?;
+    }
+    let lock = lock(&dir)?;
+    let cluster = if dir.join(cluster::FILE).exists() {
+        let known = LocalCluster::read(&dir)?;
+        for (what, port) in ports(&known) {
+            check_free(port).with_context(|| {
+                format!(
+                    "this cluster's {what} port is taken: free it, or move the cluster by editing {}",
+                    dir.join(cluster::FILE).display()
+                )
+            })?;
+        }
+        LocalCluster { bin_dir: known_bin_dir(&known, &binaries, args), ..known }
+    } else {
+        new_cluster(&dir, args, &binaries)?
+    };
+    write_files(&cluster, args)?;
+    Ok((cluster, lock))
+}
+
+/// Data of one major version needs programs of the same.
+fn known_bin_dir(known: &LocalCluster, found: &Binaries, args: &UpArgs) -> PathBuf {
+    if args.bin_dir.is_none() && known.bin_dir.join("postgres").exists() {
+        known.bin_dir.clone()
+    } else {
+        found.dir().to_owned()
+    }
+}
+
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join("up.lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("a `matriarch up` already runs in {}; stop it first (Ctrl-C there), or use another --dir", dir.display());
+    }
+    Ok(file)
+}
+
+fn ports(cluster: &LocalCluster) -> Vec<(String, u16)> {
+    let mut ports = vec![("read-write".to_owned(), cluster.read_write), ("read-only".to_owned(), cluster.read_only)];
+    for member in &cluster.members {
+        ports.push((format!("API ({})", member.name), member.api));
+    }
+    ports
+}
+
+fn check_free(port: u16) -> anyhow::Result<()> {
+    TcpListener::bind(("127.0.0.1", port)).map(|_| ()).with_context(|| {
+        format!("port {port} on 127.0.0.1 is used by another program (find it with `ss -ltnp 'sport = :{port}'`)")
+    })
+}
+
+fn new_cluster(dir: &Path, args: &UpArgs, binaries: &Binaries) -> anyhow::Result<LocalCluster> {
+    let mut taken = Vec::new();
+    let read_write = match args.port {
+        Some(port) => {
+            check_free(port).context("choose another --port")?;
+            check_free(port.saturating_add(1))
+                .context("the port after --port is the read-only one; choose another --port")?;
+            port
+        }
+        None => pair_from(FIRST_PORT)?,
+    };
+    taken.extend([read_write, read_write + 1]);
+    let mut members = Vec::new();
+    for index in 0..args.members {
+        let postgres = free_from(FIRST_MEMBER_PORT, &taken)?;
+        taken.push(postgres);
+        let api = free_from(FIRST_API_PORT, &taken)?;
+        taken.push(api);
+        members.push(LocalMember { name: char::from(b'a' + index).to_string(), postgres, api });
+    }
+    Ok(LocalCluster {
+        scope: args.name.clone(),
+        dir: dir.to_owned(),
+        members,
+        read_write,
+        read_only: read_write + 1,
+        superuser: "postgres".to_owned(),
+        bin_dir: binaries.dir().to_owned(),
+        token: random_text(),
+    })
+}
+
+fn free_from(first: u16, taken: &[u16]) -> anyhow::Result<u16> {
+    let is_free = |port: &u16| !taken.contains(port) && TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (first..first.saturating_add(500)).find(is_free).with_context(|| format!("no free port from {first} up"))
+}
+
+fn pair_from(first: u16) -> anyhow::Result<u16> {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    (first..first + 500)
+        .step_by(2)
+        .find(|port| is_free(*port) && is_free(port + 1))
+        .with_context(|| format!("no two free ports from {first} up; name one with --port"))
+}
+
+fn random_text() -> String {
+    let mut rng = rand::rng();
+    (0..32).map(|_| char::from(rng.sample(rand::distr::Alphanumeric))).collect()
+}
+
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    let temporary = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn write_files(cluster: &LocalCluster, args: &UpArgs) -> anyhow::Result<()> {
+    let secrets = secrets(&cluster.dir)?;
+    let mut stored = serde_json::to_value(cluster)?;
+    // The directory may be moved; readers take it from where the file lies.
+    stored["dir"] = json!(".");
+    write_private(&cluster.dir.join(cluster::FILE), &serde_json::to_string_pretty(&stored)?)?;
+    write_private(&cluster.passfile(), &format!("*:*:*:{}:{}\n", cluster.superuser, secrets.superuser))?;
+    let parameters = parameters(args)?;
+    for member in &cluster.members {
+        let folder = cluster.member_dir(&member.name);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let yaml = to_yaml(&member_config(cluster, member, &secrets, &parameters, args));
+        write_private(&folder.join("agent.yaml"), &yaml)?;
+    }
+    Ok(())
+}
+
+fn secrets(dir: &Path) -> anyhow::Result<Secrets> {
+    let path = dir.join("secrets.json");
+    if path.exists() {
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        return serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged; it holds the passwords of this cluster's roles", path.display()));
+    }
+    let secrets = Secrets { superuser: random_text(), replication: random_text(), rewind: random_text() };
+    write_private(&path, &serde_json::to_string_pretty(&secrets)?)?;
+    Ok(secrets)
+}
+
+fn parameters(args: &UpArgs) -> anyhow::Result<BTreeMap<&str, &str>> {
+    let pair = |text: &'_ String| {
+        text.split_once('=')
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .with_context(|| format!("--set {text} is not NAME=VALUE"))
+    };
+    for text in &args.parameters {
+        pair(text)?;
+    }
+    Ok(args.parameters.iter().filter_map(|text| text.split_once('=')).collect())
+}
+
+fn member_config(
+    cluster: &LocalCluster,
+    member: &LocalMember,
+    secrets: &Secrets,
+    parameters: &BTreeMap<&str, &str>,
+    args: &UpArgs,
+) -> serde_json::Value {
+    let folder = cluster.member_dir(&member.name);
+    let role = |name: &str, password: &str| json!({"username": name, "password": password});
+    let mut initdb = vec![json!({"encoding": "UTF8"}), json!("data-checksums")];
+    initdb.extend(args.locale.iter().map(|locale| json!({"locale": locale})));
+    json!({
+        "scope": cluster.scope,
+        "name": member.name,
+        "log": {"postgresql": folder.join("postgresql.log")},
+        "restapi": {"listen": format!("127.0.0.1:{}", member.api), "token": cluster.token},
+        "sqlite": {"path": cluster.store()},
+        "bootstrap": {"dcs": {"postgresql": {"parameters": parameters}}, "initdb": initdb},
+        "postgresql": {
+            "listen": format!("127.0.0.1:{}", member.postgres),
+            "data_dir": folder.join("data"),
+            "bin_dir": cluster.bin_dir,
+            "authentication": {
+                "superuser": role(&cluster.superuser, &secrets.superuser),
+                "replication": role("replicator", &secrets.replication),
+                "rewind": role("rewinder", &secrets.rewind),
+            },
+        },
+    })
+}

@@ -1,0 +1,79 @@
+//! `matriarch up`: a whole cluster on this machine, in the foreground.
+//!
+//! Owns: the cluster's directory ([`layout`]), the processes in it ([`supervise`]) and what the person sees ([`screen`]).
+//! Must not: decide anything about the cluster; the agents do, with or without us.
+
+mod layout;
+mod screen;
+mod supervise;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::cluster::{RunningNote, Which};
+use crate::proxy::stop_asked;
+use supervise::Herd;
+
+/// `up`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    long_about = "Runs a highly available PostgreSQL cluster on this machine until Ctrl-C: instances with an agent and a guard \
+    each, a store, and a proxy with a port that always leads to the primary and one that leads to the replicas.\n\nThe data stays \
+    in the directory; a second `matriarch up` goes on with it.",
+    after_long_help = "Examples:\n  matriarch up\n  matriarch up --dir /srv/demo --port 5432\n  matriarch up --members 5"
+)]
+pub struct UpArgs {
+    /// Number of instances (only for a new cluster)
+    #[arg(long, default_value_t = 3, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub members: u8,
+    /// Port that always leads to the primary; the next one leads to replicas (default: the first free pair from 5432 up)
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Directory of PostgreSQL's programs (default: the newest found)
+    #[arg(long, value_name = "DIR")]
+    pub bin_dir: Option<PathBuf>,
+    /// Name of the cluster (only for a new cluster)
+    #[arg(long, default_value = "demo", value_name = "NAME")]
+    pub name: String,
+    /// Locale of a new cluster's databases, as initdb takes it
+    #[arg(long, value_name = "LOCALE")]
+    pub locale: Option<String>,
+    /// PostgreSQL's settings for a new cluster
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub parameters: Vec<String>,
+}
+
+/// Runs the cluster until it is told to stop, then stops all of it.
+pub async fn run(args: UpArgs, which: Which) -> anyhow::Result<()> {
+    let dir = which.dir.unwrap_or_else(|| PathBuf::from(".matriarch"));
+    let (cluster, lock) = layout::prepare(&dir, &args)?;
+    let note = RunningNote::leave(&cluster.dir)?;
+    let program = std::env::current_exe().context("cannot find our own program, which is the agents' too")?;
+    let mut herd = Herd::start(&program, &cluster);
+    let stop = stop_asked(false);
+    tokio::pin!(stop);
+    let ready = tokio::select! {
+        ready = screen::until_ready(&cluster) => Some(ready),
+        () = &mut stop => None,
+        failure = herd.failed() => {
+            screen::say_failure(&failure);
+            herd.stop(&cluster).await;
+            anyhow::bail!("the cluster could not be started: {failure}");
+        }
+    };
+    if ready.is_some() {
+        screen::say_ready(&cluster).await;
+        tokio::select! {
+            () = &mut stop => {}
+            failure = herd.failed() => screen::say_failure(&failure),
+        }
+    }
+    screen::say_stopping();
+    herd.stop(&cluster).await;
+    screen::say_stopped(&cluster);
+    drop(note);
+    drop(lock);
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! What the person at the terminal sees.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use matriarch_api::{Client, ClusterStatus};
+use matriarch_cli::{Format, ListArgs, Ui, Verb};
+
+use crate::cluster::{Found, LocalCluster};
+
+/// Shows progress until the cluster has a primary and every other member streams.
+pub async fn until_ready(cluster: &LocalCluster) {
+    let begun = Instant::now();
+    let progress = Progress::new();
+    loop {
+        if let Some(status) = status(cluster).await {
+            let (ready, text) = describe(&status, cluster.members.len());
+            progress.say(&text);
+            if ready {
+                progress.done(&format!("ready after {:.1} s", begun.elapsed().as_secs_f64()));
+                return;
+            }
+        } else {
+            progress.say("starting the agents");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn status(cluster: &LocalCluster) -> Option<ClusterStatus> {
+    let mut best: Option<ClusterStatus> = None;
+    for member in &cluster.members {
+        let client = Client::new(&format!("http://127.0.0.1:{}", member.api), None).ok()?;
+        let client = client.with_timeouts(Duration::from_millis(300), Duration::from_millis(500));
+        if let Ok(status) = client.cluster().await
+            && best.as_ref().is_none_or(|best| status.members.len() > best.members.len())
+        {
+            best = Some(status);
+        }
+    }
+    best
+}
+
+fn describe(status: &ClusterStatus, wanted: usize) -> (bool, String) {
+    let leads = status.members.iter().find(|member| member.role == "leader" && member.state == "running");
+    let streaming = status.members.iter().filter(|member| member.state == "streaming").count();
+    let parts: Vec<String> = status.members.iter().map(|member| format!("{} {}", member.name, member.state)).collect();
+    let rule = status.matriarch.rule.as_ref();
+    // A rule comes with the third member; before it, an acknowledged write may be on one disk only.
+    let safe = wanted < 3 || rule.is_some_and(|rule| rule.needed > 0 && rule.voters.len() + 1 >= wanted);
+    (leads.is_some() && streaming + 1 >= wanted && safe, parts.join(", "))
+}
+
+/// One moving line on a terminal; a line for each change elsewhere.
+struct Progress {
+    bar: Option<ProgressBar>,
+    last: std::cell::RefCell<String>,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        Progress { bar, last: Default::default() }
+    }
+
+    fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(text.to_owned()),
+            None if *self.last.borrow() != text => {
+                eprintln!("{text}");
+                text.clone_into(&mut self.last.borrow_mut());
+            }
+            None => {}
+        }
+    }
+
+    fn done(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.finish_with_message(text.to_owned()),
+            None => eprintln!("{text}"),
+        }
+    }
+}
+
+/// The table of members, how to connect, and what to try.
+pub async fn say_ready(cluster: &LocalCluster) {
+    let mut ui = Ui::terminal(Format::Table);
+    let target = Found::Local(Box::new(cluster.clone())).target();
+    if let Err(error) = matriarch_cli::run(Verb::List(ListArgs::default()), &target, &mut ui).await {
+        eprintln!("{error:#}");
+    }
+    let (rw, ro) = (cluster.read_write, cluster.read_only);
+    println!();
+    println!("Connect (the password is in {}):", cluster.passfile().display());
+    println!("  read and write  postgresql://{}@127.0.0.1:{rw}/postgres", cluster.superuser);
+    println!("  read only       postgresql://{}@127.0.0.1:{ro}/postgres", cluster.superuser);
+    println!();
+    println!("Try, in another terminal:");
+    println!("  matriarch psql                     a session on the primary, wherever it is");
+    println!("  matriarch list --watch             watch the members");
+    println!("  matriarch switchover               move the primary");
+    println!("  kill -9 $(head -1 {}/a/data/postmaster.pid)   and watch", cluster.dir.display());
+    println!();
+    println!("Ctrl-C stops all of it; the data stays in {}.", cluster.dir.display());
+}
+
+/// A process that cannot be kept running.
+pub fn say_failure(failure: &str) {
+    eprintln!("{failure}");
+}
+
+/// After Ctrl-C.
+pub fn say_stopping() {
+    eprintln!("stopping: replicas first, then the primary");
+}
+
+/// At the end.
+pub fn say_stopped(cluster: &LocalCluster) {
+    eprintln!("stopped; the data is in {}, `matriarch up` goes on with it", cluster.dir.display());
+}
