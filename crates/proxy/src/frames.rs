@@ -88,7 +88,7 @@ pub(crate) fn first_answer(mut bytes: &[u8]) -> Answer {
     if bytes.len() > ANSWER_MAX {
         return Answer::Forward;
     }
-    while let Some((tag, body, rest)) = split_message(bytes) {
+    while let Some(Message { tag, body, rest }) = split_message(bytes) {
         match (tag, body) {
             (b'R', Some([0, 0, 0, 0])) | (b'S' | b'K' | b'v' | b'N', Some(_)) => bytes = rest,
             (b'R' | b'S' | b'K' | b'v' | b'N' | b'E', None) => return Answer::More,
@@ -99,17 +99,23 @@ pub(crate) fn first_answer(mut bytes: &[u8]) -> Answer {
     Answer::More
 }
 
-/// Splits off the first message: its tag, its body (`None` while incomplete) and what follows.
-/// `None` when not even the header is complete.
-fn split_message(bytes: &[u8]) -> Option<(u8, Option<&[u8]>, &[u8])> {
-    let (&[tag, a, b, c, d], rest) = bytes.split_first_chunk::<5>()?;
-    match (u32::from_be_bytes([a, b, c, d]) as usize).checked_sub(4) {
+/// The first message of some bytes.
+struct Message<'a> {
+    tag: u8,
+    /// `None` while incomplete.
+    body: Option<&'a [u8]>,
+    rest: &'a [u8],
+}
+
+/// Splits off the first message; `None` when not even its header is complete.
+fn split_message(bytes: &[u8]) -> Option<Message<'_>> {
+    let (&[tag, a, b, c, d], after) = bytes.split_first_chunk::<5>()?;
+    Some(match (u32::from_be_bytes([a, b, c, d]) as usize).checked_sub(4) {
+        Some(length) if length <= after.len() => Message { tag, body: Some(&after[..length]), rest: &after[length..] },
+        Some(length) if length <= ANSWER_MAX => Message { tag, body: None, rest: after },
         // No length a server would send (before protocol 3, errors had none): never hold such a thing back.
-        None => Some((0, None, rest)),
-        Some(body) if body > ANSWER_MAX => Some((0, None, rest)),
-        Some(body) if body > rest.len() => Some((tag, None, rest)),
-        Some(body) => Some((tag, Some(&rest[..body]), &rest[body..])),
-    }
+        _ => Message { tag: 0, body: None, rest: after },
+    })
 }
 
 fn refusal(fields: &[u8]) -> Answer {
