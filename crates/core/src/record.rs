@@ -198,6 +198,10 @@ pub struct SyncRecord {
     /// The rules of earlier epochs that still count because none since was established; oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub previous: Vec<PreviousRule>,
+    /// The timeline reserved for this epoch: a promotion in it must come out with this number. Two members that never
+    /// saw each other's history would else both open the same one, and PostgreSQL tells timelines apart by number only.
+    #[serde(default)]
+    pub timeline: Timeline,
     /// Set when the leader gave up the lead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released: Option<Release>,

@@ -7,9 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{Incarnation, MemberName};
 
-/// A commit is acknowledged only when `needed` of `voters` have flushed it. Empty means asynchronous.
+/// An application name that no replica bears, to wait for when there is no voter and none may be done without.
+const NOBODY: &str = "nobody:00000000";
+
+/// A commit is acknowledged only when `needed` of `voters` have flushed it. With `needed` 0 it is empty: asynchronous.
 ///
-/// It is PostgreSQL's `synchronous_standby_names = 'ANY needed (voters)'`.
+/// It is PostgreSQL's `synchronous_standby_names = 'ANY needed (voters)'`. A strict cluster may need more than there are:
+/// then nothing is acknowledged until another voter has joined.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rule {
     /// Voters: a name and the identity of its data.
@@ -21,7 +25,7 @@ pub struct Rule {
 impl Rule {
     /// No voter is needed: an acknowledged commit may be on the leader alone.
     pub fn is_empty(&self) -> bool {
-        self.needed == 0 || self.voters.is_empty()
+        self.needed == 0
     }
 
     /// How many voters must pledge so that no acknowledgement is possible any more and every acknowledged commit is
@@ -48,6 +52,9 @@ impl Rule {
         if self.is_empty() {
             return String::new();
         }
+        if self.voters.is_empty() {
+            return format!("ANY {} (\"{NOBODY}\")", self.needed);
+        }
         let names: Vec<String> = self
             .voters
             .iter()
@@ -61,6 +68,9 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
             return f.write_str("asynchronous");
+        }
+        if self.voters.is_empty() {
+            return write!(f, "any {} of nobody", self.needed);
         }
         let names: Vec<&str> = self.voters.keys().map(MemberName::as_str).collect();
         write!(f, "any {} of {}", self.needed, names.join(", "))
@@ -90,6 +100,8 @@ mod tests {
             (&["b"][..], 1, 1),
             (&["b", "c", "d", "e"][..], 2, 3),
             (&["b", "c"][..], 2, 1),
+            (&["c"][..], 2, 1),
+            (&[][..], 1, 1),
             (&[][..], 0, 0),
         ] {
             assert_eq!(rule(names, needed).fence(), fence, "{names:?} {needed}");
@@ -101,6 +113,7 @@ mod tests {
         assert_eq!(rule(&["b", "c-1"], 1).synchronous_standby_names(), r#"ANY 1 ("b:abcd0000", "c-1:abcd0000")"#);
         assert_eq!(rule(&[], 0).synchronous_standby_names(), "");
         assert_eq!(rule(&["b"], 0).synchronous_standby_names(), "");
+        assert_eq!(rule(&[], 1).synchronous_standby_names(), r#"ANY 1 ("nobody:00000000")"#);
     }
 
     #[test]

@@ -70,6 +70,7 @@ impl Turn<'_> {
             rule: Rule::default(),
             established: true,
             previous: Vec::new(),
+            timeline: facts.timeline,
             released: None,
             handover: false,
             membership: [self.policy.me.clone()].into(),

@@ -190,6 +190,8 @@ impl Turn<'_> {
                 rule: old.rule.clone(),
             });
             next.established = false;
+            let own = self.obs.running().map_or(0, |running| running.timeline);
+            next.timeline = next.timeline.max(own) + 1;
         }
         let epoch = next.epoch;
         let mut txn = Txn::new().absent(key::LEADER).unchanged(key::SYNC, sync.revision);
@@ -226,9 +228,11 @@ impl Turn<'_> {
             .collect();
         if wanted.strict && (voters.len() as u32) < wanted.needed {
             let missing = old.rule.voters.iter().filter(|(name, _)| **name != self.policy.me);
-            voters.extend(missing.map(|(name, incarnation)| (name.clone(), incarnation.clone())));
+            for (name, incarnation) in missing {
+                voters.entry(name.clone()).or_insert_with(|| incarnation.clone());
+            }
         }
-        let needed = wanted.needed.min(voters.len() as u32);
+        let needed = if wanted.strict { wanted.needed } else { wanted.needed.min(voters.len() as u32) };
         if needed == 0 { Rule::default() } else { Rule { voters, needed } }
     }
 }

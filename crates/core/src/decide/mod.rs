@@ -63,8 +63,12 @@ pub struct Memory {
 pub struct Barrier {
     /// `synchronous_standby_names` it was taken under.
     pub names: String,
-    /// The position.
-    pub lsn: Lsn,
+    /// Since when they are in force.
+    pub since: Millis,
+    /// They have been in force for long enough that every process of PostgreSQL has loaded them.
+    pub settled: bool,
+    /// The position, taken after that.
+    pub lsn: Option<Lsn>,
 }
 
 /// A planned switchover, seen from the leader.

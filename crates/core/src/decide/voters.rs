@@ -7,12 +7,16 @@
 use std::collections::BTreeMap;
 
 use crate::decide::turn::Turn;
-use crate::decide::{Barrier, ClusterView, Purpose, Running, Settings, Why};
+use crate::decide::{Barrier, ClusterView, Millis, Purpose, Running, Settings, Why};
 use crate::lsn::Lsn;
 use crate::name::{Incarnation, MemberName};
 use crate::record::{SyncRecord, Versioned, key};
 use crate::rule::{Rule, application_name};
 use crate::transaction::Txn;
+
+/// Walsenders and the checkpointer load settings one by one, and each acknowledges by what it has loaded: a commit may
+/// still be acknowledged under the old names so long after a session has seen the new ones.
+const RELOAD_MARGIN: Millis = 100;
 
 /// The next step from the published rule towards the wanted one.
 enum Step {
@@ -157,8 +161,14 @@ impl Turn<'_> {
             rule.needed = floor;
             return Step::PublishFirst(if floor == 0 { Rule::default() } else { rule });
         }
-        if let Some(name) = gone.first().filter(|_| left >= published.needed) {
-            return Step::EnforceFirst(published.without(name));
+        // A strict rule gains nothing by dropping who is merely away. Who is alive and does not stream is dropped, since
+        // it may have to touch its data.
+        let droppable =
+            |name: &&MemberName| left >= published.needed || (wanted.strict && self.obs.alive.contains(*name));
+        if let Some(name) = gone.iter().find(droppable) {
+            let mut rule = published.clone();
+            rule.voters.remove(name);
+            return Step::EnforceFirst(rule);
         }
         if published.needed < needed.min(left) {
             let mut rule = published.clone();
@@ -177,12 +187,16 @@ impl Turn<'_> {
             self.memory.barrier = None;
             return false;
         }
-        let barrier = match &self.memory.barrier {
-            Some(barrier) if barrier.names == names => barrier.lsn,
-            _ => {
-                self.memory.barrier = Some(Barrier { names: names.to_owned(), lsn: running.lsn });
-                running.lsn
-            }
+        let now = self.obs.now;
+        let fresh = Barrier { names: names.to_owned(), since: now, settled: false, lsn: None };
+        let barrier = self.memory.barrier.take_if(|barrier| barrier.names == names).unwrap_or(fresh);
+        // The position counts only if PostgreSQL was asked for it after the margin: this observation may be older.
+        let lsn = barrier.lsn.or(barrier.settled.then_some(running.lsn));
+        let settled = now >= barrier.since + RELOAD_MARGIN;
+        self.memory.barrier = Some(Barrier { settled, lsn, ..barrier });
+        let Some(barrier) = lsn else {
+            self.wake_at(now + 50);
+            return false;
         };
         let flushed = rule
             .voters
@@ -191,6 +205,6 @@ impl Turn<'_> {
                 running.replicas.get(&application_name(name, incarnation)).is_some_and(|lsn| *lsn >= barrier)
             })
             .count();
-        flushed >= rule.needed as usize
+        flushed >= (rule.needed as usize).min(rule.voters.len())
     }
 }
