@@ -103,9 +103,13 @@ impl ControlData {
         for (label, name) in LIMITS {
             limits.insert(name, number(label, get(label)?)?);
         }
+        let system_identifier = number("Database system identifier", get("Database system identifier")?)?;
+        if system_identifier == 0 {
+            return Err("the control file has no system identifier, so it is damaged".into());
+        }
         Ok(ControlData {
             pg_control_version: number("pg_control version number", get("pg_control version number")?)?,
-            system_identifier: number("Database system identifier", get("Database system identifier")?)?,
+            system_identifier,
             state: ClusterState::parse(state).ok_or_else(|| format!("unknown cluster state '{state}'"))?,
             timeline: number("TimeLineID", get("Latest checkpoint's TimeLineID")?)?,
             checkpoint_lsn: number("checkpoint location", get("Latest checkpoint location")?)?,
@@ -246,7 +250,8 @@ async fn read_once(instance: &Instance) -> Result<ControlData, ControlError> {
     let mut command = tool::command(instance, "pg_controldata", Path::new("/"));
     command.arg("-D").arg(&instance.data_dir);
     match tool::run(command, |_| ()).await {
-        Ok(printed) if printed.stdout.contains("WARNING") => {
+        // On standard output in older majors, on standard error in newer ones; it succeeds all the same.
+        Ok(printed) if printed.stdout.contains("WARNING") || printed.stderr.contains("warning:") => {
             Err(ControlError::Unreadable("its checksum or its sizes are wrong, so it is damaged".into()))
         }
         Ok(printed) => ControlData::parse(&printed.stdout).map_err(ControlError::Unreadable),
@@ -297,6 +302,10 @@ Data page checksum version:           1
     fn says_which_line_is_wrong() {
         let error = ControlData::parse("Database cluster state: sleeping").unwrap_err();
         assert!(error.contains("max_connections"), "{error}");
+        assert!(
+            ControlData::parse(&PRINTED.replace("7575123456789012345", "0")).is_err(),
+            "a zeroed file was accepted"
+        );
         let error = ControlData::parse(&PRINTED.replace("0/3000110", "nowhere")).unwrap_err();
         assert!(error.contains("nowhere"), "{error}");
     }
