@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use matriarch_core::decide::{Data, DataFacts, Finished, Job, Running, Server, Settings};
+use matriarch_core::decide::{Data, DataFacts, Finished, Job, Millis, Running, Server, Settings};
 use matriarch_core::{Incarnation, MemberName};
 use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::clone::CloneProgress;
@@ -29,6 +29,8 @@ const REPLAY_LIMIT: Duration = Duration::from_millis(500);
 
 /// One look at a running server.
 pub struct Sighting {
+    /// When it began (boot clock, ms).
+    pub begun: Millis,
     /// The connection it was made over, for the next one.
     pub sql: Option<Arc<Sql>>,
     /// What it said.
@@ -209,7 +211,7 @@ impl Pg {
 
     /// Asked for seldom: it reads files.
     fn pending_restart_is_due(&self) -> bool {
-        boot_clock_ms() / 1000 % 10 == 0 || self.probe.is_none()
+        (boot_clock_ms() / 1000).is_multiple_of(10) || self.probe.is_none()
     }
 
     /// Takes a sighting into account.
@@ -217,6 +219,11 @@ impl Pg {
         self.probing = false;
         let again = std::mem::take(&mut self.probe_again);
         if self.postmaster.is_none() {
+            return;
+        }
+        if self.finished.as_ref().is_some_and(|finished| sighting.begun < finished.at) {
+            // What it saw is from before the job that has ended.
+            self.look();
             return;
         }
         self.sql = sighting.sql;
@@ -256,7 +263,9 @@ impl Pg {
         Running {
             in_recovery: probe.in_recovery,
             timeline: probe.timeline,
-            lsn: end.unwrap_or(if probe.in_recovery { probe.position() } else { probe.insert_lsn.unwrap_or_default() }),
+            // A primary's flushed position covers every commit that was or can be acknowledged; what is inserted and
+            // not flushed may stay so for long on an idle server.
+            lsn: end.unwrap_or_else(|| probe.position()),
             receiving: probe.receiver.is_some(),
             streaming: probe.receiver.as_ref().is_some_and(|receiver| receiver.status == "streaming"),
             caught_up: end.is_some(),
@@ -314,6 +323,8 @@ impl Pg {
             self.gone();
         } else {
             match finished.job {
+                // Until it is seen as a primary it is not known what it is.
+                Job::Promote => self.server = Server::Unready,
                 Job::Initdb | Job::Clone | Job::Rewind => self.look_at_data(),
                 Job::StartPrimary | Job::StartStandby | Job::Restart => {
                     self.server = Server::Unready;
@@ -364,7 +375,8 @@ async fn end_everything(data_dir: &std::path::Path) {
 }
 
 async fn sight(instance: &Instance, sql: Option<Arc<Sql>>, pending: bool) -> Sighting {
-    let failed = |error| Sighting { sql: None, probe: Err(error), end: None, pending_restart: None };
+    let begun = boot_clock_ms();
+    let failed = |error| Sighting { begun, sql: None, probe: Err(error), end: None, pending_restart: None };
     let sql = match sql.filter(|sql| !sql.is_closed()) {
         Some(sql) => sql,
         None => match Sql::connect(instance).await {
@@ -379,7 +391,7 @@ async fn sight(instance: &Instance, sql: Option<Arc<Sql>>, pending: bool) -> Sig
     let alone = probe.in_recovery && probe.receiver.is_none() && probe.primary_conninfo.is_empty();
     let end = if alone { settled_end(&sql).await } else { None };
     let pending_restart = if pending { sql.pending_restart().await.ok() } else { None };
-    Sighting { sql: Some(sql), probe: Ok(probe), end, pending_restart }
+    Sighting { begun, sql: Some(sql), probe: Ok(probe), end, pending_restart }
 }
 
 /// A walreceiver that still tries to connect is invisible in its view and could yet receive; only when its process is

@@ -83,6 +83,9 @@ impl Turn<'_> {
         running: &Running,
         since: Millis,
     ) -> Why {
+        if self.handed_to_us(&sync.value, running) {
+            return self.take_over(view, sync, Vec::new(), false);
+        }
         self.configure(Settings::default());
         if running.upstream.is_some() || running.receiving {
             self.wake_at(self.obs.now + 20);
@@ -105,6 +108,15 @@ impl Turn<'_> {
             return Why::new("pledge", format!("nobody leads: pledging at {}/{}", mine.timeline, mine.lsn));
         }
         self.judge(view, sync, since)
+    }
+
+    /// The leader stopped cleanly in our favour and we hold its last record: no pledge could add anything.
+    fn handed_to_us(&self, sync: &SyncRecord, running: &Running) -> bool {
+        sync.released.as_ref().is_some_and(|release| {
+            release.candidate.as_ref() == Some(&self.policy.me)
+                && running.timeline == release.timeline
+                && release.shutdown_checkpoint.is_some_and(|checkpoint| running.lsn > checkpoint)
+        })
     }
 
     fn judge(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, since: Millis) -> Why {
@@ -297,8 +309,9 @@ impl<'a> Ballot<'a> {
             })
             .max_by_key(|(name, pledge)| {
                 let priority = self.view.members.get(**name).map_or(0, |member| member.failover_priority());
+                let wanted = self.sync.released.as_ref().and_then(|release| release.candidate.as_ref()) == Some(**name);
                 // Among equals the first name wins, so that everybody ranks alike.
-                ((pledge.timeline, pledge.lsn), priority, std::cmp::Reverse(**name))
+                (wanted, (pledge.timeline, pledge.lsn), priority, std::cmp::Reverse(**name))
             })
             .map(|(name, _)| *name)
     }

@@ -1,7 +1,7 @@
 //! Another member leads: stream from it, and do what it takes to be able to.
 
 use crate::decide::turn::Turn;
-use crate::decide::{ClusterView, Data, Job, LeaderKey, Millis, Remedy, Running, Server, Settings, Why};
+use crate::decide::{ClusterView, Data, DataFacts, Job, LeaderKey, Millis, Remedy, Running, Server, Settings, Why};
 use crate::name::MemberName;
 use crate::record::{MemberRecord, Role, SyncRecord, Versioned};
 
@@ -30,7 +30,7 @@ impl Turn<'_> {
         });
         match &self.obs.server {
             Server::Unready => Why::new("unready", "PostgreSQL does not answer yet"),
-            Server::Stopped => self.rejoin(&sync.value, &leader.name, ready),
+            Server::Stopped => self.rejoin(view, &sync.value, &leader.name, ready),
             Server::Running(running) => self.stream(view, running, &leader.name, ready),
         }
     }
@@ -74,7 +74,13 @@ impl Turn<'_> {
         self.run(Job::StopFast, Why::new("cannot_stream", text))
     }
 
-    fn rejoin(&mut self, sync: &SyncRecord, leader: &MemberName, ready: Option<&MemberRecord>) -> Why {
+    fn rejoin(
+        &mut self,
+        view: &ClusterView,
+        sync: &SyncRecord,
+        leader: &MemberName,
+        ready: Option<&MemberRecord>,
+    ) -> Why {
         if let Some(busy) = &self.obs.busy {
             return Why::new("busy", format!("{busy:?} is under way"));
         }
@@ -82,7 +88,8 @@ impl Turn<'_> {
             Data::Ready(facts) if !self.obs.reinit && !facts.unclaimed && self.memory.remedy != Remedy::Clone => facts,
             _ => return self.clone_leader(sync, leader, ready),
         };
-        let primary_before = !facts.standby && self.memory.rewound != Some(sync.epoch);
+        let primary_before =
+            !facts.standby && self.memory.rewound != Some(sync.epoch) && !stopped_before_fork(view, facts);
         if primary_before || self.memory.remedy == Remedy::Rewind {
             if !self.policy.use_rewind {
                 self.memory.remedy = Remedy::Clone;
@@ -128,6 +135,12 @@ impl Turn<'_> {
         let voter = !sync.rule.is_empty() && sync.rule.has(&self.policy.me, incarnation);
         voter.then(|| Why::new("still_a_voter", "waiting to be dropped from the rule before touching the data"))
     }
+}
+
+/// A primary that stopped cleanly and whose last record is in the leader's history has nothing to undo.
+fn stopped_before_fork(view: &ClusterView, facts: &DataFacts) -> bool {
+    let forks = view.history.iter().map(|entry| entry.fork());
+    facts.clean && forks.into_iter().any(|(timeline, fork)| timeline == facts.timeline && fork > facts.checkpoint)
 }
 
 fn leader_unready(leader: &MemberName, ready: Option<&MemberRecord>) -> Option<Why> {
