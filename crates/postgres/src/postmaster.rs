@@ -134,7 +134,7 @@ pub async fn start(instance: &Instance, start_as: StartAs, log_file: &Path) -> R
         refuse_standby(instance).await?;
     }
     instance.prepare_run_dir()?;
-    remove_foreign_pidfile(instance)?;
+    remove_stale_locks(instance)?;
     conf::ensure_include(instance)?;
     for name in conf::strip_auto_conf(instance)? {
         tracing::warn!(setting = name, "removed from postgresql.auto.conf: Matriarch owns this setting");
@@ -155,14 +155,20 @@ async fn refuse_standby(instance: &Instance) -> Result<(), StartError> {
     Ok(())
 }
 
-/// A crash leaves `postmaster.pid`, and PostgreSQL refuses to start when another process of the same user has that
-/// number by now. Nobody works in the data directory (the caller looked), so such a file is stale.
-fn remove_foreign_pidfile(instance: &Instance) -> Result<(), FileError> {
+/// A crash leaves `postmaster.pid` and the socket with its lock file, and PostgreSQL refuses to start when a process
+/// has that number by now, or when the dead postmaster is a zombie that nobody reaps. Nobody works in the data directory
+/// (the caller looked) and the run directory is ours alone, so such files are stale.
+fn remove_stale_locks(instance: &Instance) -> Result<(), FileError> {
     if let Some(pid) = PidFile::read(&instance.data_dir).map(|file| file.pid)
         && Path::new(&format!("/proc/{pid}")).exists()
         && !process::belongs(pid, &instance.data_dir)
     {
         crate::files::remove_durably(&instance.data("postmaster.pid"))?;
+    }
+    let mut lock = instance.socket_path().into_os_string();
+    lock.push(".lock");
+    for stale in [lock.into(), instance.socket_path()] {
+        crate::files::remove_durably(&stale)?;
     }
     Ok(())
 }

@@ -123,7 +123,8 @@ impl<'a> Turn<'a> {
             let (again, message) = (failures.last + step, failures.message.clone());
             if self.obs.now < again {
                 self.wake_at(again);
-                return self.trouble("retry_later", message);
+                let first = message.lines().next().unwrap_or_default();
+                return self.trouble("retry_later", format!("{job:?} failed and is tried again soon: {first}"));
             }
         }
         self.actions.push(Action::Run(job));
