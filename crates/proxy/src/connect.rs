@@ -113,6 +113,11 @@ async fn tcp(target: &str, config: &ProxyConfig) -> io::Result<TcpStream> {
     let stream = tokio::time::timeout(config.connect_timeout, connect).await.map_err(|_| {
         io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {:?}", config.connect_timeout))
     })??;
+    // While nobody listens on a port of the ephemeral range, a connect to it on the same host can get that very
+    // port as its own and so meet itself; the server could then not even start.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
     tune(&stream);
     Ok(stream)
 }

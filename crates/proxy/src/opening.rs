@@ -86,6 +86,16 @@ pub(crate) fn cancel_request(key: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A StartupMessage that finds out whether a server takes sessions. With passwords it ends at the server's
+/// request for one, which the server does not log.
+pub(crate) fn probe() -> Vec<u8> {
+    let parameters = b"user\0postgres\0database\0postgres\0application_name\0matriarch-proxy\0\0";
+    let mut out = (8 + parameters.len() as u32).to_be_bytes().to_vec();
+    out.extend_from_slice(&(u32::from(PROTOCOL_3) << 16).to_be_bytes());
+    out.extend_from_slice(parameters);
+    out
+}
+
 fn is_http_method(first: &[u8; 4]) -> bool {
     [b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC"].contains(&first)
 }
@@ -112,6 +122,7 @@ mod tests {
             let request = cancel_request(&key);
             assert_eq!(parse(&request), Ok(Some((Opening::Cancel(key.into()), request.len()))));
         }
+        assert_eq!(parse(&probe()), Ok(Some((Opening::Startup, probe().len()))));
         assert_eq!(parse(&[0x16, 3, 1, 2]), Ok(Some((Opening::DirectTls, 0))));
     }
 

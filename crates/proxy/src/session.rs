@@ -14,11 +14,11 @@ use crate::client::{Client, Ended};
 use crate::config::ProxyConfig;
 use crate::connect::Server;
 use crate::frames::Frames;
-use crate::opening::Opening;
+use crate::opening::{Opening, probe};
 use crate::proxy_protocol::Origin;
 use crate::relay::{Handover, Relay, Tickets};
 use crate::report::Report;
-use crate::routes::{Binding, Port, Routes, choose};
+use crate::routes::{Backend, Binding, Port, Routes, choose};
 use crate::spread::{Seat, Spread};
 use crate::stats::{Counted, Gauge, Stats};
 
@@ -86,15 +86,14 @@ struct Start<'a> {
     held: Option<Held>,
     /// Members that failed since the last wait.
     failed: Vec<String>,
-    /// Why the last attempt did not succeed.
-    obstacle: String,
+    /// The member last tried and why it did not take the session.
+    obstacle: Option<(Arc<Backend>, String)>,
 }
 
 /// Serves one connection until it has become a session of the relay or has ended.
 pub(crate) async fn serve(shared: &Shared, port: Port, client: Client) {
     let routes = shared.routes.clone();
-    let start =
-        Start { shared, port, client, routes, deadline: None, held: None, failed: Vec::new(), obstacle: String::new() };
+    let start = Start { shared, port, client, routes, deadline: None, held: None, failed: Vec::new(), obstacle: None };
     start.run().await;
 }
 
@@ -215,11 +214,12 @@ impl Start<'_> {
             // Counted while it is being connected, so that a burst of connections spreads too.
             let spread = shared.spread.take(&binding.backend.name);
             let origin = self.client.origin;
+            let cautious = self.held.is_some();
             let outcome = tokio::select! {
-                outcome = attempt(want, &binding, &shared.config, origin) => Some(outcome),
+                outcome = attempt(want, &binding, cautious, &shared.config, origin) => Some(outcome),
                 () = route_ends(&mut self.routes, &binding) => None,
                 () = self.client.gone() => return Err(Ended::Gone),
-                () = tokio::time::sleep_until(deadline) => Some(Err("it did not answer".to_owned())),
+                () = tokio::time::sleep_until(deadline) => return Err(Ended::Refused(self.silent(&binding.backend))),
                 () = shared.stop.cancelled() => return Err(Ended::Refused(stopping())),
             };
             match outcome {
@@ -228,10 +228,11 @@ impl Start<'_> {
                     return Ok(Found { won, binding, spread });
                 }
                 Some(Err(reason)) => {
-                    self.obstacle = format!("{} at {}: {reason}", binding.backend.name, binding.backend.tcp);
                     self.failed.push(binding.backend.name.clone());
+                    self.obstacle = Some((binding.backend, reason));
                 }
-                None => self.obstacle = format!("{} left its role", binding.backend.name),
+                // The new routes may hold a better one: no wait.
+                None => self.obstacle = Some((binding.backend, "it left its role".to_owned())),
             }
         }
     }
@@ -269,24 +270,46 @@ impl Start<'_> {
         Ok(Held { _permit: permit, _gauge: Counted::new(&self.shared.stats, self.port, Gauge::Held) })
     }
 
+    /// The bound was reached while a member was asked. What it said before says more than that.
+    fn silent(&mut self, backend: &Arc<Backend>) -> Report {
+        if self.obstacle.as_ref().is_none_or(|(member, _)| member.name != backend.name) {
+            self.obstacle = Some((Arc::clone(backend), "it did not answer".to_owned()));
+        }
+        self.waited_too_long()
+    }
+
     fn waited_too_long(&self) -> Report {
         let time = self.shared.config.hold_timeout;
         let message = format!("no {} took the connection within {time:?}", self.port.wants());
-        let report = if self.obstacle.is_empty() {
-            Report::new("57P03", message)
-        } else {
-            Report::new("57P03", format!("{message}; last tried {}", self.obstacle))
+        let report = match &self.obstacle {
+            None => Report::new("57P03", message),
+            Some((member, reason)) => {
+                Report::new("57P03", format!("{message}; last tried {} at {}: {reason}", member.name, member.tcp))
+            }
         };
         report.hint("`matriarch list` shows the members and their state.")
     }
 }
 
 /// Does with one member what is wanted of it. `Err` says in words why it cannot be done now.
-async fn attempt(want: Want<'_>, binding: &Binding, config: &ProxyConfig, origin: Origin) -> Result<Won, String> {
+///
+/// Inside an encrypted session a server's "starting up" could not be seen, and the client would get it. So
+/// when `cautious` (the connection has been held: the member is likely to be starting) it is asked in plain first.
+async fn attempt(
+    want: Want<'_>,
+    binding: &Binding,
+    cautious: bool,
+    config: &ProxyConfig,
+    origin: Origin,
+) -> Result<Won, String> {
     let backend = &binding.backend;
     let encrypted = !matches!(want, Want::Session(_));
     if encrypted && !backend.tls {
         return Ok(Won::NoTls);
+    }
+    if encrypted && cautious {
+        let mut server = Server::connect(backend, false, config, origin).await.map_err(|e| e.to_string())?;
+        server.start(&probe()).await?;
     }
     let connect = Server::connect(backend, encrypted, config, origin).await;
     let mut server = connect.map_err(|e| e.to_string())?;
