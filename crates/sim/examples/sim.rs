@@ -2,22 +2,11 @@
 
 use matriarch_sim::schedule::{Profile, run};
 
-fn profile(name: &str) -> Profile {
-    match name {
-        "single" => Profile::Single,
-        "overlapping" => Profile::Overlapping,
-        "cascade" => Profile::Cascade,
-        "freezing" => Profile::Freezing,
-        "dataloss" => Profile::DataLoss,
-        other => panic!("unknown profile '{other}'; there are single, overlapping, cascade, freezing and dataloss"),
-    }
-}
-
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
     let number = |name: &str| value(name).map(|text| text.parse::<u64>().expect("a number"));
-    let profile = value("--profile").map_or(Profile::Single, |name| profile(name));
+    let profile = value("--profile").map_or(Profile::Single, |name| name.parse().expect("a profile"));
     if let Some(seed) = number("--trace") {
         let outcome = run(seed, profile, None, true);
         outcome.lines.iter().for_each(|line| println!("{line}"));

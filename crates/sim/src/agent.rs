@@ -27,6 +27,11 @@ impl World {
                     return;
                 }
                 self.nodes[node].agent.probe_at = None;
+                if std::mem::replace(&mut self.nodes[node].agent.deciding, true) {
+                    // One look at a time: look again once this one has been decided on.
+                    self.nodes[node].agent.look_again = true;
+                    return;
+                }
                 let snapshot = Box::new(self.nodes[node].look());
                 let delay = self.random(1, 12);
                 self.agent_after(node, delay, AgentEvent::Decide(snapshot));
@@ -71,7 +76,8 @@ impl World {
 
     /// The agent process is gone, with the jobs it did itself.
     pub(crate) fn kill_agent(&mut self, node: NodeId) {
-        if let Some((_, Job::Initdb | Job::Clone | Job::Rewind)) = self.nodes[node].agent.job {
+        // A clone is made beside the old data, which stays until it is complete.
+        if let Some((_, Job::Initdb | Job::Rewind)) = self.nodes[node].agent.job {
             self.nodes[node].disk = crate::node::Disk::Unfinished;
         }
         let agent = &mut self.nodes[node].agent;
@@ -137,6 +143,11 @@ impl World {
     }
 
     fn decide(&mut self, node: NodeId, snapshot: Snapshot) {
+        self.nodes[node].agent.deciding = false;
+        if self.nodes[node].pg.writable() {
+            // The API refuses to make a leader anew, so the wish does not outlive a promotion.
+            self.nodes[node].agent.reinit = false;
+        }
         let mut observation = self.observation(node, snapshot);
         self.mutate_observation(node, &mut observation);
         let policy = self.policy(node);
@@ -159,6 +170,9 @@ impl World {
         self.announce(node, &observation);
         self.disarm_guard(node);
         self.exit_when_stopped(node, &observation);
+        if std::mem::take(&mut self.nodes[node].agent.look_again) {
+            self.poke(node, 1);
+        }
         self.poke(node, again);
     }
 

@@ -1,6 +1,6 @@
 //! The invariants, checked at every step they could break at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use matriarch_core::decide::Millis;
 use matriarch_core::record::SyncRecord;
@@ -33,8 +33,10 @@ pub struct Checker {
     ledger: Vec<Acknowledged>,
     /// The newest `sync` record.
     sync: Option<SyncRecord>,
-    /// Greatest epoch that acknowledged anything under a rule.
-    newest_ack: u64,
+    /// Epochs whose newest rule is the empty one.
+    asynchronous: BTreeSet<u64>,
+    /// When a data directory was last replaced behind PostgreSQL's back.
+    pub data_lost: Option<Millis>,
     /// The newest epoch whose leader runs as a primary, and who that is.
     promoted: Option<(u64, NodeId)>,
     two_since: Option<Millis>,
@@ -51,17 +53,12 @@ impl World {
     pub(crate) fn acknowledge(&mut self, node: NodeId, commit: Waiting, names: &Names) {
         let epoch = self.nodes[node].led_epoch;
         self.checker.acknowledged += 1;
-        if !names.is_empty() {
+        let covered = !names.is_empty() && !self.checker.asynchronous.contains(&epoch);
+        if covered {
             self.check_quorum(node, commit, names);
-            if epoch < self.checker.newest_ack {
-                let newest = self.checker.newest_ack;
-                self.violate(format!("{node} acknowledges in epoch {epoch} after epoch {newest} did"));
-            }
-            self.checker.newest_ack = self.checker.newest_ack.max(epoch);
         }
-        let asynchronous = self.checker.sync.as_ref().is_none_or(|sync| sync.rule.is_empty() && sync.established);
-        let covered = !names.is_empty() && !asynchronous;
         let Waiting { uid, index, .. } = commit;
+        // What an older leader acknowledges after the newest was promoted was confirmed before, or it is lost.
         if covered
             && let Some((newest, leader)) = self.checker.promoted
             && newest > epoch
@@ -86,8 +83,9 @@ impl World {
         // A walsender that has not loaded the newest rule yet counts by its own.
         let known: Vec<bool> = self.nodes[node].pg.senders.values().map(|sender| holds(&self.nodes[sender.node])).collect();
         let flushed = known.into_iter().filter(|holds| *holds).count();
-        let wiped = self.nodes.iter().any(|node| node.disk.dir().is_none());
-        if flushed < names.needed && !wiped {
+        // A confirmation may be older than the loss of what it confirmed.
+        let lost = self.checker.data_lost.is_some_and(|at| self.now < at + 5000);
+        if flushed < names.needed && !lost {
             self.violate(format!("{node} acknowledges with {flushed} of {} voters", names.needed));
         }
     }
@@ -128,6 +126,11 @@ impl World {
         }
         if self.checker.sync.as_ref() == Some(&sync) {
             return;
+        }
+        if sync.rule.is_empty() {
+            self.checker.asynchronous.insert(sync.epoch);
+        } else {
+            self.checker.asynchronous.remove(&sync.epoch);
         }
         let before = self.checker.sync.replace(sync.clone());
         if let Some(before) = &before {
@@ -229,6 +232,9 @@ impl World {
             return ail("its agent does not run");
         }
         let Some(primary) = primary else { return ail("there is no primary") };
+        if this.disk.dir().is_none() {
+            return ail("its data directory is gone");
+        }
         if this.agent.problem.is_some() {
             return ail(&format!("{:?}", this.agent.problem));
         }
@@ -262,7 +268,7 @@ impl World {
             .collect();
         let wanted = self.setup.synchronous;
         let needed = if self.nodes.len() >= wanted.from_members { wanted.needed } else { 0 };
-        let needed = if wanted.strict { needed } else { needed.min(voters.len() as u32) };
+        let needed = if wanted.strict && !voters.is_empty() { needed } else { needed.min(voters.len() as u32) };
         if needed > 0 && (sync.rule.voters != voters || sync.rule.needed != needed) {
             return Some(format!("the rule is '{}', needing {needed} of {} voters is wanted", sync.rule, voters.len()));
         }

@@ -25,9 +25,6 @@ impl World {
                     Job::Clone => self.random(300, 4000),
                     _ => self.random(100, 1500),
                 };
-                if job == Job::Clone {
-                    self.nodes[node].disk = Disk::Unfinished;
-                }
                 self.agent_after(node, delay, AgentEvent::Work(id));
                 true
             }

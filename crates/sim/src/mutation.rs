@@ -3,8 +3,15 @@
 
 use matriarch_core::decide::{Action, Decision, Job, Observation, Server};
 
+use matriarch_core::Lsn;
+use matriarch_core::record::{Pledge, Versioned};
+use matriarch_core::transaction::Compare;
+
 use crate::node::NodeId;
 use crate::world::World;
+
+/// Revision of a pledge that nobody made.
+const INVENTED: u64 = u64::MAX;
 
 /// One bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +57,16 @@ impl World {
         let nobody_leads = view.leader.is_none();
         let Some(sync) = view.sync.as_mut().map(|sync| &mut sync.value) else { return };
         match mutation {
-            Mutation::FenceOneFewer if nobody_leads && !sync.rule.is_empty() => sync.rule.needed += 1,
+            Mutation::FenceOneFewer if nobody_leads => {
+                let epoch = sync.epoch;
+                let pledged = |name| view.pledges.get(name).is_some_and(|pledge| pledge.value.epoch == epoch);
+                let missing = sync.rule.voters.iter().find(|(name, _)| !pledged(*name));
+                if let Some((name, incarnation)) = missing {
+                    let nothing =
+                        Pledge { epoch, incarnation: incarnation.clone(), timeline: 0, lsn: Lsn::ZERO };
+                    view.pledges.insert(name.clone(), Versioned { revision: INVENTED, value: nothing });
+                }
+            }
             Mutation::AnyPledger if nobody_leads => {
                 let mine = view.pledges.get(me).map(|pledge| (pledge.value.timeline, pledge.value.lsn));
                 let Some(mine) = mine else { return };
@@ -76,7 +92,7 @@ impl World {
                 sync.previous.clear();
                 sync.established |= nobody_leads;
             }
-            Mutation::IncarnationsIgnored => {
+            Mutation::IncarnationsIgnored if nobody_leads => {
                 for (name, pledge) in &view.pledges {
                     if let Some(incarnation) = sync.rule.voters.get_mut(name) {
                         *incarnation = pledge.value.incarnation.clone();
@@ -90,10 +106,21 @@ impl World {
     /// Does something else than what was decided.
     pub(crate) fn mutate_decision(&self, decision: &mut Decision) {
         match self.setup.mutation {
+            Some(Mutation::FenceOneFewer) => {
+                for action in &mut decision.actions {
+                    if let Action::Commit(change) = action {
+                        change.txn.compares.retain(
+                            |compare| !matches!(compare, Compare::Revision { revision, .. } if *revision == INVENTED),
+                        );
+                    }
+                }
+            }
             Some(Mutation::DeposedKeepsRunning) => {
                 decision.actions.retain(|action| *action != Action::Run(Job::StopImmediate));
             }
-            Some(Mutation::PledgeWhileReceiving) if decision.why.code.starts_with("pledge") => {
+            Some(Mutation::PledgeWhileReceiving)
+                if ["pledge", "election", "takeover"].iter().any(|start| decision.why.code.starts_with(start)) =>
+            {
                 decision.actions.retain(|action| !matches!(action, Action::Configure(_)));
             }
             _ => {}

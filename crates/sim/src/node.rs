@@ -204,6 +204,8 @@ pub struct Pg {
     pub flushing: usize,
     /// Promotion is under way.
     pub promoting: bool,
+    /// The log that was deleted under the running server.
+    pub open_files: Option<Wal>,
 }
 
 impl Pg {
@@ -219,6 +221,7 @@ impl Pg {
             waiting: Vec::new(),
             flushing: 0,
             promoting: false,
+            open_files: None,
         }
     }
 
@@ -314,6 +317,10 @@ pub struct Agent {
     pub stopping: bool,
     /// Its data is to be made anew.
     pub reinit: bool,
+    /// It has looked and is about to decide.
+    pub deciding: bool,
+    /// Something happened meanwhile.
+    pub look_again: bool,
     /// When it looks next.
     pub probe_at: Option<Millis>,
     /// Its member record as last sent.
@@ -411,14 +418,15 @@ impl Node {
             Process::Starting { .. } | Process::Stopping { .. } => return Server::Unready,
             Process::Running { recovery } => recovery,
         };
+        // A server whose files were deleted goes on for a while with those it has open.
         let empty = Wal::default();
-        let wal = self.wal().unwrap_or(&empty);
+        let wal = self.wal().or(self.pg.open_files.as_ref()).unwrap_or(&empty);
         let receiver = self.pg.receiver.as_ref();
         let replicas =
             self.pg.senders.iter().map(|(app, sender)| (app.clone(), wal.end(sender.flushed.min(wal.len()))));
         Server::Running(Running {
             in_recovery: recovery,
-            timeline: wal.timeline(if recovery { self.pg.replayed.min(wal.len()) } else { wal.len() }),
+            timeline: wal.timeline(if recovery { wal.flushed } else { wal.len() }),
             lsn: wal.end(if recovery { wal.flushed } else { wal.len() }),
             receiving: receiver.is_some(),
             streaming: receiver.is_some_and(|receiver| !receiver.ending),

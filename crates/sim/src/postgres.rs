@@ -234,14 +234,15 @@ impl World {
         self.poke(node, 1);
     }
 
-    /// The number PostgreSQL picks: one more than the newest history file it can see. The agent shows it those the
-    /// store knows of.
+    /// The number PostgreSQL picks: one more than the newest history file it can see. The agent shows it files for
+    /// those the store knows of and for all below the number that the takeover reserved.
     fn next_timeline(&self, node: NodeId) -> Timeline {
         let this = &self.nodes[node];
         let own = this.wal().map_or(1, |wal| wal.timeline(wal.len()));
         let cluster = this.agent.view.as_ref().map(|view| &view.cluster);
         let known = cluster.and_then(|view| view.history.iter().map(|entry| entry.0 + 1).max()).unwrap_or(0);
-        own.max(known) + 1
+        let reserved = cluster.and_then(|view| view.sync.as_ref()).map_or(0, |sync| sync.value.timeline);
+        (own.max(known) + 1).max(reserved)
     }
 
     fn pg_checkpointed(&mut self, node: NodeId) {
@@ -260,9 +261,13 @@ impl World {
 
     /// Replaces the data directory. PostgreSQL, if it runs, finds out later.
     pub(crate) fn replace_disk(&mut self, node: NodeId, disk: Disk) {
-        self.nodes[node].disk = disk;
+        self.checker.data_lost = Some(self.now);
+        let before = std::mem::replace(&mut self.nodes[node].disk, disk);
         self.nodes[node].settings = Default::default();
         if self.nodes[node].pg.process != Process::Stopped {
+            if let Disk::Ready(dir) = before {
+                self.nodes[node].pg.open_files = Some(dir.wal);
+            }
             let delay = self.random(0, 1000);
             self.pg_after(node, delay, PgEvent::Panic);
         }

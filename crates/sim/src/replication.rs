@@ -7,9 +7,6 @@ use crate::node::{Names, NodeId, Process, Receiver, Sender};
 use crate::wal::Record;
 use crate::world::World;
 
-/// Checks in a row (one a second) that must find the other side silent before a stream ends.
-const SILENT_LIMIT: u32 = 3;
-
 impl World {
     /// A standby tries to connect, and keeps trying.
     pub(crate) fn connect(&mut self, node: NodeId) {
@@ -99,7 +96,8 @@ impl World {
             return;
         };
         if !self.connected(node, receiver.upstream) {
-            // Lost segments stall the stream; timeouts end it.
+            // Sent again and again, until timeouts end the stream.
+            self.pg_after(node, 200, PgEvent::Data(conn, from, records));
             return;
         }
         let Some(dir) = self.nodes[node].disk.dir_mut() else { return };
@@ -130,6 +128,8 @@ impl World {
         if self.connected(node, receiver.upstream) {
             let delay = self.random(1, 3);
             self.pg_after(receiver.upstream, delay, PgEvent::Confirm(conn, upto));
+        } else {
+            self.pg_after(node, 200, PgEvent::StandbyFlushed(conn, upto));
         }
         // A standby passes on what it has.
         if !self.nodes[node].pg.senders.is_empty() {
@@ -276,6 +276,7 @@ impl World {
 
     /// wal_sender_timeout and wal_receiver_timeout.
     pub(crate) fn stream_timeouts(&mut self, node: NodeId) {
+        let limit = self.setup.stream_timeout;
         let mut over = Vec::new();
         let senders: Vec<(String, NodeId, u64)> =
             self.nodes[node].pg.senders.iter().map(|(app, s)| (app.clone(), s.node, s.conn)).collect();
@@ -286,7 +287,7 @@ impl World {
                 && other.pg.receiver.as_ref().is_some_and(|receiver| receiver.conn == conn);
             if let Some(sender) = self.nodes[node].pg.senders.get_mut(&app) {
                 sender.silent = if hears { 0 } else { sender.silent + 1 };
-                if sender.silent >= SILENT_LIMIT {
+                if sender.silent >= limit {
                     over.push(PgEvent::SenderEnd(conn));
                 }
             }
@@ -298,7 +299,7 @@ impl World {
                 && other.pg.senders.values().any(|sender| sender.conn == conn);
             if let Some(receiver) = &mut self.nodes[node].pg.receiver {
                 receiver.silent = if hears { 0 } else { receiver.silent + 1 };
-                if receiver.silent >= SILENT_LIMIT {
+                if receiver.silent >= limit {
                     over.push(PgEvent::ReceiverEnd(conn));
                 }
             }

@@ -1,5 +1,8 @@
 //! Random schedules: a cluster, faults, and what must hold in between and at the end.
 
+use std::fmt;
+use std::str::FromStr;
+
 use matriarch_core::decide::{CrashPolicy, Millis, Synchronous};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -28,6 +31,34 @@ pub enum Profile {
     Freezing,
     /// Data directories are lost and restored.
     DataLoss,
+}
+
+/// All of them.
+pub const PROFILES: [Profile; 5] =
+    [Profile::Single, Profile::Overlapping, Profile::Cascade, Profile::Freezing, Profile::DataLoss];
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Profile::Single => "single",
+            Profile::Overlapping => "overlapping",
+            Profile::Cascade => "cascade",
+            Profile::Freezing => "freezing",
+            Profile::DataLoss => "dataloss",
+        })
+    }
+}
+
+impl FromStr for Profile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || PROFILES.map(|profile| profile.to_string()).join(", ");
+        PROFILES
+            .into_iter()
+            .find(|profile| profile.to_string() == text)
+            .ok_or_else(|| format!("unknown profile '{text}'; there are {}", known()))
+    }
 }
 
 /// How a run ended.
@@ -89,6 +120,7 @@ fn random_setup(rng: &mut SmallRng, profile: Profile) -> Setup {
         shrink_delay: *pick(rng, &[2000, 500, 5000]),
         crash: if rng.random_range(0..5) == 0 { CrashPolicy::Restart } else { CrashPolicy::Failover },
         use_rewind: rng.random_range(0..8) != 0,
+        stream_timeout: *pick(rng, &[3, 10, 60]),
         clients: 2,
         flaky: if rng.random_range(0..4) == 0 { 5 } else { 0 },
         mutation: None,
@@ -234,9 +266,15 @@ fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile) -> Vec<(Mi
             let ttl = world.setup.ttl;
             let kill = if rng.random_bool(0.5) { Fault::PowerCut(primary) } else { Fault::KillPostmaster(primary) };
             let released = matches!(kill, Fault::KillPostmaster(_));
-            let next = if released { rng.random_range(100..1500) } else { ttl + rng.random_range(0..1500) };
+            let next =
+                if released { rng.random_range(50..600) } else { ttl * 2 / 3 + rng.random_range(0..ttl / 3 + 600) };
+            let behind = if rng.random_bool(0.5) {
+                Fault::SlowDisk(third, rng.random_range(200..3000))
+            } else {
+                Fault::Cut(primary, third)
+            };
             vec![
-                (0, Fault::SlowDisk(third, rng.random_range(200..3000))),
+                (soon.saturating_sub(500), behind),
                 (soon, kill),
                 (soon + next, Fault::PowerCut(other)),
             ]
@@ -245,6 +283,8 @@ fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile) -> Vec<(Mi
             let mut faults = vec![(soon, Fault::Freeze(primary))];
             if rng.random_bool(0.5) {
                 faults.push((0, Fault::SlowDisk(third, rng.random_range(50..1500))));
+            } else if rng.random_bool(0.7) {
+                faults.push((soon + 500, Fault::Cut(primary, other)));
             }
             faults
         }

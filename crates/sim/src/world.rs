@@ -32,6 +32,8 @@ pub struct Setup {
     pub crash: CrashPolicy,
     /// See [`Policy::use_rewind`].
     pub use_rewind: bool,
+    /// Seconds of silence after which either end of a stream gives it up.
+    pub stream_timeout: u32,
     /// Clients that write.
     pub clients: usize,
     /// Jobs of a hundred that fail.
@@ -50,6 +52,7 @@ impl Default for Setup {
             shrink_delay: 2000,
             crash: CrashPolicy::Failover,
             use_rewind: true,
+            stream_timeout: 5,
             clients: 2,
             flaky: 0,
             mutation: None,

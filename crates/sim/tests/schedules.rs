@@ -1,0 +1,133 @@
+//! Random schedules against the invariants: thousands in every test run, more with `MATRIARCH_SIM_SEEDS`.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use matriarch_sim::mutation::{MUTATIONS, Mutation};
+use matriarch_sim::schedule::{Outcome, PROFILES, Profile, run};
+
+/// Seeds that once failed, replayed before anything else: profile and seed a line.
+const KNOWN: &str = include_str!("../testdata/seeds.txt");
+
+/// Schedules per profile, unless the environment asks for more.
+fn seeds() -> u64 {
+    std::env::var("MATRIARCH_SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000)
+}
+
+/// Runs a seed and tells its story when something is wrong.
+fn must_hold(seed: u64, profile: Profile) -> Outcome {
+    let outcome = run(seed, profile, None, false);
+    if let Some(violation) = &outcome.violation {
+        let told = run(seed, profile, None, true);
+        let from = told.lines.len().saturating_sub(120);
+        let story = told.lines[from..].join("\n");
+        panic!(
+            "{story}\n\nseed {seed} of profile {profile}: {violation}\n\
+             replay: cargo run -p matriarch-sim --example sim -- --profile {profile} --trace {seed}\n\
+             once mended, add '{profile} {seed}' to crates/sim/testdata/seeds.txt"
+        );
+    }
+    outcome
+}
+
+/// Runs `count` seeds on every core; stops at the first failure.
+fn all_hold(profile: Profile, count: u64) {
+    let next = AtomicU64::new(0);
+    let acknowledged = AtomicU64::new(0);
+    let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= count {
+                        return;
+                    }
+                    acknowledged.fetch_add(must_hold(seed, profile).acknowledged, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert!(acknowledged.into_inner() > 100 * count, "{profile}: clients hardly ever wrote");
+}
+
+#[test]
+fn seeds_that_failed_once_hold() {
+    for (number, line) in KNOWN.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        let (profile, seed) = line.split_once(' ').unwrap_or_else(|| panic!("seeds.txt line {}: '{line}'", number + 1));
+        must_hold(seed.trim().parse().expect("a seed is a number"), profile.parse().expect("a known profile"));
+    }
+}
+
+#[test]
+fn one_fault_at_a_time_heals_by_itself() {
+    all_hold(Profile::Single, 2 * seeds());
+}
+
+#[test]
+fn overlapping_faults_lose_nothing() {
+    all_hold(Profile::Overlapping, seeds());
+}
+
+#[test]
+fn leaders_that_die_in_a_row_lose_nothing() {
+    all_hold(Profile::Cascade, seeds());
+}
+
+#[test]
+fn leaders_that_freeze_and_wake_lose_nothing() {
+    all_hold(Profile::Freezing, seeds());
+}
+
+#[test]
+fn data_directories_that_are_lost_or_restored_lose_nothing_else() {
+    all_hold(Profile::DataLoss, seeds());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..5 {
+        let (one, two) = (run(seed, Profile::Single, None, true), run(seed, Profile::Single, None, true));
+        assert_eq!((one.hash, one.lines.len()), (two.hash, two.lines.len()), "seed {seed}");
+        assert_ne!(one.hash, run(seed + 1, Profile::Single, None, true).hash);
+        let untold = run(seed, Profile::Single, None, false);
+        assert_eq!((one.time, one.acknowledged), (untold.time, untold.acknowledged), "telling changed seed {seed}");
+    }
+}
+
+/// The first seed that notices a bug.
+fn caught(mutation: Mutation, limit: u64) -> Option<(Profile, u64, String)> {
+    let found = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for profile in PROFILES {
+            let found = &found;
+            scope.spawn(move || {
+                for seed in 0..limit {
+                    if found.lock().expect("no worker panics").is_some() {
+                        return;
+                    }
+                    // Only what breaks safety proves that the invariants bite.
+                    let violation = run(seed, profile, Some(mutation), false).violation;
+                    if let Some(violation) = violation.filter(|text| !text.contains(" ms after ")) {
+                        found.lock().expect("no worker panics").get_or_insert((profile, seed, violation));
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().expect("no worker panics")
+}
+
+#[test]
+fn bugs_put_in_on_purpose_are_noticed() {
+    for mutation in MUTATIONS {
+        let caught = caught(mutation, 3000);
+        let (profile, seed, violation) = caught.unwrap_or_else(|| panic!("{mutation:?} was not noticed"));
+        println!("{mutation:?}: noticed by {profile} {seed}: {violation}");
+    }
+}
