@@ -74,7 +74,7 @@ pub enum Found {
     /// By its directory.
     Local(Box<LocalCluster>),
     /// By its store.
-    Remote(Target),
+    Remote(Box<Target>),
 }
 
 impl LocalCluster {
@@ -125,7 +125,7 @@ impl Found {
     /// For the verbs.
     pub fn target(self) -> Target {
         match self {
-            Found::Remote(target) => target,
+            Found::Remote(target) => *target,
             Found::Local(cluster) => Target {
                 cluster: cluster.scope.clone(),
                 members: cluster
@@ -153,7 +153,7 @@ impl Found {
 /// Finds the cluster.
 pub async fn find(which: &Which) -> anyhow::Result<Found> {
     if let Some(address) = &which.store {
-        return Ok(Found::Remote(from_store(which, address).await?));
+        return Ok(Found::Remote(Box::new(from_store(which, address).await?)));
     }
     Ok(Found::Local(Box::new(find_local(which)?)))
 }

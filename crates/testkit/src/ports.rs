@@ -38,6 +38,20 @@ impl Port {
         std::array::from_fn(|_| Port::reserve())
     }
 
+    /// Reserves neighbours, lowest first, for a program that takes one port and counts on from there.
+    ///
+    /// # Panics
+    /// When thousands of tries found none.
+    pub fn reserve_run(count: u16) -> Vec<Port> {
+        let mut random = rand::rng();
+        (0..5_000)
+            .find_map(|_| {
+                let first = random.random_range(FIRST..=LAST - count);
+                (first..first + count).map(Port::try_reserve).collect()
+            })
+            .expect("no run of free ports between 12000 and 31999")
+    }
+
     pub fn number(&self) -> u16 {
         self.number
     }

@@ -53,6 +53,16 @@ impl GuardLink {
         self.order(Order::Disarm);
     }
 
+    /// Ends the guard: PostgreSQL has stopped and the agent is about to. Returns when it is gone, or after a second.
+    pub async fn quit(&self) {
+        let mut confirmed = self.confirmed.clone();
+        if confirmed.borrow().alive {
+            self.order(Order::Quit);
+            let gone = confirmed.wait_for(|state| !state.alive);
+            let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
+        }
+    }
+
     /// Only news is sent: each confirmation wakes the agent.
     fn order(&self, order: Order) {
         self.wanted.send_if_modified(|wanted| {
@@ -73,7 +83,9 @@ async fn keep(starter: Starter, mut orders: watch::Receiver<Option<Order>>, repo
     loop {
         if let Ok(stream) = UnixStream::connect(&starter.options.socket).await {
             pause = Duration::from_millis(50);
-            if !talk(stream, &mut orders, &report).await {
+            let wanted = talk(stream, &mut orders, &report).await;
+            if !wanted || *orders.borrow() == Some(Order::Quit) {
+                tell(&report, GuardState::default());
                 return;
             }
         } else {

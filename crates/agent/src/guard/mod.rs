@@ -6,6 +6,7 @@
 //! ```text
 //! idle --arm--> armed --arm later--> armed --disarm--> idle
 //!                 \--deadline--> fired: everything killed, then idle
+//! idle --quit, or nobody there for 30 s--> ends
 //! ```
 
 mod link;
@@ -23,6 +24,8 @@ pub(crate) enum Order {
     Disarm,
     /// Say how things stand.
     Report,
+    /// PostgreSQL and the agent have stopped: end as well.
+    Quit,
 }
 
 impl Order {
@@ -32,6 +35,7 @@ impl Order {
             ("arm", Some(deadline)) => Order::Arm(deadline.parse().ok()?),
             ("disarm", None) => Order::Disarm,
             ("report", None) => Order::Report,
+            ("quit", None) => Order::Quit,
             _ => return None,
         };
         words.next().is_none().then_some(order)
@@ -42,6 +46,7 @@ impl Order {
             Order::Arm(deadline) => format!("arm {deadline}\n"),
             Order::Disarm => "disarm\n".to_owned(),
             Order::Report => "report\n".to_owned(),
+            Order::Quit => "quit\n".to_owned(),
         }
     }
 }
@@ -52,7 +57,7 @@ mod tests {
 
     #[test]
     fn orders_survive_the_wire_and_garbage_does_not() {
-        for order in [Order::Arm(1234), Order::Disarm, Order::Report] {
+        for order in [Order::Arm(1234), Order::Disarm, Order::Report, Order::Quit] {
             assert_eq!(Order::parse(&order.line()), Some(order));
         }
         for line in ["", "arm", "arm x", "arm -1", "disarm now", "arm 1 2", "ARM 1", "\0\0"] {

@@ -34,7 +34,8 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
     let mut agent: Option<UnixStream> = None;
     let mut deadline: Option<u64> = None;
     let mut line = Vec::new();
-    loop {
+    let mut quit = false;
+    while !quit {
         timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &absolute(deadline))?;
         let mut fds = vec![PollFd::new(&listener, PollFlags::IN), PollFd::new(&timer, PollFlags::IN)];
         if let Some(stream) = &agent {
@@ -43,10 +44,7 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
         let lonely =
             (agent.is_none() && deadline.is_none()).then(|| Timespec { tv_sec: LONELY.as_secs() as i64, tv_nsec: 0 });
         match poll(&mut fds, lonely.as_ref()) {
-            Ok(0) => {
-                let _ = std::fs::remove_file(&options.socket);
-                return Ok(());
-            }
+            Ok(0) => break,
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -61,11 +59,13 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
             agent = Some(stream);
         }
         if let Some(stream) = &mut agent
-            && !serve(stream, &mut line, &mut deadline)
+            && !serve(stream, &mut line, &mut deadline, &mut quit)
         {
             agent = None;
         }
     }
+    let _ = std::fs::remove_file(&options.socket);
+    Ok(())
 }
 
 fn listen(socket: &std::path::Path) -> anyhow::Result<UnixListener> {
@@ -80,7 +80,7 @@ fn listen(socket: &std::path::Path) -> anyhow::Result<UnixListener> {
 }
 
 /// Reads orders and answers each; false when the agent is gone.
-fn serve(stream: &mut UnixStream, line: &mut Vec<u8>, deadline: &mut Option<u64>) -> bool {
+fn serve(stream: &mut UnixStream, line: &mut Vec<u8>, deadline: &mut Option<u64>, quit: &mut bool) -> bool {
     let mut buffer = [0u8; 256];
     loop {
         match stream.read(&mut buffer) {
@@ -101,6 +101,7 @@ fn serve(stream: &mut UnixStream, line: &mut Vec<u8>, deadline: &mut Option<u64>
             Order::Arm(at) => *deadline = Some(at),
             Order::Disarm => *deadline = None,
             Order::Report => {}
+            Order::Quit => (*deadline, *quit) = (None, true),
         }
         if stream.write_all(format!("{}\n", deadline.unwrap_or(0)).as_bytes()).is_err() {
             return false;

@@ -340,7 +340,7 @@ impl Shell {
     }
 
     async fn leave(&mut self) {
-        self.guard.disarm();
+        self.guard.quit().await;
         let store = self.storage.handle();
         for held in [self.storage.leader.take(), self.storage.member.take()].into_iter().flatten() {
             let _ = tokio::time::timeout(Duration::from_secs(2), store.revoke(held.id)).await;

@@ -28,8 +28,6 @@ use crate::cluster::{self, LocalCluster, LocalMember};
 
 /// Where a search for free ports begins.
 const FIRST_PORT: u16 = 5432;
-const FIRST_MEMBER_PORT: u16 = 54_321;
-const FIRST_API_PORT: u16 = 8008;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Secrets {
@@ -113,9 +111,9 @@ fn new_cluster(dir: &Path, args: &UpArgs, binaries: &Binaries) -> anyhow::Result
     taken.extend([read_write, read_write + 1]);
     let mut members = Vec::new();
     for index in 0..args.members {
-        let postgres = free_from(FIRST_MEMBER_PORT, &taken)?;
+        let postgres = free_from(args.member_port, &taken)?;
         taken.push(postgres);
-        let api = free_from(FIRST_API_PORT, &taken)?;
+        let api = free_from(args.api_port, &taken)?;
         taken.push(api);
         members.push(LocalMember { name: char::from(b'a' + index).to_string(), postgres, api });
     }

@@ -31,6 +31,12 @@ pub struct UpArgs {
     /// Port that always leads to the primary; the next one leads to replicas (default: the first free pair from 5432 up)
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
+    /// First port that the instances may use (only for a new cluster); for several clusters that start at once
+    #[arg(long, default_value_t = 54_321, value_name = "PORT", hide = true)]
+    pub member_port: u16,
+    /// First port that the agents' APIs may use (only for a new cluster); for several clusters that start at once
+    #[arg(long, default_value_t = 8008, value_name = "PORT", hide = true)]
+    pub api_port: u16,
     /// Directory of PostgreSQL's programs (default: the newest found)
     #[arg(long, value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
