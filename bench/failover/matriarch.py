@@ -1,72 +1,62 @@
-"""Matriarch: three agents, the SQLite store and its proxy, each a process of its own."""
+"""Matriarch with its defaults: three agents, the SQLite store and its proxy, each a process of its own."""
 
 import json
 import pathlib
+import shutil
 import subprocess
+import urllib.request
 
 import machine
 from contender import Contender
 
 BINARY = machine.ROOT / "target/release/matriarch"
-SCOPE = "bench"
-TRUST = ["local all all trust", "host all all 127.0.0.1/32 trust", "host replication all 127.0.0.1/32 trust"]
+SCOPE, PASSWORD, TOKEN = "bench", "bench", "bench"
 
 
 class Matriarch(Contender):
     name = "matriarch"
-    period = 1.0
+    settings = "defaults: quorum of 1 of 2, lease of 5 s"
+    # Nothing in it sleeps for long; a lease is renewed every third of its life.
+    period = 5 / 3
+    sync = True
 
-    def __init__(self, folder: pathlib.Path, bins: pathlib.Path, mode: str):
+    def __init__(self, folder: pathlib.Path, bins: pathlib.Path):
         super().__init__(folder, bins)
         if not BINARY.exists():
             machine.fail(f"{BINARY} is missing; cargo build --release -p matriarch")
-        self.settings = f"default, {mode}"
-        self.mode = mode
-        self.sync = mode != "async"
+        # The unprivileged user may not be able to reach the checkout.
+        self.program = shutil.copy(BINARY, machine.make_folder(self.folder / "bin") / "matriarch")
         self.rest = {member: machine.free_port() for member in self.members}
         self.router = machine.free_port()
-        self.store = self.folder / "store" / "matriarch.db"
-        # Without a folder above the members' that names them: a node is found by its own folder.
-        machine.make_folder(self.store.parent)
+        # Not within a folder that names a member: a node's processes are found by its folder.
+        self.store = machine.make_folder(self.folder / "store") / "store.db"
 
     # --- configuration and commands: the only places that know Matriarch's own words -------------------------
     def agent_config(self, member: str) -> dict:
-        home = self.home(member)
+        role = {"password": PASSWORD}
         return {
             "scope": SCOPE,
             "name": member,
-            "restapi": {"listen": f"127.0.0.1:{self.rest[member]}"},
+            "log": {"postgresql": str(self.home(member) / "postgresql.log")},
+            "restapi": {"listen": f"127.0.0.1:{self.rest[member]}", "token": TOKEN},
             "sqlite": {"path": str(self.store)},
-            "bootstrap": {
-                "dcs": {
-                    "synchronous_mode": {"quorum": "quorum", "async": "off"}[self.mode],
-                    "postgresql": {"parameters": {"shared_buffers": "64MB"}, "pg_hba": TRUST},
-                }
-            },
+            "bootstrap": {"dcs": {"postgresql": {"parameters": {"shared_buffers": "64MB"}}}},
             "postgresql": {
                 "listen": f"127.0.0.1:{self.ports[member]}",
                 "data_dir": str(self.data(member)),
                 "bin_dir": str(self.bins),
-                "run_dir": str(home),
+                "authentication": {"superuser": role, "replication": role, "rewind": role},
             },
         }
 
-    def agent_command(self, member: str) -> list:
-        return [BINARY, "agent", "--config", self.home(member) / "matriarch.yml"]
-
-    def proxy_config(self) -> dict:
-        return {
-            "scope": SCOPE,
-            "sqlite": {"path": str(self.store)},
-            "proxy": {"read_write": f"127.0.0.1:{self.router}"},
-        }
-
-    def proxy_command(self, config: pathlib.Path) -> list:
-        return [BINARY, "proxy", "--config", config]
+    def start_proxy(self) -> None:
+        which = ["--store", f"sqlite:{self.store}", "--scope", SCOPE]
+        home = machine.make_folder(self.folder / "proxy")
+        machine.start([self.program, "proxy", *which, "--read-write", f"127.0.0.1:{self.router}"], home)
 
     def command(self, *verb: str) -> subprocess.CompletedProcess:
-        arguments = [BINARY, *verb, "--config", self.home("n1") / "matriarch.yml"]
-        return subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+        which = ["--store", f"sqlite:{self.store}", "--scope", SCOPE, "--token", TOKEN]
+        return subprocess.run([self.program, *verb, *which], capture_output=True, text=True, timeout=120)
 
     # ---------------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -75,28 +65,32 @@ class Matriarch(Contender):
             # JSON is YAML, and the standard library writes it.
             (home / "matriarch.yml").write_text(json.dumps(self.agent_config(member), indent=2))
             self.start_node(member)
-        home = machine.make_folder(self.folder / "proxy")
-        (home / "proxy.yml").write_text(json.dumps(self.proxy_config(), indent=2))
-        machine.start(self.proxy_command(home / "proxy.yml"), home)
+        # The proxy makes no store: the first agent does.
+        machine.wait_until("a store", self.store.exists, 30)
+        self.start_proxy()
 
     def start_node(self, member: str) -> None:
-        machine.start(self.agent_command(member), self.home(member))
+        machine.start([self.program, "agent", "--config", self.home(member) / "matriarch.yml"], self.home(member))
 
     def data(self, member: str) -> pathlib.Path:
         return self.home(member) / "data"
 
     def dsn(self) -> str:
-        return f"host=127.0.0.1 port={self.router} user=postgres dbname=postgres"
+        return f"host=127.0.0.1 port={self.router} user=postgres password={PASSWORD} dbname=postgres"
+
+    def direct(self, member: str) -> str:
+        return f"{super().direct(member)} password={PASSWORD}"
 
     def leader(self) -> str | None:
-        answer = self.command("list", "-o", "json")
-        if answer.returncode != 0:
-            return None
-        members = json.loads(answer.stdout)
-        members = members["members"] if isinstance(members, dict) else members
-        for entry in members:
-            if entry["role"] in ("leader", "primary") and entry["state"] == "running":
-                return entry.get("name") or entry.get("member")
+        for member in self.members:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.rest[member]}/cluster", timeout=2) as answer:
+                    cluster = json.load(answer)
+            except OSError:
+                continue
+            for entry in cluster["members"]:
+                if entry["role"] == "leader" and entry["state"] == "running":
+                    return entry["name"]
         return None
 
     def switchover(self, leader: str, candidate: str) -> None:
@@ -104,6 +98,5 @@ class Matriarch(Contender):
         if answer.returncode != 0:
             raise RuntimeError(f"switchover failed: {answer.stderr.strip() or answer.stdout.strip()}")
 
-    @staticmethod
-    def version() -> str:
-        return subprocess.run([BINARY, "--version"], capture_output=True, text=True).stdout.strip()
+    def version(self) -> str:
+        return subprocess.run([self.program, "--version"], capture_output=True, text=True).stdout.strip()
