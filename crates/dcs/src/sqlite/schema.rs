@@ -111,10 +111,16 @@ fn ensure_exists(place: &Place, create: bool) -> Result<PathBuf, StoreError> {
     loop {
         match path.canonicalize() {
             Ok(found) => return Ok(found),
-            Err(error) if error.kind() == ErrorKind::NotFound && create && path.symlink_metadata().is_err() => {
-                refuse_remains(path)?;
-                create_file(place)?;
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound && create => match path.symlink_metadata() {
+                // A link to a file that is missing: not ours to create elsewhere.
+                Ok(meta) if meta.is_symlink() => return Err(StoreError::Missing { path: path.clone() }),
+                // Another process has created it since we looked.
+                Ok(_) => {}
+                Err(_) => {
+                    refuse_remains(path)?;
+                    create_file(place)?;
+                }
+            },
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(StoreError::Missing { path: path.clone() });
             }
