@@ -2,7 +2,8 @@
 
 use rusqlite::{ErrorCode, ffi};
 
-use super::file::{Place, writer_in_words};
+use super::file::Place;
+use super::holder;
 use crate::error::StoreError;
 
 /// How far an operation had come when SQLite failed: it decides whether the write may have happened.
@@ -46,7 +47,7 @@ pub(super) fn store_error(place: &Place, stage: Stage, error: &rusqlite::Error) 
             StoreError::Permission { path, reason }
         }
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed) => {
-            let who = writer_in_words(&place.path).unwrap_or_else(|| "other processes keep it locked".to_owned());
+            let who = holder::in_words(&place.path).unwrap_or_else(|| "other processes keep it locked".to_owned());
             unavailable(place, format!("no turn to write within {:?}: {who}", super::schema::LOCK_WAIT))
         }
         _ => unavailable(place, error.to_string()),

@@ -1,4 +1,4 @@
-//! The store's file as the operating system sees it: which inode it is, where it lies, who holds its lock.
+//! The store's file as the operating system sees it: which inode it is, where it lies.
 //!
 //! Nothing here opens the database file: closing any descriptor of it would drop the POSIX locks that
 //! SQLite holds for this process. `stat` and friends are harmless.
@@ -10,9 +10,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::StoreError;
-
-/// The byte of the `-shm` file that SQLite locks for the one writer (`WAL_WRITE_LOCK`).
-const WRITER_LOCK_BYTE: &str = "120";
 
 /// Which store a handle belongs to; displayed in every message.
 #[derive(Clone, Debug)]
@@ -109,42 +106,4 @@ pub(super) fn check_access(path: &Path) -> Result<(), StoreError> {
         return refuse("this user needs to create files in its directory (-wal, -shm); change its owner or mode");
     }
     Ok(())
-}
-
-/// The process that holds the store's write lock, in words, if the kernel tells.
-pub(super) fn writer_in_words(path: &Path) -> Option<String> {
-    let shm = std::fs::metadata(beside(path, "-shm")).ok()?;
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let pid = locks.lines().find_map(|line| writer_pid(line, shm.ino()))?;
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let state = stat.rsplit_once(')').map_or("", |(_, rest)| rest.trim_start());
-    let doing = if state.starts_with(['T', 't']) { " and is stopped: continue it or kill it" } else { "" };
-    Some(format!("process {pid} ({}) holds its write lock{doing}", name.trim()))
-}
-
-/// The pid in a line of `/proc/locks` such as `5: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120`.
-fn writer_pid(line: &str, inode: u64) -> Option<u32> {
-    let mut words = line.split_whitespace().skip(1);
-    let posix = words.next()? == "POSIX";
-    let write = words.nth(1)? == "WRITE";
-    let pid = words.next()?.parse().ok()?;
-    let same_file = words.next()?.rsplit(':').next()?.parse() == Ok(inode);
-    (posix && write && same_file && words.next()? == WRITER_LOCK_BYTE).then_some(pid)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::writer_pid;
-
-    #[test]
-    fn the_writer_is_found_among_the_kernels_locks() {
-        let line = "5: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120";
-        assert_eq!(writer_pid(line, 1234), Some(4711));
-        assert_eq!(writer_pid(line, 1235), None);
-        assert_eq!(writer_pid("5: POSIX  ADVISORY  READ 4711 fe:00:1234 120 120", 1234), None);
-        assert_eq!(writer_pid("5: POSIX  ADVISORY  WRITE 4711 fe:00:1234 123 123", 1234), None);
-        assert_eq!(writer_pid("5: -> POSIX ADVISORY WRITE 4711 fe:00:1234 120 120", 1234), None);
-        assert_eq!(writer_pid("", 1234), None);
-    }
 }

@@ -11,6 +11,7 @@ mod bell;
 mod entries;
 mod fault;
 mod file;
+mod holder;
 mod leases;
 mod schema;
 mod watch;

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::fault::{Stage, store_error};
 use super::file::{FileId, Place, beside, check_access, check_file_system};
+use super::holder::Breaker;
 use crate::error::StoreError;
 
 /// `MTRC`: says to `file(1)` and to us that the database is a Matriarch store.
@@ -190,11 +191,14 @@ fn build(draft: &Path, place: &Place) -> Result<(), StoreError> {
 fn connect(path: &Path, access: OpenFlags, patience: Patience) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     let mut since = Instant::now();
+    let mut breaker = Breaker::new(path);
     connection.busy_handler(Some(move |attempt| {
         if attempt == 0 {
             since = Instant::now();
+            breaker.forget();
         }
         std::thread::sleep(LOCK_RETRY);
+        breaker.look();
         patience.lasts(since.elapsed())
     }))?;
     // A lease that is forgotten by a power cut is a split brain: every commit is fsynced.
