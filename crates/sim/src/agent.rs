@@ -41,6 +41,7 @@ impl World {
             AgentEvent::JobEnd(id, failure) => self.job_end(node, id, failure),
             AgentEvent::Answer(request, applied, view) => self.answered(node, request, applied, view),
             AgentEvent::Renewed(request, alive) => self.renewed(node, request, alive),
+            AgentEvent::Announced(request) => self.told(node, request),
             AgentEvent::Timeout(request) => self.timed_out(node, request),
             AgentEvent::View(view) => {
                 self.take_view(node, view);
@@ -238,6 +239,12 @@ impl World {
         if agent.renewing.is_some_and(|(id, _)| id == request) {
             agent.renewing = None;
         }
+        if agent.announcing.take_if(|id| *id == request).is_some() {
+            // It may have been written or not.
+            agent.announced = None;
+            self.poke(node, 1);
+        }
+        let agent = &mut self.nodes[node].agent;
         if let Some(pending) = agent.pending.take_if(|pending| pending.request == request) {
             agent.maybe = pending.lease;
             self.note(|| format!("{node}: no answer from the store"));
@@ -342,10 +349,23 @@ impl World {
             return;
         }
         let text = serde_json::to_string(&self.member_record(node, observation)).expect("records are plain data");
-        if self.nodes[node].agent.announced.as_ref() == Some(&text) {
+        let agent = &mut self.nodes[node].agent;
+        if agent.announced.as_ref() == Some(&text) {
+            return;
+        }
+        // One at a time, so that an older record does not overtake a newer one.
+        if agent.announcing.is_some() {
+            agent.announce_again = true;
             return;
         }
         self.send_record(node, Some(text));
+    }
+
+    fn told(&mut self, node: NodeId, request: u64) {
+        let agent = &mut self.nodes[node].agent;
+        if agent.announcing.take_if(|id| *id == request).is_some() && std::mem::take(&mut agent.announce_again) {
+            self.poke(node, 1);
+        }
     }
 
     pub(crate) fn send_record(&mut self, node: NodeId, text: Option<String>) {
@@ -361,7 +381,8 @@ impl World {
         }
         let key = key::member(&self.nodes[node].name);
         let record = self.nodes[node].agent.announced.clone().map(|text| (key, text));
-        self.request(node, Ask::Announce { lease, record, optime });
+        let request = self.request(node, Ask::Announce { lease, record, optime });
+        self.nodes[node].agent.announcing = Some(request);
     }
 
     fn member_record(&self, node: NodeId, observation: &Observation) -> MemberRecord {
@@ -380,7 +401,8 @@ impl World {
         };
         let view = observation.store.as_ref();
         let name = &self.nodes[node].name;
-        let leads = view.and_then(|view| view.leader.as_ref()).is_some_and(|leader| leader.held && leader.name == *name);
+        let leads =
+            view.and_then(|view| view.leader.as_ref()).is_some_and(|leader| leader.held && leader.name == *name);
         let sync = view.and_then(|view| view.sync.as_ref()).map(|sync| &sync.value);
         let epoch = sync.filter(|sync| leads && role == Role::Primary && sync.leader == *name).map_or(0, |s| s.epoch);
         let nofailover = self.nodes[node].nofailover;
@@ -410,7 +432,8 @@ impl World {
     }
 
     fn housekeeping(&mut self, node: NodeId) {
-        if self.nodes[node].agent.announced.is_some() {
+        let agent = &self.nodes[node].agent;
+        if agent.announced.is_some() && agent.announcing.is_none() {
             self.send_record(node, None);
         }
         let delay = self.random(2000, 3000);
@@ -420,9 +443,11 @@ impl World {
     /// An agent that was asked to stop goes once PostgreSQL is down and the lead is given up.
     fn exit_when_stopped(&mut self, node: NodeId, observation: &Observation) {
         let agent = &self.nodes[node].agent;
-        let leads = observation.store.as_ref().and_then(|view| view.leader.as_ref()).is_some_and(|leader| {
-            leader.held && leader.name == self.nodes[node].name
-        });
+        let leads = observation
+            .store
+            .as_ref()
+            .and_then(|view| view.leader.as_ref())
+            .is_some_and(|leader| leader.held && leader.name == self.nodes[node].name);
         if !agent.stopping || leads || agent.pending.is_some() || agent.job.is_some() {
             return;
         }

@@ -81,7 +81,8 @@ impl World {
             self.violate(format!("{node} acknowledges what it has not flushed"));
         }
         // A walsender that has not loaded the newest rule yet counts by its own.
-        let known: Vec<bool> = self.nodes[node].pg.senders.values().map(|sender| holds(&self.nodes[sender.node])).collect();
+        let known: Vec<bool> =
+            self.nodes[node].pg.senders.values().map(|sender| holds(&self.nodes[sender.node])).collect();
         let flushed = known.into_iter().filter(|holds| *holds).count();
         // A confirmation may be older than the loss of what it confirmed.
         let lost = self.checker.data_lost.is_some_and(|at| self.now < at + 5000);
@@ -101,9 +102,8 @@ impl World {
             .iter()
             .filter(|(name, incarnation)| {
                 let node = self.nodes.iter().find(|node| node.name == **name);
-                node.and_then(|node| node.disk.dir()).is_some_and(|dir| {
-                    dir.incarnation.as_ref() == Some(*incarnation) && !dir.wal.holds(index, uid)
-                })
+                node.and_then(|node| node.disk.dir())
+                    .is_some_and(|dir| dir.incarnation.as_ref() == Some(*incarnation) && !dir.wal.holds(index, uid))
             })
             .count();
         if without >= sync.rule.fence() {
@@ -137,7 +137,8 @@ impl World {
             if before.epoch > sync.epoch {
                 self.violate(format!("epoch went from {} back to {}", before.epoch, sync.epoch));
             }
-            if before.epoch == sync.epoch && (&before.leader, &before.incarnation) != (&sync.leader, &sync.incarnation) {
+            if before.epoch == sync.epoch && (&before.leader, &before.incarnation) != (&sync.leader, &sync.incarnation)
+            {
                 self.violate(format!("epoch {} has two leaders: {} and {}", sync.epoch, before.leader, sync.leader));
             }
         }
@@ -185,8 +186,12 @@ impl World {
         }
         self.checker.promoted = Some((epoch, node));
         let Some(wal) = self.nodes[node].wal() else { return };
-        let lost: Vec<&Acknowledged> =
-            self.checker.ledger.iter().filter(|commit| commit.covered && !wal.holds(commit.index, commit.uid)).collect();
+        let lost: Vec<&Acknowledged> = self
+            .checker
+            .ledger
+            .iter()
+            .filter(|commit| commit.covered && !wal.holds(commit.index, commit.uid))
+            .collect();
         if let Some(first) = lost.first() {
             let text = format!(
                 "{} of epoch {epoch} lacks {} acknowledged commits; the first was acknowledged by {} of epoch {} at {} ms",

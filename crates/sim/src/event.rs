@@ -48,6 +48,8 @@ pub enum AgentEvent {
     Answer(u64, bool, Rc<View>),
     /// The store answered a renewal: whether the lease lives.
     Renewed(u64, bool),
+    /// The store answered that the member record is written.
+    Announced(u64),
     /// No answer came.
     Timeout(u64),
     /// The watch brings news.

@@ -130,11 +130,8 @@ impl World {
                 self.after(delay, Event::Heal(Fault::PowerCut(node)));
             }),
             Fault::Pause => self.set_paused(false),
-            Fault::KillPostmaster(_)
-            | Fault::Wipe(_)
-            | Fault::Garbage(_)
-            | Fault::Switchover(_)
-            | Fault::Reinit(_) => {}
+            Fault::KillPostmaster(_) | Fault::Wipe(_) | Fault::Garbage(_) | Fault::Switchover(_) | Fault::Reinit(_) => {
+            }
         }
     }
 

@@ -17,6 +17,7 @@ pub mod node;
 pub mod postgres;
 pub mod replication;
 pub mod requests;
+pub mod scenario;
 pub mod schedule;
 pub mod store;
 pub mod wal;

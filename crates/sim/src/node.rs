@@ -325,6 +325,10 @@ pub struct Agent {
     pub probe_at: Option<Millis>,
     /// Its member record as last sent.
     pub announced: Option<String>,
+    /// The write of the member record under way.
+    pub announcing: Option<u64>,
+    /// The record has changed since it was sent.
+    pub announce_again: bool,
     /// The member lease.
     pub member_lease: Option<LeaseId>,
     /// Why it did what it did last.

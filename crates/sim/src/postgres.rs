@@ -179,9 +179,7 @@ impl World {
         self.end_job(node, is_stop, None);
         self.end_job(
             node,
-            |job| {
-                matches!(job, Job::StartPrimary | Job::StartStandby | Job::Promote | Job::Checkpoint | Job::Restart)
-            },
+            |job| matches!(job, Job::StartPrimary | Job::StartStandby | Job::Promote | Job::Checkpoint | Job::Restart),
             died(),
         );
         if heard {

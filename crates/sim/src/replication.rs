@@ -28,8 +28,7 @@ impl World {
         if !running || !server.moves() || !self.connected(node, upstream) {
             return false;
         }
-        let (Some(mine), Some(theirs), Some(app)) =
-            (self.nodes[node].wal(), server.wal(), self.nodes[node].app())
+        let (Some(mine), Some(theirs), Some(app)) = (self.nodes[node].wal(), server.wal(), self.nodes[node].app())
         else {
             return false;
         };
@@ -69,8 +68,7 @@ impl World {
             return;
         }
         let Some(flushed) = self.nodes[node].wal().map(|wal| wal.flushed) else { return };
-        let apps: Vec<String> = self
-            .nodes[node]
+        let apps: Vec<String> = self.nodes[node]
             .pg
             .senders
             .iter()

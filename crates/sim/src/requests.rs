@@ -41,7 +41,7 @@ impl World {
             Ask::Renew(lease) => Some(AgentEvent::Renewed(id, self.store.renew(lease, self.now))),
             Ask::Announce { lease, record, optime } => {
                 self.announced(lease, record, optime);
-                None
+                Some(AgentEvent::Announced(id))
             }
             Ask::Revoke(lease) => {
                 self.store.revoke(lease);

@@ -273,11 +273,7 @@ fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile) -> Vec<(Mi
             } else {
                 Fault::Cut(primary, third)
             };
-            vec![
-                (soon.saturating_sub(500), behind),
-                (soon, kill),
-                (soon + next, Fault::PowerCut(other)),
-            ]
+            vec![(soon.saturating_sub(500), behind), (soon, kill), (soon + next, Fault::PowerCut(other))]
         }
         Profile::Freezing => {
             let mut faults = vec![(soon, Fault::Freeze(primary))];
@@ -289,7 +285,8 @@ fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile) -> Vec<(Mi
             faults
         }
         Profile::DataLoss => {
-            let mut faults = vec![(soon, Fault::Restore(other)), (soon + rng.random_range(0..3000), Fault::PowerCut(primary))];
+            let mut faults =
+                vec![(soon, Fault::Restore(other)), (soon + rng.random_range(0..3000), Fault::PowerCut(primary))];
             if rng.random_bool(0.6) {
                 faults.push((0, Fault::SlowDisk(third, rng.random_range(200..3000))));
             }

@@ -10,7 +10,7 @@ use crate::decide::turn::Turn;
 use crate::decide::{Barrier, ClusterView, Millis, Purpose, Running, Settings, Why};
 use crate::lsn::Lsn;
 use crate::name::{Incarnation, MemberName};
-use crate::record::{SyncRecord, Versioned, key};
+use crate::record::{MemberRecord, SyncRecord, Versioned, key};
 use crate::rule::{Rule, application_name};
 use crate::transaction::Txn;
 
@@ -33,7 +33,7 @@ impl Turn<'_> {
         let record = &sync.value;
         let joined = self.obs.alive.iter().any(|name| !record.membership.contains(name));
         let streaming = self.streaming(view, running);
-        let step = self.next_step(record, &streaming);
+        let step = self.next_step(view, record, &streaming);
         let enforced = match &step {
             Step::EnforceFirst(rule) => rule,
             _ => &record.rule,
@@ -127,7 +127,12 @@ impl Turn<'_> {
         gone
     }
 
-    fn next_step(&mut self, record: &SyncRecord, streaming: &BTreeMap<MemberName, (Incarnation, Lsn)>) -> Step {
+    fn next_step(
+        &mut self,
+        view: &ClusterView,
+        record: &SyncRecord,
+        streaming: &BTreeMap<MemberName, (Incarnation, Lsn)>,
+    ) -> Step {
         let published = &record.rule;
         let wanted = self.policy.synchronous;
         let members = record.membership.union(&self.obs.alive).count();
@@ -161,10 +166,12 @@ impl Turn<'_> {
             rule.needed = floor;
             return Step::PublishFirst(if floor == 0 { Rule::default() } else { rule });
         }
-        // A strict rule gains nothing by dropping who is merely away. Who is alive and does not stream is dropped, since
-        // it may have to touch its data.
-        let droppable =
-            |name: &&MemberName| left >= published.needed || (wanted.strict && self.obs.alive.contains(*name));
+        // A strict rule gains nothing by dropping who is merely away, and whoever is dropped may not take over later. But
+        // a member that has to touch its data, or has already lost it, waits to be dropped: its own record tells.
+        let droppable = |name: &&MemberName| {
+            left >= published.needed
+                || (wanted.strict && view.members.get(*name).is_some_and(|member| touches_data(published, name, member)))
+        };
         if let Some(name) = gone.iter().find(droppable) {
             let mut rule = published.clone();
             rule.voters.remove(name);
@@ -207,4 +214,10 @@ impl Turn<'_> {
             .count();
         flushed >= (rule.needed as usize).min(rule.voters.len())
     }
+}
+
+/// The living voter has other data by now, or does not run, as before a rewind or a copy. The record of one that died
+/// says that it runs until its lease ends.
+fn touches_data(rule: &Rule, name: &MemberName, member: &MemberRecord) -> bool {
+    member.state != "running" || member.incarnation.as_ref() != rule.voters.get(name)
 }
