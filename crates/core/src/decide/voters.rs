@@ -170,7 +170,8 @@ impl Turn<'_> {
         // a member that has to touch its data, or has already lost it, waits to be dropped: its own record tells.
         let droppable = |name: &&MemberName| {
             left >= published.needed
-                || (wanted.strict && view.members.get(*name).is_some_and(|member| touches_data(published, name, member)))
+                || (wanted.strict
+                    && view.members.get(*name).is_some_and(|member| touches_data(published, name, member)))
         };
         if let Some(name) = gone.iter().find(droppable) {
             let mut rule = published.clone();
