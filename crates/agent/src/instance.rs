@@ -8,6 +8,7 @@ use matriarch_core::decide::{Data, DataFacts, Finished, Job, Millis, Running, Se
 use matriarch_core::{Incarnation, MemberName};
 use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::clone::CloneProgress;
+use matriarch_postgres::control::Unfinished;
 use matriarch_postgres::sql::PendingRestart;
 use matriarch_postgres::{
     ControlData, DataDirState, Instance, Postmaster, Probe, Sql, SqlError, incarnation, inspect, postmaster, process,
@@ -304,6 +305,14 @@ impl Pg {
         self.busy = Some((job, task));
     }
 
+    /// Ends a copy or a rewind under way. Other jobs are short and must not be left half done.
+    pub fn abandon_copy(&mut self) {
+        if let Some((job, task)) = self.busy.take_if(|(job, _)| matches!(job, Job::Clone | Job::Rewind)) {
+            tracing::warn!("{job:?} is ended on request");
+            task.abort();
+        }
+    }
+
     /// Takes the end of a job into account.
     pub fn job_done(&mut self, finished: Finished, report: JobReport) {
         if self.busy.as_ref().is_none_or(|(job, _)| *job != finished.job) {
@@ -410,7 +419,10 @@ async fn data_report(instance: &Instance) -> DataReport {
     };
     let (data, control) = match state {
         DataDirState::Missing | DataDirState::Empty => (Data::Missing, None),
-        DataDirState::Incomplete(_) => (Data::Unfinished, None),
+        DataDirState::Incomplete(Unfinished::Build) => (Data::Unfinished, None),
+        DataDirState::Incomplete(Unfinished::Rewind) => {
+            (Data::Unusable("pg_rewind did not finish, so it mixes two histories".to_owned()), None)
+        }
         DataDirState::Garbage(reason) => (Data::Unusable(reason), None),
         DataDirState::OtherMajor { found } => {
             let ours = instance.binaries.version().major;

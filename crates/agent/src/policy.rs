@@ -21,9 +21,10 @@ pub fn policy(options: &Options, config: &DynamicConfig) -> Policy {
         me: options.name().clone(),
         ttl: ttl(config),
         paused: config.pause,
+        // A start in place that may take no time at all is none.
         crash: match config.crash {
-            matriarch_config::Crash::Failover => CrashPolicy::Failover,
-            matriarch_config::Crash::Restart => CrashPolicy::Restart,
+            matriarch_config::Crash::Restart if !config.primary_start_timeout.is_zero() => CrashPolicy::Restart,
+            _ => CrashPolicy::Failover,
         },
         synchronous: Synchronous {
             needed: config.voters_needed(),
@@ -32,10 +33,20 @@ pub fn policy(options: &Options, config: &DynamicConfig) -> Policy {
         },
         shrink_delay: config.shrink_delay.as_millis() as Millis,
         maximum_lag_on_failover: config.maximum_lag_on_failover,
+        start_timeout: start_timeout(config),
         use_rewind: config.postgresql.use_pg_rewind,
+        clone_after_rewind: config.postgresql.remove_data_directory_on_rewind_failure,
+        clone_diverged: config.postgresql.remove_data_directory_on_diverged_timelines,
         may_lead: !nofailover && priority > 0,
         bootstrap_config: options.bootstrap_config.as_ref().map(ToString::to_string),
     }
+}
+
+/// With 0 nothing is started in place while another member can take over; what is started because nobody can, gets
+/// the time it usually gets.
+fn start_timeout(config: &DynamicConfig) -> Millis {
+    let wanted = config.primary_start_timeout.as_millis() as Millis;
+    if wanted > 0 { wanted } else { DynamicConfig::default().primary_start_timeout.as_millis() as Millis }
 }
 
 /// PostgreSQL's parameters as the cluster configuration asks for them.

@@ -216,7 +216,10 @@ impl World {
             synchronous: self.setup.synchronous,
             shrink_delay: self.setup.shrink_delay,
             maximum_lag_on_failover: 1 << 20,
+            start_timeout: 300_000,
             use_rewind: self.setup.use_rewind,
+            clone_after_rewind: true,
+            clone_diverged: true,
             may_lead: !self.nodes[node].nofailover,
             bootstrap_config: None,
         }

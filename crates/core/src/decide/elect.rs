@@ -24,6 +24,7 @@ impl Turn<'_> {
         self.memory.switching = None;
         self.memory.barrier = None;
         self.memory.missing_since.clear();
+        self.answers();
         let since = *self.memory.leaderless_since.get_or_insert(self.obs.now);
         self.drop_lease();
         match &self.obs.server {

@@ -16,6 +16,7 @@ impl Turn<'_> {
         self.memory.switching = None;
         self.memory.barrier = None;
         self.memory.missing_since.clear();
+        self.answers();
         self.drop_lease();
         if let Server::Running(running) = &self.obs.server
             && !running.in_recovery
@@ -84,6 +85,9 @@ impl Turn<'_> {
         if let Some(busy) = &self.obs.busy {
             return Why::new("busy", format!("{busy:?} is under way"));
         }
+        if let Some(why) = self.left_for_a_person() {
+            return why;
+        }
         let facts = match &self.obs.data {
             Data::Ready(facts) if !self.obs.reinit && !facts.unclaimed && self.memory.remedy != Remedy::Clone => facts,
             _ => return self.clone_leader(sync, leader, ready),
@@ -91,6 +95,14 @@ impl Turn<'_> {
         let primary_before =
             !facts.standby && self.memory.rewound != Some(sync.epoch) && !stopped_before_fork(view, facts);
         if primary_before || self.memory.remedy == Remedy::Rewind {
+            if !self.policy.use_rewind && !self.policy.clone_diverged {
+                return self.trouble(
+                    "left_diverged",
+                    "this member has left the leader's history, pg_rewind may not be used \
+                     (postgresql.use_pg_rewind) and its data may not be replaced \
+                     (postgresql.remove_data_directory_on_diverged_timelines): look at it, then reinitialize it",
+                );
+            }
             if !self.policy.use_rewind {
                 self.memory.remedy = Remedy::Clone;
                 return self.clone_leader(sync, leader, ready);
@@ -113,6 +125,25 @@ impl Turn<'_> {
             self.memory.starts += 1;
         }
         why
+    }
+
+    /// A rewind that failed, or that left a directory nobody can start, where people want to look at it themselves.
+    fn left_for_a_person(&mut self) -> Option<Why> {
+        if self.policy.clone_after_rewind || self.obs.reinit {
+            return None;
+        }
+        let reason = match (&self.obs.data, &self.memory.failures) {
+            (Data::Unusable(reason), _) => reason.clone(),
+            (_, Some(failures)) if failures.job == Job::Rewind && self.memory.remedy == Remedy::Clone => {
+                failures.message.clone()
+            }
+            _ => return None,
+        };
+        let text = format!(
+            "its data is kept as it is (postgresql.remove_data_directory_on_rewind_failure is off): {reason}; look at \
+             it, then reinitialize this member"
+        );
+        Some(self.trouble("left_after_rewind", text))
     }
 
     /// Starting it has failed, or it died again, so often that its data must be at fault. A port in use or a full disk

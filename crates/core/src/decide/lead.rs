@@ -28,8 +28,13 @@ impl Turn<'_> {
         if sync.value.leader != self.policy.me || sync.value.released.is_some() {
             return self.stop_writable(Why::new("not_this_epoch", "the newest epoch is not ours"));
         }
+        if matches!(self.obs.server, Server::Running(_)) {
+            self.answers();
+        }
         match &self.obs.server {
-            Server::Unready => Why::new("leader_unready", "PostgreSQL does not answer yet"),
+            Server::Unready => self
+                .start_overdue(view, &sync.value)
+                .unwrap_or_else(|| Why::new("leader_unready", "PostgreSQL does not answer yet")),
             Server::Stopped => self.lead_stopped(view, sync, leader),
             Server::Running(running) if running.in_recovery => self.promote(sync, leader, running),
             Server::Running(running) => self.lead_running(view, sync, running),
@@ -70,7 +75,8 @@ impl Turn<'_> {
 
     fn lead_stopped(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, leader: &LeaderKey) -> Why {
         if let Some(busy) = &self.obs.busy {
-            return Why::new("busy", format!("{busy:?} is under way"));
+            let overdue = if *busy == Job::StartPrimary { self.start_overdue(view, &sync.value) } else { None };
+            return overdue.unwrap_or_else(|| Why::new("busy", format!("{busy:?} is under way")));
         }
         let facts = match &self.obs.data {
             Data::Ready(facts) if facts.incarnation.as_ref() == Some(&sync.value.incarnation) => facts,
@@ -97,7 +103,8 @@ impl Turn<'_> {
         }
         let hopeless = self.failures_of(&Job::StartPrimary) >= 3;
         let crashed = !facts.clean && self.policy.crash == CrashPolicy::Failover;
-        if (crashed || hopeless) && self.somebody_can_take_over(view, &sync.value) && !self.policy.paused {
+        let overdue = self.memory.start_overdue;
+        if (crashed || hopeless || overdue) && self.somebody_can_take_over(view, &sync.value) && !self.policy.paused {
             return self.release(sync, leader, ReleaseReason::Crash, shutdown, "PostgreSQL died: giving up the lead");
         }
         self.configure(Settings {
@@ -105,6 +112,28 @@ impl Turn<'_> {
             synchronous_standby_names: sync.value.rule.synchronous_standby_names(),
         });
         self.run(Job::StartPrimary, Why::new("start_primary", "starting PostgreSQL as the primary"))
+    }
+
+    /// PostgreSQL answers, or is no leader's any more.
+    pub(super) fn answers(&mut self) {
+        self.memory.unready_since = None;
+        self.memory.start_overdue = false;
+    }
+
+    /// It has not answered for longer than it may, and somebody else can take over.
+    fn start_overdue(&mut self, view: &ClusterView, sync: &SyncRecord) -> Option<Why> {
+        let since = *self.memory.unready_since.get_or_insert(self.obs.now);
+        let due = since.saturating_add(self.policy.start_timeout);
+        if self.obs.now < due {
+            self.wake_at(due);
+            return None;
+        }
+        if self.policy.paused || self.obs.stopping || !self.somebody_can_take_over(view, sync) {
+            return None;
+        }
+        self.memory.start_overdue = true;
+        let text = format!("PostgreSQL has not answered for {} s: giving up the lead", (self.obs.now - since) / 1000);
+        Some(self.run(Job::StopImmediate, Why::new("start_overdue", text)))
     }
 
     /// A voter is alive that would be allowed to lead. With an empty rule nobody is known to be level.

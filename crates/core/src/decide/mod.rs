@@ -54,6 +54,10 @@ pub struct Memory {
     pub failures: Option<Failures>,
     /// How often PostgreSQL was started as a replica since it last streamed.
     pub starts: u32,
+    /// Since when PostgreSQL of this leader does not answer.
+    pub unready_since: Option<Millis>,
+    /// It took too long: the lead is given up once it is stopped.
+    pub start_overdue: bool,
     /// `finished.at` of the newest job already taken into account.
     pub accounted: Option<Millis>,
 }

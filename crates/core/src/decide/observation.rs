@@ -28,8 +28,14 @@ pub struct Policy {
     pub shrink_delay: Millis,
     /// Under the empty rule: how far behind the leader's last known position a new leader may be, in bytes.
     pub maximum_lag_on_failover: u64,
+    /// How long a leader's PostgreSQL may take to answer before somebody who can take over does.
+    pub start_timeout: Millis,
     /// May `pg_rewind` be used?
     pub use_rewind: bool,
+    /// May a member be cloned again when `pg_rewind` has failed on it, or has left it unusable?
+    pub clone_after_rewind: bool,
+    /// May a diverged member be cloned again when `pg_rewind` may not be used?
+    pub clone_diverged: bool,
     /// This member may become leader.
     pub may_lead: bool,
     /// Dynamic configuration that a founder writes into the store.
