@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use matriarch_core::decide::Millis;
 use matriarch_core::record::SyncRecord;
 
-use crate::node::{Names, NodeId, Waiting};
+use crate::node::{Node, NodeId};
+use crate::server::{Names, Waiting};
 use crate::world::World;
 
 /// Two primaries that both move may not last longer than this.
@@ -74,7 +75,7 @@ impl World {
 
     /// A commit acknowledged under a rule is flushed by the leader and by as many voters as the rule needs.
     fn check_quorum(&mut self, node: NodeId, commit: Waiting, names: &Names) {
-        let holds = |node: &crate::node::Node| {
+        let holds = |node: &Node| {
             node.wal().is_some_and(|wal| wal.holds(commit.index, commit.uid) && wal.flushed > commit.index)
         };
         if !holds(&self.nodes[node]) && self.nodes[node].disk.dir().is_some() {

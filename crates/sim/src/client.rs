@@ -1,7 +1,8 @@
 //! Clients that write wherever a server accepts writes, deposed ones too: that is how two primaries show.
 
 use crate::event::Event;
-use crate::node::{NodeId, Waiting};
+use crate::node::NodeId;
+use crate::server::Waiting;
 use crate::world::World;
 
 impl World {

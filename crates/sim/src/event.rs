@@ -5,8 +5,9 @@ use std::rc::Rc;
 use matriarch_core::decide::{JobFailure, Purpose};
 use matriarch_core::transaction::Txn;
 
+use crate::agent::Snapshot;
 use crate::fault::Fault;
-use crate::node::{NodeId, Snapshot};
+use crate::node::NodeId;
 use crate::store::{LeaseId, Leases, View};
 use crate::wal::Record;
 

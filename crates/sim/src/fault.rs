@@ -3,8 +3,9 @@
 use matriarch_core::decide::Millis;
 use matriarch_core::record::{FailoverRequest, key};
 
+use crate::disk::Disk;
 use crate::event::Event;
-use crate::node::{Disk, NodeId};
+use crate::node::NodeId;
 use crate::world::World;
 
 /// A fault or an act of a person.

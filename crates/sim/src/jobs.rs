@@ -2,8 +2,10 @@
 
 use matriarch_core::decide::{Job, JobFailure};
 
+use crate::disk::{Dir, Disk};
 use crate::event::{AgentEvent, PgEvent};
-use crate::node::{Dir, Disk, NodeId, Process};
+use crate::node::NodeId;
+use crate::server::Process;
 use crate::wal::Wal;
 use crate::world::World;
 

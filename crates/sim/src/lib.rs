@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod check;
 pub mod client;
+pub mod disk;
 pub mod event;
 pub mod fault;
 pub mod jobs;
@@ -19,6 +20,7 @@ pub mod replication;
 pub mod requests;
 pub mod scenario;
 pub mod schedule;
+pub mod server;
 pub mod store;
 pub mod wal;
 pub mod world;

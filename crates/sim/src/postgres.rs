@@ -3,8 +3,10 @@
 use matriarch_core::Timeline;
 use matriarch_core::decide::{Job, JobFailure};
 
+use crate::disk::Disk;
 use crate::event::{AgentEvent, PgEvent};
-use crate::node::{Disk, NodeId, Process};
+use crate::node::NodeId;
+use crate::server::Process;
 use crate::world::World;
 
 impl World {

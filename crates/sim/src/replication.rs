@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use crate::event::PgEvent;
-use crate::node::{Names, NodeId, Process, Receiver, Sender};
+use crate::node::NodeId;
+use crate::server::{Names, Process, Receiver, Sender};
 use crate::wal::Record;
 use crate::world::World;
 

@@ -1,7 +1,8 @@
 //! What a scenario may expect of the world.
 
-use crate::node::{NodeId, Process};
+use crate::node::{Node, NodeId};
 use crate::scenario::parse::member;
+use crate::server::Process;
 use crate::world::{Setup, World};
 
 /// One thing that holds or does not.
@@ -50,7 +51,7 @@ pub struct Before {
 
 /// The identity of each member's data now.
 pub(super) fn identities(world: &World) -> Vec<Option<String>> {
-    let identity = |node: &crate::node::Node| Some(node.disk.dir()?.incarnation.as_ref()?.to_string());
+    let identity = |node: &Node| Some(node.disk.dir()?.incarnation.as_ref()?.to_string());
     world.nodes.iter().map(identity).collect()
 }
 

@@ -2,7 +2,8 @@
 
 use matriarch_core::decide::Millis;
 
-use crate::node::{Disk, NodeId};
+use crate::disk::Disk;
+use crate::node::NodeId;
 use crate::scenario::condition::{Before, identities};
 use crate::scenario::{Condition, Scenario, Step};
 use crate::world::World;

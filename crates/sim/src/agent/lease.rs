@@ -1,0 +1,120 @@
+//! Changes of the store, the leader lease, and the guard that watches over it.
+
+use std::rc::Rc;
+
+use matriarch_core::decide::{Millis, Purpose};
+use matriarch_core::transaction::Txn;
+
+use crate::agent::state::{HeldLease, Pending};
+use crate::event::{AgentEvent, Ask};
+use crate::node::NodeId;
+use crate::server::Process;
+use crate::store::{Leases, View};
+use crate::world::World;
+
+/// An answer that has not come by then counts as lost.
+pub(crate) const ANSWER_LIMIT: Millis = 1000;
+
+impl World {
+    pub(super) fn commit(&mut self, node: NodeId, purpose: Purpose, txn: Txn) {
+        if self.nodes[node].agent.pending.is_some() {
+            return;
+        }
+        let grant = txn.needs_leader_lease().then(|| self.unique());
+        let lease = grant.map(|id| HeldLease { id, renewed: self.now });
+        let leases = Leases { leader: grant, member: self.nodes[node].agent.member_lease };
+        self.note(|| format!("{node}: commits {purpose:?}"));
+        let request = self.request(node, Ask::Commit { purpose, txn, grant, leases });
+        self.nodes[node].agent.pending = Some(Pending { request, lease });
+    }
+
+    pub(super) fn answered(&mut self, node: NodeId, request: u64, applied: bool, view: Rc<View>) {
+        let agent = &mut self.nodes[node].agent;
+        let Some(pending) = agent.pending.take_if(|pending| pending.request == request) else {
+            self.take_view(node, view);
+            return self.poke(node, 1);
+        };
+        if let Some(lease) = pending.lease {
+            if applied {
+                agent.lease = Some(lease);
+                self.arm_guard(node);
+            } else {
+                self.request(node, Ask::Revoke(lease.id));
+            }
+        }
+        self.take_view(node, view);
+        self.poke(node, 1);
+    }
+
+    pub(super) fn timed_out(&mut self, node: NodeId, request: u64) {
+        let agent = &mut self.nodes[node].agent;
+        if agent.renewing.is_some_and(|(id, _)| id == request) {
+            agent.renewing = None;
+        }
+        if agent.announcing.take_if(|id| *id == request).is_some() {
+            // It may have been written or not.
+            agent.announced = None;
+            self.poke(node, 1);
+        }
+        let agent = &mut self.nodes[node].agent;
+        if let Some(pending) = agent.pending.take_if(|pending| pending.request == request) {
+            agent.maybe = pending.lease;
+            self.note(|| format!("{node}: no answer from the store"));
+            self.agent_after(node, 0, AgentEvent::Read);
+        }
+    }
+
+    pub(super) fn renew_lease(&mut self, node: NodeId) {
+        let agent = &self.nodes[node].agent;
+        let (Some(lease), None) = (agent.lease, agent.renewing) else { return };
+        let request = self.request(node, Ask::Renew(lease.id));
+        self.nodes[node].agent.renewing = Some((request, self.now));
+    }
+
+    pub(super) fn renewed(&mut self, node: NodeId, request: u64, alive: bool) {
+        let agent = &mut self.nodes[node].agent;
+        let Some((_, sent)) = agent.renewing.take_if(|(id, _)| *id == request) else { return };
+        match (&mut agent.lease, alive) {
+            (Some(lease), true) => {
+                lease.renewed = lease.renewed.max(sent);
+                self.arm_guard(node);
+            }
+            (lease, _) => *lease = None,
+        }
+        self.poke(node, 1);
+    }
+
+    /// The guard learns how long the lease lasts.
+    pub(super) fn arm_guard(&mut self, node: NodeId) {
+        let Some(lease) = self.nodes[node].agent.lease else { return };
+        let deadline = lease.renewed + self.setup.ttl;
+        self.nodes[node].deadline = Some(deadline);
+        let delay = deadline.saturating_sub(self.now);
+        self.after(delay, crate::event::Event::Guard(node));
+    }
+
+    /// A PostgreSQL that cannot write needs no guard.
+    pub(super) fn disarm_guard(&mut self, node: NodeId) {
+        let this = &self.nodes[node];
+        let idle = matches!(this.pg.process, Process::Stopped | Process::Running { recovery: true });
+        if this.agent.lease.is_none() && idle && !this.pg.promoting {
+            self.nodes[node].deadline = None;
+        }
+    }
+
+    pub(crate) fn guard(&mut self, node: NodeId) {
+        if self.nodes[node].deadline.is_none_or(|deadline| deadline > self.now) {
+            return;
+        }
+        // Nobody takes over while the cluster is paused, so PostgreSQL may outlive its lease.
+        let paused = self.nodes[node].agent.view.as_ref().is_some_and(|view| view.paused);
+        if paused || self.mutes_guard() {
+            return;
+        }
+        self.nodes[node].deadline = None;
+        if self.nodes[node].pg.process != Process::Stopped {
+            self.note(|| format!("{node}: the guard kills PostgreSQL"));
+            self.kill_postgres(node);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The shell around `decide`: it looks, decides, and does what the decision says, as the real agent would.
+
+mod announce;
+mod lease;
+mod state;
+
+use std::rc::Rc;
+
+use matriarch_core::decide::{
+    Action, ClusterView, Finished, Job, JobFailure, Lease, Millis, Observation, Settings, decide,
+};
+
+pub(crate) use announce::MEMBER_TTL;
+pub(crate) use lease::ANSWER_LIMIT;
+pub use state::{Agent, HeldLease, Pending, Snapshot};
+
+use crate::disk::Disk;
+use crate::event::{AgentEvent, Ask, PgEvent};
+use crate::node::NodeId;
+use crate::server::Process;
+use crate::store::View;
+use crate::world::World;
+
+impl World {
+    pub(crate) fn agent_event(&mut self, node: NodeId, event: AgentEvent) {
+        match event {
+            AgentEvent::Probe => {
+                if self.nodes[node].agent.probe_at.is_none_or(|at| at > self.now) {
+                    return;
+                }
+                self.nodes[node].agent.probe_at = None;
+                if std::mem::replace(&mut self.nodes[node].agent.deciding, true) {
+                    // One look at a time: look again once this one has been decided on.
+                    self.nodes[node].agent.look_again = true;
+                    return;
+                }
+                let snapshot = Box::new(self.nodes[node].look());
+                let delay = self.random(1, 12);
+                self.agent_after(node, delay, AgentEvent::Decide(snapshot));
+            }
+            AgentEvent::Decide(snapshot) => self.decide(node, *snapshot),
+            AgentEvent::Work(id) => self.work_done(node, id),
+            AgentEvent::JobEnd(id, failure) => self.job_end(node, id, failure),
+            AgentEvent::Answer(request, applied, view) => self.answered(node, request, applied, view),
+            AgentEvent::Renewed(request, alive) => self.renewed(node, request, alive),
+            AgentEvent::Announced(request) => self.told(node, request),
+            AgentEvent::Timeout(request) => self.timed_out(node, request),
+            AgentEvent::View(view) => {
+                self.take_view(node, view);
+                self.poke(node, 1);
+            }
+            AgentEvent::Read => {
+                if self.reaches_store(node) {
+                    let view = self.store.view();
+                    let delay = self.random(1, 10);
+                    self.agent_after(node, delay, AgentEvent::View(view));
+                } else {
+                    self.agent_after(node, 300, AgentEvent::Read);
+                }
+            }
+            AgentEvent::Housekeeping => self.housekeeping(node),
+        }
+    }
+
+    /// Starts an agent process.
+    pub(crate) fn start_agent(&mut self, node: NodeId) {
+        let this = &mut self.nodes[node];
+        if this.agent.alive || !this.powered {
+            return;
+        }
+        let generation = this.agent.generation + 1;
+        this.agent = Agent { generation, alive: true, ..Agent::default() };
+        self.note(|| format!("{node}: agent starts"));
+        self.agent_after(node, 5, AgentEvent::Read);
+        let delay = self.random(1000, 2000);
+        self.agent_after(node, delay, AgentEvent::Housekeeping);
+        self.poke(node, 10);
+    }
+
+    /// The agent process is gone, with the jobs it did itself.
+    pub(crate) fn kill_agent(&mut self, node: NodeId) {
+        // A clone is made beside the old data, which stays until it is complete.
+        if let Some((_, Job::Initdb | Job::Rewind)) = self.nodes[node].agent.job {
+            self.nodes[node].disk = Disk::Unfinished;
+        }
+        let agent = &mut self.nodes[node].agent;
+        agent.alive = false;
+        agent.generation += 1;
+        self.nodes[node].agent_frozen = false;
+        self.note(|| format!("{node}: agent is gone"));
+    }
+
+    /// Has the agent look again soon.
+    pub(crate) fn poke(&mut self, node: NodeId, delay: Millis) {
+        let at = self.now + delay;
+        let agent = &mut self.nodes[node].agent;
+        if agent.alive && agent.probe_at.is_none_or(|planned| planned > at) {
+            agent.probe_at = Some(at);
+            self.agent_after(node, delay, AgentEvent::Probe);
+        }
+    }
+
+    fn take_view(&mut self, node: NodeId, view: Rc<View>) {
+        let agent = &mut self.nodes[node].agent;
+        if agent.view.as_ref().is_some_and(|seen| seen.cluster.revision > view.cluster.revision) {
+            return;
+        }
+        // A takeover whose answer is late or lost shows in the store.
+        let offered = agent.pending.and_then(|pending| pending.lease).or(agent.maybe);
+        if let Some(lease) = offered.filter(|lease| view.leader_lease == Some(lease.id)) {
+            agent.maybe = None;
+            agent.pending = None;
+            agent.lease = Some(lease);
+            self.arm_guard(node);
+        }
+        if let Some(dir) = self.nodes[node].disk.dir_mut()
+            && view.cluster.initialize.as_ref().is_some_and(|system| system.value == dir.system)
+        {
+            dir.unclaimed = false;
+        }
+        self.nodes[node].agent.view = Some(view);
+    }
+
+    pub(crate) fn observation(&self, node: NodeId, snapshot: Snapshot) -> Observation {
+        let agent = &self.nodes[node].agent;
+        let ttl = self.setup.ttl;
+        let store: Option<ClusterView> = agent.view.as_ref().map(|view| {
+            let mut cluster = view.cluster.clone();
+            if let Some(leader) = &mut cluster.leader {
+                leader.held = agent.lease.is_some_and(|lease| view.leader_lease == Some(lease.id));
+            }
+            cluster
+        });
+        Observation {
+            now: self.now,
+            alive: store.as_ref().map(|view| view.members.keys().cloned().collect()).unwrap_or_default(),
+            store,
+            lease: agent.lease.map(|lease| Lease { renewed: lease.renewed, until: lease.renewed + ttl }),
+            data: snapshot.data,
+            server: snapshot.server,
+            busy: snapshot.busy,
+            finished: snapshot.finished,
+            stopping: agent.stopping,
+            reinit: agent.reinit,
+        }
+    }
+
+    fn decide(&mut self, node: NodeId, snapshot: Snapshot) {
+        self.nodes[node].agent.deciding = false;
+        if self.nodes[node].pg.writable() {
+            // The API refuses to make a leader anew, so the wish does not outlive a promotion.
+            self.nodes[node].agent.reinit = false;
+        }
+        let mut observation = self.observation(node, snapshot);
+        self.mutate_observation(node, &mut observation);
+        let policy = self.policy(node);
+        let mut decision = decide(&policy, &self.nodes[node].agent.memory, &observation);
+        self.mutate_decision(&mut decision);
+        let again = decision.next_wake.saturating_sub(self.now).max(1);
+        let changed = self.nodes[node].agent.why.as_ref() != Some(&decision.why);
+        if changed {
+            let (code, text) = (decision.why.code, decision.why.text.clone());
+            self.note(|| format!("{node}: [{code}] {text}"));
+        }
+        let agent = &mut self.nodes[node].agent;
+        agent.memory = decision.memory;
+        agent.why = Some(decision.why);
+        agent.problem = decision.problem;
+        for action in decision.actions {
+            self.act(node, action);
+        }
+        self.publish_history(node, &observation);
+        self.announce(node, &observation);
+        self.disarm_guard(node);
+        self.exit_when_stopped(node, &observation);
+        if std::mem::take(&mut self.nodes[node].agent.look_again) {
+            self.poke(node, 1);
+        }
+        self.poke(node, again);
+    }
+
+    fn act(&mut self, node: NodeId, action: Action) {
+        match action {
+            Action::RenewLease => self.renew_lease(node),
+            Action::Commit(change) => self.commit(node, change.purpose, change.txn),
+            Action::Run(job) => self.run_job(node, job),
+            Action::Configure(settings) => self.configure(node, settings),
+            Action::DropLease => {
+                if let Some(lease) = self.nodes[node].agent.lease.take() {
+                    self.request(node, Ask::Revoke(lease.id));
+                }
+            }
+        }
+    }
+
+    fn configure(&mut self, node: NodeId, settings: Settings) {
+        let this = &mut self.nodes[node];
+        if this.settings == settings || this.disk.dir().is_none() {
+            return;
+        }
+        self.note(|| format!("{node}: settings {settings:?}"));
+        self.nodes[node].settings = settings;
+        if matches!(self.nodes[node].pg.process, Process::Running { .. }) {
+            let delay = self.random(1, 20);
+            self.pg_after(node, delay, PgEvent::Reload);
+        }
+    }
+
+    fn job_end(&mut self, node: NodeId, id: u64, failure: Option<JobFailure>) {
+        let agent = &mut self.nodes[node].agent;
+        let Some((_, job)) = agent.job.take_if(|(running, _)| *running == id) else { return };
+        if failure.is_none() && job == Job::Clone {
+            agent.reinit = false;
+        }
+        let at = self.now;
+        self.note(|| match &failure {
+            Some(failure) => format!("{node}: {job:?} failed: {}", failure.message),
+            None => format!("{node}: {job:?} done"),
+        });
+        self.nodes[node].agent.finished = Some(Finished { job, at, failure });
+        self.poke(node, 1);
+    }
+
+    /// An agent that was asked to stop goes once PostgreSQL is down and the lead is given up.
+    fn exit_when_stopped(&mut self, node: NodeId, observation: &Observation) {
+        let agent = &self.nodes[node].agent;
+        let leads = observation
+            .store
+            .as_ref()
+            .and_then(|view| view.leader.as_ref())
+            .is_some_and(|leader| leader.held && leader.name == self.nodes[node].name);
+        if !agent.stopping || leads || agent.pending.is_some() || agent.job.is_some() {
+            return;
+        }
+        if self.nodes[node].pg.process == Process::Stopped {
+            if let Some(lease) = agent.member_lease {
+                self.request(node, Ask::Revoke(lease));
+            }
+            self.kill_agent(node);
+        }
+    }
+}
