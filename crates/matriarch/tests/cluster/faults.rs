@@ -1,0 +1,62 @@
+//! One fault after the other: writes come back through the same port, nothing acknowledged is lost, never are there two
+//! primaries, and everything heals by itself.
+
+use matriarch_testkit::observer::Probe;
+
+use crate::harness::{Cluster, Fault, PATIENCE, Witness, health};
+
+/// Strikes each in turn, once the cluster is well again after the one before.
+async fn survives(name: &'static str, probe: Probe, faults: &[Fault]) {
+    let cluster = Cluster::start(name).await;
+    let witness = Witness::attach(&cluster, probe).await;
+    for (seed, fault) in (1..).zip(faults) {
+        let begun = std::time::Instant::now();
+        let victim = fault.strike(&cluster, seed).await;
+        let struck = begun.elapsed().as_secs_f64();
+        let gap = witness.writes_again(&format!("{fault:?} of {victim}")).await;
+        health::well(&cluster, PATIENCE).await;
+        let healed = begun.elapsed().as_secs_f64();
+        eprintln!("{fault:?} of {victim}: {struck:.1} s; well {healed:.1} s after; longest pause so far {gap:.2} s");
+    }
+    witness.conclude(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_postmaster() {
+    survives("postmaster", Probe::Status, &[Fault::KillPostmaster, Fault::KillReplica, Fault::KillPostmaster]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_agent_and_a_stopped_one() {
+    survives("agent", Probe::Status, &[Fault::KillAgent, Fault::RestartAgent]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_node() {
+    survives("node", Probe::Status, &[Fault::KillTrio, Fault::KillNode]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_nodes_killed_at_once() {
+    survives("all", Probe::Status, &[Fault::KillAll, Fault::Switchover]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_node() {
+    survives("frozen", Probe::Write, &[Fault::FreezeNode]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_store() {
+    survives("stalled", Probe::Status, &[Fault::StallStore]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleted_data() {
+    survives("deleted", Probe::Status, &[Fault::DeleteReplica, Fault::DeleteLeader]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_in_a_replica() {
+    survives("garbage", Probe::Status, &[Fault::SpoilControl, Fault::SpoilTables]).await;
+}

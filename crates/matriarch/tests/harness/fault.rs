@@ -1,0 +1,180 @@
+//! What can happen to a cluster, one thing at a time.
+
+use std::path::Path;
+use std::time::Duration;
+
+use matriarch_testkit::{disk, faults, process::eventually};
+use rustix::process::Signal;
+
+use super::{Cluster, PATIENCE, health};
+
+/// A fault. Where it needs a victim it finds the leader or a replica itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// SIGKILL to the leader's postmaster.
+    KillPostmaster,
+    /// SIGKILL to a replica's postmaster.
+    KillReplica,
+    /// SIGKILL to the leader's agent.
+    KillAgent,
+    /// SIGKILL to the leader's agent, guard and postmaster.
+    KillTrio,
+    /// SIGKILL to every process of the leader's node.
+    KillNode,
+    /// SIGKILL to every process of every node.
+    KillAll,
+    /// SIGSTOP to every process of the leader's node, SIGCONT 12 s later.
+    FreezeNode,
+    /// A replica's data directory is deleted while it runs.
+    DeleteReplica,
+    /// The leader's data directory is deleted while it runs.
+    DeleteLeader,
+    /// Garbage in a replica's control file, and its postmaster killed.
+    SpoilControl,
+    /// Garbage in a replica's tables, and its postmaster killed.
+    SpoilTables,
+    /// A planned switchover.
+    Switchover,
+    /// SIGTERM to the leader's agent: it stops PostgreSQL, hands over and is started again.
+    RestartAgent,
+    /// The store takes nothing for 8 s, longer than a lease lives.
+    StallStore,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Fault; 14] = [
+        Fault::KillPostmaster,
+        Fault::KillReplica,
+        Fault::KillAgent,
+        Fault::KillTrio,
+        Fault::KillNode,
+        Fault::KillAll,
+        Fault::FreezeNode,
+        Fault::DeleteReplica,
+        Fault::DeleteLeader,
+        Fault::SpoilControl,
+        Fault::SpoilTables,
+        Fault::Switchover,
+        Fault::RestartAgent,
+        Fault::StallStore,
+    ];
+
+    /// Makes it happen and says to whom. `seed` chooses among equals.
+    pub async fn strike(self, cluster: &Cluster, seed: u64) -> String {
+        let leader = health::leader(cluster).await;
+        let replicas = health::replicas(cluster).await;
+        let replica = replicas[usize::try_from(seed % replicas.len() as u64).expect("less than the length")].clone();
+        let victim = match self {
+            Fault::KillReplica | Fault::DeleteReplica | Fault::SpoilControl | Fault::SpoilTables => replica,
+            _ => leader,
+        };
+        let data = cluster.data(&victim);
+        match self {
+            Fault::KillPostmaster | Fault::KillReplica => faults::kill(&[postmaster(&data)]),
+            Fault::KillAgent => faults::kill(&[agent(cluster, &victim)]),
+            Fault::KillTrio => {
+                faults::kill(&[agent(cluster, &victim), guard(cluster, &victim), postmaster(&data)]);
+            }
+            Fault::KillNode => faults::kill(&faults::node_processes(&cluster.member(&victim))),
+            Fault::KillAll => {
+                let all = cluster.names().into_iter().flat_map(|name| faults::node_processes(&cluster.member(&name)));
+                faults::kill(&all.collect::<Vec<i32>>());
+            }
+            Fault::FreezeNode => freeze(&cluster.member(&victim), Duration::from_secs(12)).await,
+            Fault::DeleteReplica | Fault::DeleteLeader => delete(&data),
+            Fault::SpoilControl => {
+                let global = data.join("global");
+                let others = names_in(&global, |name| name != "pg_control");
+                spoil(&data, &global, seed, &others.iter().map(String::as_str).collect::<Vec<_>>());
+            }
+            Fault::SpoilTables => spoil(&data, &data.join("base"), seed, &["PG_VERSION", "pg_filenode.map"]),
+            Fault::Switchover => {
+                let outcome = cluster.verb(&["switchover", "--force"]).await;
+                outcome.ok();
+            }
+            Fault::RestartAgent => {
+                faults::signal(agent(cluster, &victim), Signal::TERM);
+            }
+            Fault::StallStore => stall(&cluster.path().join("store.db"), Duration::from_secs(8)).await,
+        }
+        victim
+    }
+}
+
+/// A member's postmaster.
+pub fn postmaster(data: &Path) -> i32 {
+    let mut found = None;
+    eventually(&format!("a postmaster in {}", data.display()), PATIENCE, || {
+        found = faults::postmaster(data);
+        found.is_some()
+    });
+    found.expect("it was found")
+}
+
+/// A member's agent.
+pub fn agent(cluster: &Cluster, name: &str) -> i32 {
+    process(cluster, name, "agent")
+}
+
+/// A member's guard.
+pub fn guard(cluster: &Cluster, name: &str) -> i32 {
+    process(cluster, name, "guard")
+}
+
+fn process(cluster: &Cluster, name: &str, verb: &str) -> i32 {
+    let mut found = None;
+    eventually(&format!("the {verb} of {name}"), PATIENCE, || {
+        let all = faults::processes_of(&cluster.member(name));
+        found = all.iter().find(|process| process.arguments.get(1).is_some_and(|word| word == verb)).map(|p| p.pid);
+        found.is_some()
+    });
+    found.expect("it was found")
+}
+
+/// SIGSTOP to all of a node until nothing new appears, SIGCONT after `time`.
+async fn freeze(member: &Path, time: Duration) {
+    let awake = || faults::processes_of(member).into_iter().filter(|process| process.state != 'T');
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    // A process may be born between look and signal.
+    loop {
+        let pids: Vec<i32> = awake().map(|process| process.pid).collect();
+        if pids.is_empty() {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "it cannot be frozen: {:?}", awake().collect::<Vec<_>>());
+        faults::freeze(&pids);
+    }
+    tokio::time::sleep(time).await;
+    faults::thaw(&faults::node_processes(member));
+}
+
+/// Deletes a directory that somebody may be writing into.
+fn delete(dir: &Path) {
+    eventually(&format!("{} deleted", dir.display()), Duration::from_secs(10), || {
+        let _ = std::fs::remove_dir_all(dir);
+        // Whoever lives there may already have begun to make it anew.
+        !dir.join("PG_VERSION").exists()
+    });
+}
+
+fn names_in(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).expect("the folder is there").flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| wanted(name)).collect()
+}
+
+fn spoil(data: &Path, folder: &Path, seed: u64, keep: &[&str]) {
+    let postmaster = postmaster(data);
+    // A server that runs may remove a file while it is being spoiled.
+    while disk::scribble(folder, seed, keep).is_err() && folder.exists() {}
+    faults::kill(&[postmaster]);
+}
+
+/// Holds the store's write lock.
+async fn stall(store: &Path, time: Duration) {
+    let connection = rusqlite::Connection::open(store).expect("the store can be opened");
+    connection.busy_timeout(Duration::from_secs(10)).expect("it can be set");
+    connection.execute_batch("BEGIN IMMEDIATE").expect("the lock is to be had");
+    tokio::time::sleep(time).await;
+    connection.execute_batch("ROLLBACK").expect("nothing was written");
+}

@@ -1,0 +1,59 @@
+//! Those who watch a cluster while it suffers: a client that writes through the read-write port, and an observer that asks
+//! every member on its own port.
+
+use std::time::Duration;
+
+use matriarch_testkit::ledger::{Ledger, Options, verify};
+use matriarch_testkit::observer::{Observer, Probe};
+
+use super::{Cluster, PATIENCE};
+
+/// The ledger and the observer at work.
+pub struct Witness {
+    ledger: Ledger,
+    observer: Observer,
+}
+
+impl Witness {
+    /// Attaches both. The observer counts a member as a primary when it says that it is one ([`Probe::Status`]), or only
+    /// when it commits something ([`Probe::Write`]).
+    pub async fn attach(cluster: &Cluster, probe: Probe) -> Witness {
+        let dsn = cluster.dsn(cluster.read_write());
+        Observer::prepare(&dsn).await.expect("the cluster takes writes");
+        let options = Options { writers: 2, ..Options::new(dsn) };
+        let ledger = Ledger::start(options).await.expect("the cluster takes writes");
+        ledger.writes_again(PATIENCE).await.expect("writes begin");
+        let direct = |name: String| {
+            let dsn = cluster.dsn(cluster.postgres_port(&name));
+            (name, dsn)
+        };
+        let members: Vec<(String, String)> = cluster.names().into_iter().map(direct).collect();
+        let observer =
+            Observer::start(&members, Duration::from_millis(20), probe).expect("the strings are well formed");
+        Witness { ledger, observer }
+    }
+
+    /// Waits until a write that begins from now on is acknowledged; gives back the longest pause so far, in seconds.
+    pub async fn writes_again(&self, after: &str) -> f64 {
+        if let Err(error) = self.ledger.writes_again(PATIENCE).await {
+            panic!("writes do not come back after {after}: {error:#}\n{:?}", self.observer.report());
+        }
+        self.ledger.so_far().longest_gap().seconds
+    }
+
+    /// Ends both: nothing acknowledged may be lost, and never may two members have been primary at once.
+    pub async fn conclude(self, cluster: &Cluster) {
+        let book = self.ledger.stop().await;
+        let report = self.observer.stop().await;
+        let summary = book.summary();
+        let verdict = verify(&cluster.dsn(cluster.read_write()), &book).await.expect("the primary answers");
+        assert!(verdict.is_clean(), "rows are wrong: {verdict:?}\n{summary:?}\n{report:?}");
+        assert!(summary.acknowledged > 0, "{summary:?}");
+        assert!(report.overlaps.is_empty(), "two primaries: {report:?}");
+        assert_eq!(report.answers.len(), cluster.names().len(), "every member was asked: {report:?}");
+        eprintln!(
+            "{} rows acknowledged, none lost; longest pause {:.2} s; {} refused, {} unknown, {} failed connects",
+            summary.acknowledged, summary.gap.seconds, summary.refused, summary.unknown, summary.connect_errors
+        );
+    }
+}
