@@ -1,5 +1,6 @@
 //! Everything that can wake the agent.
 
+use matriarch_api::RestartRequest;
 use matriarch_core::decide::{Finished, Settings};
 use matriarch_dcs::StoreError;
 use tokio::sync::oneshot;
@@ -52,14 +53,19 @@ pub enum Event {
 }
 
 /// What people ask of one agent and only its loop can do. Requests that only change the store do not pass here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Restart PostgreSQL in its role.
-    Restart,
+    /// Restart PostgreSQL in its role, now or later.
+    Restart(RestartRequest),
+    /// Forget a restart that was asked for later.
+    CancelRestart,
     /// Load the configuration again.
     Reload,
     /// Make this replica's data anew from the leader's.
-    Reinitialize,
+    Reinitialize {
+        /// End the job under way.
+        force: bool,
+    },
     /// Stop PostgreSQL and the agent.
     Stop,
 }

@@ -359,7 +359,15 @@ impl Pg {
         self.control = report.control;
     }
 
-    /// Whether the lease that `finished.at` belongs to has a new primary.
+    /// The member that a standby streams from.
+    pub fn upstream(&self) -> Option<MemberName> {
+        match &self.server {
+            Server::Running(running) if running.streaming => running.upstream.clone(),
+            _ => None,
+        }
+    }
+
+    /// PostgreSQL runs as a primary.
     pub fn is_primary(&self) -> bool {
         matches!(&self.server, Server::Running(running) if !running.in_recovery)
     }

@@ -150,15 +150,19 @@ impl Backend for AgentBackend {
             Command::PutConfig(config) => self.change_config(|_| config.clone()).await,
             Command::Reload => self.ask(Request::Reload).await,
             Command::Restart(request) => {
-                if request.schedule.is_some() {
-                    return Err(CommandError::Unacceptable(
-                        "scheduled restarts come with a later release; restart without a time".to_owned(),
-                    ));
+                let later = request.schedule.is_some();
+                let done = self.ask(Request::Restart(request)).await;
+                match done {
+                    Ok(done) if later => Ok(CommandDone::scheduled(done.message)),
+                    Err(CommandError::Failed(text)) if later => Err(CommandError::Conflict(text)),
+                    done => done,
                 }
-                self.ask(Request::Restart).await
             }
-            Command::CancelRestart => Err(CommandError::Absent("no restart is scheduled".to_owned())),
-            Command::Reinitialize { .. } => self.ask(Request::Reinitialize).await,
+            Command::CancelRestart => {
+                self.shared.ask(Request::CancelRestart).await.map(CommandDone::done).map_err(CommandError::Absent)
+            }
+            // There is no other source than the leader yet.
+            Command::Reinitialize { force, from_leader: _ } => self.ask(Request::Reinitialize { force }).await,
             Command::Switchover { leader, candidate, scheduled_at } => {
                 let request = FailoverRequest {
                     leader: Some(name(&leader)?),

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde_json::Value;
 
 use crate::answer::{self, text};
 use crate::backend::{Command, CommandError};
@@ -11,7 +12,7 @@ use crate::body::{Presence, json, object};
 use crate::routes::App;
 use crate::schedule::{parse_schedule, parse_span, parse_version};
 use crate::types::{
-    ClusterStatus, ErrorBody, FailoverBody, ReinitializeBody, RestartBody, RestartRequest, SwitchoverBody,
+    ClusterStatus, ErrorBody, FailoverBody, MemberRow, ReinitializeBody, RestartBody, RestartRequest, SwitchoverBody,
 };
 
 async fn carry_out(app: &App, command: Command) -> Response {
@@ -201,16 +202,46 @@ fn check_switchover(
 
 fn known_candidate(candidate: Option<&str>, cluster: &ClusterStatus, action: &str) -> Result<(), CommandError> {
     let others = || cluster.members.iter().filter(|row| cluster.matriarch.leader.as_ref() != Some(&row.name));
+    let eligible = |row: &&MemberRow| unfit(row).is_none();
     let others_named = || others().map(|row| row.name.as_str()).collect::<Vec<_>>().join(", ");
     match candidate {
         Some(name) if !cluster.members.iter().any(|row| row.name == name) => Err(CommandError::Impossible(format!(
             "candidate does not exist: there is no member '{name}'; choose one of: {}",
             others_named()
         ))),
+        Some(name) => {
+            let row = cluster.members.iter().find(|row| row.name == name);
+            match row.and_then(unfit) {
+                Some(reason) => Err(CommandError::Impossible(format!("{action} is not possible: '{name}' {reason}"))),
+                None => Ok(()),
+            }
+        }
         None if others().next().is_none() => Err(CommandError::Impossible(format!(
             "{action} is not possible: cluster does not have members except leader; start another member first"
         ))),
-        _ => Ok(()),
+        None if others().find(eligible).is_none() => {
+            let reasons = others().filter_map(|row| Some(format!("'{}' {}", row.name, unfit(row)?)));
+            let reasons = reasons.collect::<Vec<_>>().join("; ");
+            Err(CommandError::Impossible(format!(
+                "{action} is not possible: no good candidates have been found: {reasons}"
+            )))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Why a member cannot become primary, as far as its row tells; the leader looks again before it gives way.
+fn unfit(row: &MemberRow) -> Option<&'static str> {
+    let forbidden = match row.tags.get("nofailover") {
+        Some(Value::Bool(set)) => *set,
+        Some(Value::String(text)) => matches!(text.as_str(), "true" | "on" | "yes"),
+        _ => row.tags.get("failover_priority").and_then(Value::as_i64) == Some(0),
+    };
+    match () {
+        () if row.expired => Some("is not reachable"),
+        () if forbidden => Some("is tagged as never to become primary (nofailover, or failover_priority 0)"),
+        () if !["running", "streaming"].contains(&row.state.as_str()) => Some("does not run; see 'matriarch list'"),
+        () => None,
     }
 }
 

@@ -88,6 +88,9 @@ pub struct MemberRecord {
     /// `streaming` when the replica streams.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication_state: Option<String>,
+    /// The member that it streams from (ours).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<MemberName>,
     /// Timeline of its PostgreSQL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<Timeline>,
@@ -100,6 +103,9 @@ pub struct MemberRecord {
     /// Which parameters wait for a restart: name to old and new value.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pending_restart_reason: BTreeMap<String, Value>,
+    /// A restart that was asked for a later time: `{"schedule": RFC 3339, …}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_restart: Option<Value>,
     /// The member has seen that the cluster is paused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pause: bool,

@@ -30,7 +30,7 @@ impl Shell {
         }
     }
 
-    fn begin(&mut self, job: Job) {
+    pub(super) fn begin(&mut self, job: Job) {
         let writable = matches!(job, Job::StartPrimary | Job::Promote);
         if writable && !self.guard_is_armed() && !self.config.pause {
             tracing::debug!("{job:?} waits for the guard");
@@ -46,16 +46,6 @@ impl Shell {
     fn guard_is_armed(&self) -> bool {
         let state = *self.guard_state.borrow();
         state.alive && state.deadline > boot_clock_ms()
-    }
-
-    pub(super) fn start_restart(&mut self) {
-        if self.restart.is_some() && self.pg.busy().is_none() && !self.stopping {
-            if matches!(self.pg.server, matriarch_core::decide::Server::Running(_)) {
-                self.begin(Job::Restart);
-            } else if let Some(reply) = self.restart.take() {
-                reply.done(Some("PostgreSQL does not run; it is started by itself when it can be".to_owned()), "");
-            }
-        }
     }
 
     fn job_context(&self, primary: bool) -> JobContext {
@@ -191,18 +181,24 @@ impl Shell {
 
     pub(super) fn command(&mut self, command: Request, reply: Reply) {
         match command {
-            Request::Restart if self.pg.busy().is_some() || self.restart.is_some() => {
-                reply.done(Some("another job is under way; try again when it has ended".to_owned()), "");
-            }
-            Request::Restart => self.restart = Some(reply),
+            Request::Restart(request) => self.ask_for_restart(request, reply),
+            Request::CancelRestart => self.cancel_restart(reply),
             Request::Reload => {
                 self.configured = None;
                 reply.done(None, "the configuration is loaded again");
             }
-            Request::Reinitialize if self.leader_name().is_none_or(|leader| leader == self.options.name()) => {
+            Request::Reinitialize { .. } if self.leader_name().is_none_or(|leader| leader == self.options.name()) => {
                 reply.done(Some("only a replica of a living leader can be reinitialized".to_owned()), "");
             }
-            Request::Reinitialize => {
+            Request::Reinitialize { force } => {
+                if force {
+                    self.pg.abandon_copy();
+                }
+                if let Some(job) = self.pg.busy() {
+                    let remedy = if force { "" } else { ", or end a copy or rewind with force" };
+                    reply.done(Some(format!("{job:?} is under way; wait until it has ended{remedy}")), "");
+                    return;
+                }
                 self.reinit = true;
                 reply.done(None, "reinitialization has begun");
             }

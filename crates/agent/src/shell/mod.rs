@@ -4,6 +4,8 @@
 mod act;
 mod observe;
 mod publish;
+mod restart;
+mod roles;
 mod show;
 
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use matriarch_dcs::{Committed, Revision, Store, boot_clock_ms};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
-use crate::event::{Event, Reply};
+use crate::event::Event;
 use crate::guard::{GuardLink, GuardOptions, GuardState};
 use crate::instance::Pg;
 use crate::options::Options;
@@ -45,7 +47,8 @@ pub struct Shell {
     configured: Option<(Settings, Option<Revision>)>,
     configuring: bool,
     published: publish::Published,
-    restart: Option<Reply>,
+    restarts: restart::Restarts,
+    roles: roles::Roles,
     stopping: bool,
     reinit: bool,
     last_why: &'static str,
@@ -81,7 +84,8 @@ impl Shell {
             configured: None,
             configuring: false,
             published: publish::Published::default(),
-            restart: None,
+            restarts: restart::Restarts::default(),
+            roles: roles::Roles::default(),
             stopping: false,
             reinit: false,
             last_why: "",
@@ -161,10 +165,10 @@ impl Shell {
             self.act(action, restricted);
         }
         self.tell_guard();
-        self.start_restart();
+        let restart = self.start_restart(now);
         self.storage.renew_member_if_due(now);
         self.publish(now);
-        let wake = decision.next_wake;
+        let wake = decision.next_wake.min(restart);
         if restricted { wake.max(now + 20) } else { wake }
     }
 
@@ -190,14 +194,13 @@ impl Shell {
                 let failure = finished.failure.clone();
                 if job == Job::Promote && failure.is_none() {
                     self.after_promotion();
+                    self.note_promotion(&job, finished.at);
                 }
                 if matches!(job, Job::Clone) && failure.is_none() {
                     self.reinit = false;
                 }
-                if job == Job::Restart
-                    && let Some(reply) = self.restart.take()
-                {
-                    reply.done(failure.map(|failure| failure.message), "PostgreSQL was restarted");
+                if job == Job::Restart {
+                    self.restart_ended(failure.map(|failure| failure.message));
                 }
                 if matches!(job, Job::StartPrimary | Job::StartStandby | Job::Restart) {
                     self.configured = None;

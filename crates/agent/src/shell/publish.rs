@@ -26,6 +26,7 @@ pub struct Published {
 impl Shell {
     pub(super) fn publish(&mut self, now: Millis) {
         let record = self.member_record();
+        self.note_role(record.role, now);
         let mut plain = record.clone();
         (plain.xlog_location, plain.receive_lsn, plain.replay_lsn) = (None, None, None);
         let moved = record.xlog_location != self.published.position && now >= self.published.at + POSITION_INTERVAL;
@@ -67,6 +68,7 @@ impl Shell {
                 .and_then(|probe| probe.receiver.as_ref())
                 .filter(|receiver| receiver.status == "streaming")
                 .map(|_| "streaming".to_owned()),
+            upstream: self.pg.upstream(),
             timeline: probe.map(|probe| probe.timeline),
             tags: options.tags.clone(),
             pending_restart: !self.pg.pending_restart.is_empty(),
@@ -79,6 +81,7 @@ impl Shell {
                     (pending.name.clone(), serde_json::json!({"old_value": pending.current, "new_value": new}))
                 })
                 .collect(),
+            scheduled_restart: self.scheduled_restart(),
             pause: self.config.pause,
             incarnation: self.pg.incarnation(),
             epoch: sync.map_or(0, |sync| sync.value.epoch),

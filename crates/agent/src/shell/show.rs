@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use matriarch_api::{
     ClusterDetail, ClusterStatus, HistoryLine, Identity, Lag, MemberDetail, MemberRow, MemberStatus, PendingChange,
-    ReplicationRow, RuleView, ScheduledSwitchover, SlotRow, StoreView, Xlog,
+    PreviousRuleView, ReplicationRow, RuleView, ScheduledRestart, ScheduledSwitchover, SlotRow, StoreView, Xlog,
 };
 use matriarch_core::record::{MemberRecord, Role, SyncRecord};
 use matriarch_core::{Lsn, MemberName};
@@ -65,6 +65,7 @@ impl Shell {
                 .unwrap_or_default(),
             pending_restart: record.pending_restart,
             pending_restart_reason: pending(record),
+            scheduled_restart: scheduled_restart(record),
             patroni: Identity {
                 version: record.version.clone(),
                 scope: self.options.scope.clone(),
@@ -84,7 +85,12 @@ impl Shell {
             epoch: record.epoch,
             incarnation: record.incarnation.as_ref().map(ToString::to_string),
             ttl_ms: crate::policy::ttl(&self.config),
-            leader_lsn: leader.and_then(|leader| leader.xlog_location),
+            leader_lsn: leader
+                .and_then(|leader| leader.xlog_location)
+                .max(probe.and_then(|probe| probe.receiver.as_ref()?.latest_end_lsn).map(|lsn| lsn.0)),
+            zone: zone(record),
+            role_changes: self.roles.changes,
+            last_failover_ms: self.roles.last_failover,
             maximum_lag_on_failover: self.config.maximum_lag_on_failover,
             problem: self.problem.clone(),
             why: Some(self.last_why.to_owned()),
@@ -135,7 +141,7 @@ impl Shell {
                     voters: sync.rule.voters.keys().map(ToString::to_string).collect(),
                     needed: sync.rule.needed,
                     established: sync.established,
-                    previous: None,
+                    previous: previous_rule(sync),
                 }),
                 handover: self.sync().is_some_and(|sync| sync.handover),
                 system_identifier: view.initialize.as_ref().map(|initialize| initialize.value.clone()),
@@ -164,6 +170,25 @@ fn pending(record: &MemberRecord) -> BTreeMap<String, PendingChange> {
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let change = |value| PendingChange { old_value: text(value, "old_value"), new_value: text(value, "new_value") };
     record.pending_restart_reason.iter().map(|(name, value)| (name.clone(), change(value))).collect()
+}
+
+/// The tag that says where the member is.
+fn zone(record: &MemberRecord) -> Option<String> {
+    record.tags.get("zone").map(|zone| zone.as_str().map_or_else(|| zone.to_string(), ToOwned::to_owned))
+}
+
+fn scheduled_restart(record: &MemberRecord) -> Option<ScheduledRestart> {
+    serde_json::from_value(record.scheduled_restart.clone()?).ok()
+}
+
+/// The rule that may still be in force beside the newest: the fence counts both.
+fn previous_rule(sync: &SyncRecord) -> Option<PreviousRuleView> {
+    let previous = sync.previous.first()?;
+    Some(PreviousRuleView {
+        leader: previous.leader.to_string(),
+        voters: previous.rule.voters.keys().map(ToString::to_string).collect(),
+        needed: previous.rule.needed,
+    })
 }
 
 fn row(
@@ -197,6 +222,7 @@ fn row(
         timeline: record.timeline,
         pending_restart: record.pending_restart,
         pending_restart_reason: pending(record),
+        scheduled_restart: scheduled_restart(record),
         tags: record.tags.clone(),
         receive_lsn: replica.then(|| shown(record.receive_lsn)),
         receive_lag: replica.then(|| lag(record.receive_lsn)),
@@ -205,7 +231,9 @@ fn row(
         lsn: Some(shown(record.xlog_location)),
         lag: replica.then(|| lag(record.xlog_location)),
         problem: record.problem.clone(),
-        ..MemberRow::default()
+        zone: zone(record),
+        upstream: record.upstream.as_ref().map(ToString::to_string),
+        expired: false,
     }
 }
 

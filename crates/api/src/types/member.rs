@@ -251,7 +251,8 @@ pub struct MemberDetail {
     pub decisions: BTreeMap<String, u64>,
     /// Changes of role since the agent started.
     pub role_changes: u64,
-    /// How long the last takeover by this member took, from the first suspicion to the first write, in milliseconds.
+    /// How long the last takeover by this member took, from when it saw that nobody leads to the end of its promotion,
+    /// in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failover_ms: Option<u64>,
     /// Replication slots of its PostgreSQL.
