@@ -14,6 +14,7 @@ mod policy;
 pub mod rest;
 pub mod shared;
 mod shell;
+mod slots;
 mod storage;
 pub mod view;
 

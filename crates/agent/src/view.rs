@@ -6,7 +6,17 @@ use matriarch_core::decide::{ClusterView, LeaderKey};
 use matriarch_core::record::{MemberRecord, Pledge, StatusRecord, SyncRecord, Versioned, key};
 use matriarch_core::{Lsn, MemberName};
 use matriarch_dcs::{Entry, LeaseId, Snapshot};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+
+/// Beside the leader's position in `status`, as in Patroni.
+pub const SLOTS: &str = "slots";
+
+#[derive(Default, Deserialize)]
+struct LeaderSlots {
+    #[serde(default)]
+    slots: BTreeMap<String, u64>,
+}
 
 /// A view, the raw configuration beside it, and what could not be read.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +25,8 @@ pub struct Reading {
     pub view: ClusterView,
     /// `config`.
     pub config: Option<Versioned<String>>,
+    /// Where the configuration's slots stand on the leader: `slots` within `status`.
+    pub slots: BTreeMap<String, u64>,
     /// Keys whose value is not what it should be: named, logged, and otherwise ignored.
     pub garbled: Vec<String>,
 }
@@ -45,6 +57,12 @@ pub fn read(snapshot: &Snapshot, lease: Option<LeaseId>, now: jiff::Timestamp) -
         view.history = history.value;
     }
     view.optime = Lsn(json::<StatusRecord>(snapshot, key::STATUS, garbled).map_or(0, |status| status.value.optime));
+    // Patroni writes null when there are none; then nothing is known of them.
+    reading.slots = snapshot
+        .get(key::STATUS)
+        .and_then(|entry| serde_json::from_str::<LeaderSlots>(&entry.value).ok())
+        .unwrap_or_default()
+        .slots;
     reading.config = snapshot.get(key::CONFIG).map(|entry| versioned(entry, entry.value.clone()));
     reading
 }

@@ -101,8 +101,16 @@ pub struct SlotRow {
     pub active: bool,
     /// Whether it ends with its session.
     pub temporary: bool,
+    /// Database of a logical slot.
+    pub database: Option<String>,
+    /// Output plugin of a logical slot.
+    pub plugin: Option<String>,
+    /// A copy of the primary's slot that PostgreSQL itself keeps in step (17 and later).
+    pub synced: bool,
     /// WAL is kept from here.
     pub restart_lsn: Option<Lsn>,
+    /// A logical slot's consumer has confirmed everything up to here.
+    pub confirmed_lsn: Option<Lsn>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
 }
@@ -128,7 +136,7 @@ impl Probe {
     }
 }
 
-/// Every column used here is in all of 13 to 18. The `CASE`s keep functions away that fail in the other role.
+/// Every column used here is in all of 13 to 18, or is read through `to_jsonb`, which does not mind a missing one. The `CASE`s keep functions away that fail in the other role.
 ///
 /// The timeline of a standby: what it receives, or what its control file knows; the control file lags behind replay,
 /// so without a walreceiver the names of its WAL files are looked at as well.
@@ -162,7 +170,9 @@ SELECT json_build_object(
       'replay_lag', extract(epoch FROM replay_lag))) FROM pg_stat_replication), '[]'::json),
   'slots', coalesce((SELECT json_agg(json_build_object(
       'name', slot_name, 'type', slot_type, 'active', active, 'temporary', temporary, 'restart_lsn', restart_lsn,
-      'wal_status', wal_status)) FROM pg_replication_slots), '[]'::json),
+      'database', database, 'plugin', plugin, 'confirmed_lsn', confirmed_flush_lsn,
+      'synced', coalesce((to_jsonb(r) ->> 'synced')::boolean, false),
+      'wal_status', wal_status)) FROM pg_replication_slots r), '[]'::json),
   'synchronous_standby_names', current_setting('synchronous_standby_names'),
   'primary_conninfo', current_setting('primary_conninfo'),
   'postmaster_start_time', extract(epoch FROM pg_postmaster_start_time()),

@@ -16,7 +16,9 @@ use crate::probe::{self, Probe};
 use crate::roles::quote_literal;
 
 mod queries;
-pub use queries::{ConfigurationError, PendingRestart, Slot};
+mod slots;
+pub use queries::{ConfigurationError, PendingRestart};
+pub use slots::LogicalSlot;
 
 /// A connection or query that failed.
 #[derive(Debug, thiserror::Error)]
@@ -107,8 +109,13 @@ const OPTIONS: &str = "-c synchronous_commit=local -c statement_timeout=0 -c loc
 impl Sql {
     /// Connects as the superuser, within [`QUICK`].
     pub async fn connect(instance: &Instance) -> Result<Sql, SqlError> {
+        Self::connect_to(instance, "postgres").await
+    }
+
+    /// As [`Sql::connect`], to another database: logical slots can be made only there.
+    pub async fn connect_to(instance: &Instance, database: &str) -> Result<Sql, SqlError> {
         let mut config = Config::new();
-        config.host_path(&instance.run_dir).port(instance.port).dbname("postgres");
+        config.host_path(&instance.run_dir).port(instance.port).dbname(database);
         config.user(&instance.superuser.username).password(&instance.superuser.password);
         config.application_name("matriarch").connect_timeout(QUICK);
         let later = if instance.binaries.version().major >= 14 { " -c idle_session_timeout=0" } else { "" };

@@ -66,18 +66,10 @@ impl Shell {
             leader_timeline,
             postmaster: None,
             sql: None,
-            slots: self.member_slots(),
+            slots: self.first_slots(),
             progress: self.pg.progress.clone(),
             primary,
         }
-    }
-
-    /// One slot for every other member.
-    pub(super) fn member_slots(&self) -> Vec<String> {
-        let Some(reading) = &self.reading else { return Vec::new() };
-        let mut names: std::collections::BTreeSet<&MemberName> = reading.view.members.keys().collect();
-        names.extend(reading.view.sync.iter().flat_map(|sync| &sync.value.membership));
-        names.into_iter().filter(|name| *name != self.options.name()).map(MemberName::slot).collect()
     }
 
     /// Where a member's PostgreSQL is reached.
@@ -100,7 +92,10 @@ impl Shell {
         matriarch_postgres::Settings {
             parameters,
             cluster_name: self.options.scope.clone(),
-            upstream: upstream.map(|source| Upstream { source, slot: Some(self.options.name().slot()) }),
+            upstream: upstream.map(|source| Upstream {
+                source,
+                slot: self.config.postgresql.use_slots.then(|| self.options.name().slot()),
+            }),
             incarnation: self.pg.incarnation(),
             synchronous_standby_names: settings.synchronous_standby_names.clone(),
             tls: None,

@@ -7,6 +7,7 @@ mod publish;
 mod restart;
 mod roles;
 mod show;
+mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,7 @@ pub struct Shell {
     configured: Option<(Settings, Option<Revision>)>,
     configuring: bool,
     published: publish::Published,
+    upkeep: upkeep::Upkeep,
     restarts: restart::Restarts,
     roles: roles::Roles,
     stopping: bool,
@@ -84,6 +86,7 @@ impl Shell {
             configured: None,
             configuring: false,
             published: publish::Published::default(),
+            upkeep: upkeep::Upkeep::default(),
             restarts: restart::Restarts::default(),
             roles: roles::Roles::default(),
             stopping: false,
@@ -168,6 +171,7 @@ impl Shell {
         let restart = self.start_restart(now);
         self.storage.renew_member_if_due(now);
         self.publish(now);
+        self.keep_slots(now);
         let wake = decision.next_wake.min(restart);
         if restricted { wake.max(now + 20) } else { wake }
     }

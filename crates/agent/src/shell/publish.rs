@@ -121,7 +121,9 @@ impl Shell {
             return;
         };
         self.published.optime = position;
-        let status = serde_json::to_string(&StatusRecord { optime: position }).expect("a number is JSON");
+        let mut status = serde_json::to_value(StatusRecord { optime: position }).expect("a number is JSON");
+        status[crate::view::SLOTS] = serde_json::json!(self.slot_positions());
+        let status = status.to_string();
         let store = self.storage.handle();
         tokio::spawn(async move {
             let txn = matriarch_dcs::Txn::new().revision(key::LEADER, revision).put(key::STATUS, status);

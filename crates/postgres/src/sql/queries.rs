@@ -6,7 +6,7 @@ use std::time::Duration;
 use matriarch_core::Lsn;
 use tokio::time::{Instant, sleep};
 
-use super::{QUICK, Sql, SqlError, lsn_literal};
+use super::{QUICK, Sql, SqlError};
 use crate::roles::{quote_identifier, quote_literal};
 
 /// PostgreSQL tells nobody when a promotion is done or replay stands still, so these are asked for at this pace; each
@@ -37,13 +37,6 @@ pub struct ConfigurationError {
     pub error: String,
 }
 
-/// A physical replication slot to keep.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// Its name.
-    pub name: String,
-}
-
 impl Sql {
     /// Promotes a standby and returns once it accepts writes.
     pub async fn promote(&self, limit: Duration) -> Result<(), SqlError> {
@@ -68,38 +61,6 @@ impl Sql {
     /// and [`Sql::hba_errors`] for what it did not accept.
     pub async fn reload(&self) -> Result<(), SqlError> {
         self.query("reload its configuration", "SELECT pg_reload_conf()", QUICK).await.map(|_| ())
-    }
-
-    /// Creates a physical slot that holds WAL from now on, if there is none of that name.
-    pub async fn create_slot(&self, name: &str) -> Result<(), SqlError> {
-        let name = quote_literal(name);
-        let query = format!(
-            "SELECT pg_create_physical_replication_slot({name}, true) \
-             WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {name})"
-        );
-        self.query("create a replication slot", &query, QUICK).await.map(|_| ())
-    }
-
-    /// Drops a slot that nobody uses; true when there was one. A slot in use stays.
-    pub async fn drop_slot(&self, name: &str) -> Result<bool, SqlError> {
-        let query = format!(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
-             WHERE slot_name = {} AND NOT active",
-            quote_literal(name)
-        );
-        Ok(!self.query("drop a replication slot", &query, QUICK).await?.is_empty())
-    }
-
-    /// Moves an unused physical slot forward to `lsn`, but not past the local WAL; never backward.
-    pub async fn advance_slot(&self, name: &str, lsn: Lsn) -> Result<(), SqlError> {
-        let end = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END";
-        let query = format!(
-            "SELECT pg_replication_slot_advance(slot_name, least({lsn}::pg_lsn, {end})) FROM pg_replication_slots \
-             WHERE slot_name = {} AND NOT active AND restart_lsn < least({lsn}::pg_lsn, {end})",
-            quote_literal(name),
-            lsn = lsn_literal(lsn),
-        );
-        self.query("advance a replication slot", &query, QUICK).await.map(|_| ())
     }
 
     /// Settings that wait for a restart.

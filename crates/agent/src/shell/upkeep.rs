@@ -1,0 +1,79 @@
+//! What is looked after beside the decision: replication slots.
+
+use std::collections::BTreeMap;
+
+use matriarch_config::Slot;
+use matriarch_core::MemberName;
+use matriarch_core::decide::{Millis, Server};
+use tokio::task::JoinHandle;
+
+use super::Shell;
+use crate::slots::{self, Keeper, Step};
+
+/// What upkeep remembers.
+#[derive(Default)]
+pub struct Upkeep {
+    keeper: Keeper,
+    task: Option<JoinHandle<()>>,
+    /// Steps tried since the last time that everything was due.
+    tried: Vec<Step>,
+    due: Millis,
+}
+
+impl Shell {
+    /// New slots and slots to drop are seen to at once, everything else every `loop_wait`.
+    pub(super) fn keep_slots(&mut self, now: Millis) {
+        if self.upkeep.task.as_ref().is_some_and(|task| !task.is_finished()) || self.pg.busy().is_some() {
+            return;
+        }
+        let (Some(reading), Some(probe), Some(sql)) = (&self.reading, &self.pg.probe, self.pg.sql()) else { return };
+        let settled = match &self.pg.server {
+            Server::Running(running) if running.in_recovery => running.streaming,
+            Server::Running(_) => self.leads(),
+            _ => false,
+        };
+        if !settled {
+            return;
+        }
+        let seen = (probe, &reading.slots);
+        let wanted = self.upkeep.keeper.wanted(now, self.options.name(), &self.config, &reading.view, seen);
+        let mut steps = slots::plan(&wanted, &probe.slots);
+        if now >= self.upkeep.due {
+            self.upkeep.due = now + self.config.loop_wait.as_millis() as Millis;
+            self.upkeep.tried.clear();
+        } else {
+            let tried = &self.upkeep.tried;
+            steps.retain(|step| !matches!(step, Step::Advance(..)) && !tried.contains(step));
+        }
+        if steps.is_empty() {
+            return;
+        }
+        self.upkeep.tried.extend(steps.iter().cloned());
+        let (instance, timeline) = (self.pg.instance().clone(), probe.timeline);
+        self.upkeep.task = Some(tokio::spawn(async move { slots::perform(steps, &sql, &instance, timeline).await }));
+    }
+
+    /// The physical slots that a primary needs before its first client: those of every other member, and the
+    /// configuration's.
+    pub(super) fn first_slots(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .config
+            .slots
+            .iter()
+            .filter(|(_, slot)| **slot == Slot::Physical)
+            .map(|(name, _)| name.clone())
+            .collect();
+        if let Some(reading) = self.reading.as_ref().filter(|_| self.config.postgresql.use_slots) {
+            let mut members: std::collections::BTreeSet<&MemberName> = reading.view.members.keys().collect();
+            members.extend(reading.view.sync.iter().flat_map(|sync| &sync.value.membership));
+            members.retain(|name| *name != self.options.name() && !self.upkeep.keeper.is_abandoned(name));
+            names.extend(members.into_iter().map(MemberName::slot));
+        }
+        names
+    }
+
+    /// Where the configuration's slots stand here, for the replicas.
+    pub(super) fn slot_positions(&self) -> BTreeMap<String, u64> {
+        self.pg.probe.as_ref().map(|probe| slots::positions(&self.config, probe)).unwrap_or_default()
+    }
+}
