@@ -30,7 +30,7 @@ pub use dynamic::{Crash, DynamicConfig, SharedPostgres, Slot, SlotKind, SlotMatc
 pub use local::load::ConfigError;
 pub use local::{
     Authentication, Bootstrap, Credentials, InitdbOption, LocalConfig, LocalPostgres, Log, LogFormat, LogLevel,
-    PostgresLog, Proxy, RestApi, Role, Store, Tags,
+    PostgresLog, Proxy, RestApi, Role, Store, Tags, Tls,
 };
 pub use patch::{patch, set_path};
 pub use problem::{Origin, Problem, Problems};

@@ -23,8 +23,8 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "loop_wait",
         Kind::Seconds { min: 0.1, max: 3600.0 },
-        "Longest pause between two looks at the cluster while nothing happens. Matriarch acts on events, so it needs no \
-         short one.",
+        "How often slots are moved forward, and settings and certificates are checked. Matriarch acts on events, so \
+         failovers do not depend on it.",
     )
     .default("10"),
     key(
@@ -101,19 +101,23 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "member_slots_ttl",
         Kind::Seconds { min: 0.0, max: 365.0 * DAY },
-        "How long the leader keeps the replication slot of a member that is away.",
+        "How long the other members keep the replication slot of a member that is away.",
     )
     .default("1800"),
     key(
         "slots",
         Kind::Named { what: "a slot name", check: slot_name, keys: SLOT, rule: Some(slot_rule as Rule) },
-        "Replication slots that exist on every primary and are carried over at takeovers. Keys are slot names.",
+        "Replication slots that exist on every primary. Keys are slot names. Physical ones exist on replicas too and \
+         follow the primary's. Logical ones are carried over at takeovers from PostgreSQL 17 on, where replicas copy \
+         them (`sync_replication_slots`, `hot_standby_feedback`); before, they begin anew on a new primary, which is logged.",
     )
     .default("{}"),
     key(
         "ignore_slots",
         Kind::Records { keys: SLOT_MATCH },
-        "Slots that others own: Matriarch leaves alone each slot that fits all keys of one entry.",
+        "Slots that others own: Matriarch leaves alone each slot that fits all keys of one entry. It never drops other \
+         slots on the primary; on a replica it drops those that nobody has used for `member_slots_ttl`, since they would \
+         retain WAL for ever.",
     )
     .default("[]"),
     key("postgresql", Kind::Section { keys: POSTGRESQL, rule: Some(retention_rule as Rule) }, "PostgreSQL on every member.")
@@ -187,7 +191,8 @@ const POSTGRESQL: &[Key] = &[
     key(
         "use_slots",
         Kind::Bool,
-        "Keep a replication slot for each member, so that the primary retains the WAL it still needs.",
+        "Keep a replication slot for each other member on every member, so that a primary, also a new one, retains the \
+         WAL that the others still need.",
     )
     .default("true"),
     key(
@@ -200,7 +205,7 @@ const POSTGRESQL: &[Key] = &[
     key(
         "remove_data_directory_on_rewind_failure",
         Kind::Bool,
-        "Clone a member again when pg_rewind fails. Off: leave it for a person to look at.",
+        "Clone a member again when pg_rewind fails, or its directory cannot be used. Off: leave it for a person to look at.",
     )
     .default("true"),
     key(

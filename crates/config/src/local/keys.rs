@@ -1,21 +1,23 @@
 //! Every key of the local configuration.
 
+mod authentication;
+mod checks;
+mod postgresql;
+mod proxy;
+
 use serde_json::{Map, Value};
 
+use self::checks::{bind_address, member_name, namespace, peer_address, scope_name, stream_or_path};
+use self::postgresql::POSTGRESQL;
+use self::proxy::PROXY;
 use super::initdb;
 use super::rules;
-use crate::address::{Address, Listen};
 use crate::dynamic;
-use crate::hba::{hba_line, ident_line};
-use crate::parameters;
 use crate::problem::Problems;
 use crate::schema::{Effect, Key, Kind, Rule, absolute_path, key, one_line, refused};
 
 const LATER: &str = "this store comes with a later release";
 const USE_SQLITE: &str = "use `sqlite` for now";
-const DYNAMIC: &str = "it belongs to the dynamic configuration, which is the same for every member";
-const PUT_IN_DCS: &str = "put it under `bootstrap.dcs` (new clusters) or use `matriarch config set`";
-
 /// The whole table.
 pub(crate) const KEYS: &[Key] = &[
     key(
@@ -212,177 +214,6 @@ const BOOTSTRAP: &[Key] = &[
     refused("post_init", "a script after bootstrap is not supported yet", "run it against the read-write port", &[]),
 ];
 
-const POSTGRESQL: &[Key] = &[
-    key(
-        "listen",
-        Kind::Text { what: "an address", check: listen_address },
-        "Addresses (separated by commas) and port that PostgreSQL listens on.",
-    )
-    .required()
-    .effect(Effect::Restart)
-    .env("MATRIARCH_POSTGRESQL_LISTEN"),
-    key(
-        "connect_address",
-        Kind::Text { what: "an address", check: peer_address },
-        "Where other members and the proxies reach this PostgreSQL; `listen` when that has an address others can use.",
-    )
-    .effect(Effect::Restart)
-    .env("MATRIARCH_POSTGRESQL_CONNECT_ADDRESS"),
-    key(
-        "data_dir",
-        Kind::Text { what: "a path", check: absolute_path },
-        "The data directory. Matriarch makes it, and empties it before a clone.",
-    )
-    .required()
-    .effect(Effect::Restart)
-    .env("MATRIARCH_POSTGRESQL_DATA_DIR"),
-    key(
-        "bin_dir",
-        Kind::Text { what: "a path", check: absolute_path },
-        "Directory of initdb, postgres, pg_rewind …; found by itself when left out.",
-    )
-    .effect(Effect::Restart)
-    .env("MATRIARCH_POSTGRESQL_BIN_DIR"),
-    key(
-        "user",
-        Kind::Text { what: "a user of this host", check: one_line },
-        "The system's user PostgreSQL runs as when the agent runs as root; `postgres` when left out.",
-    )
-    .effect(Effect::Restart)
-    .env("MATRIARCH_POSTGRESQL_USER"),
-    key(
-        "run_dir",
-        Kind::Text { what: "a directory for a socket", check: socket_dir },
-        "Directory of the Unix socket (`unix_socket_directories`); beside the data directory when left out.",
-    )
-    .effect(Effect::Restart)
-    .env("MATRIARCH_POSTGRESQL_RUN_DIR"),
-    key(
-        "pgpass",
-        Kind::Text { what: "a path", check: absolute_path },
-        "Where the password file for replication is written; beside the data directory when left out.",
-    )
-    .effect(Effect::Restart)
-    .env("MATRIARCH_POSTGRESQL_PGPASS"),
-    key(
-        "authentication",
-        Kind::Section { keys: AUTHENTICATION, rule: Some(rules::authentication as Rule) },
-        "Roles that Matriarch makes at bootstrap and uses.",
-    )
-    .effect(Effect::Restart),
-    key(
-        "parameters",
-        Kind::Parameters(parameters::read_local),
-        "PostgreSQL's parameters for this member alone; they win over those of the dynamic configuration.",
-    )
-    .default("{}")
-    .effect(Effect::Mixed),
-    key(
-        "pg_hba",
-        Kind::Lines { what: "a line of pg_hba.conf", check: hba_line },
-        "Lines of pg_hba.conf for this member alone, instead of those of the dynamic configuration.",
-    ),
-    key(
-        "pg_ident",
-        Kind::Lines { what: "a line of pg_ident.conf", check: ident_line },
-        "Lines of pg_ident.conf for this member alone, instead of those of the dynamic configuration.",
-    ),
-    refused("use_pg_rewind", DYNAMIC, PUT_IN_DCS, &["true"]),
-    refused("use_slots", DYNAMIC, PUT_IN_DCS, &["true"]),
-    refused("remove_data_directory_on_rewind_failure", DYNAMIC, PUT_IN_DCS, &["true"]),
-    refused("remove_data_directory_on_diverged_timelines", DYNAMIC, PUT_IN_DCS, &["true"]),
-    refused("use_unix_socket", "the agent always uses the Unix socket", "remove it", &["true"]),
-    refused("use_unix_socket_repl", "the agent always uses the Unix socket", "remove it", &["true"]),
-    refused("proxy_address", "the proxy is part of the agent", "use `proxy`", &[]),
-    refused("config_dir", "configuration outside the data directory is not supported yet", "use `data_dir`", &[]),
-    refused("bin_name", "other names for programs are not supported yet", "use `bin_dir`", &["{}"]),
-    refused("database", "the agent connects to the database `postgres`", "remove it", &["\"postgres\""]),
-    refused("callbacks", "callbacks are not supported yet", "remove it", &["{}"]),
-    refused(
-        "create_replica_methods",
-        "other ways to clone are not supported yet",
-        "remove it",
-        &["[\"basebackup\"]", "[]"],
-    ),
-    refused("basebackup", "options for the clone are not supported yet", "remove it", &["[]", "{}"]),
-    refused(
-        "recovery_conf",
-        "recovery settings are parameters since PostgreSQL 12",
-        "put restore_command under `parameters`",
-        &["{}"],
-    ),
-    refused("custom_conf", "postgresql.conf itself stays yours", "include the file there", &[]),
-    refused("pre_promote", "a check before promotion is not supported yet", "remove it", &[]),
-    refused("before_stop", "a command before the stop is not supported yet", "remove it", &[]),
-    refused(
-        "pg_ctl_timeout",
-        "Matriarch starts PostgreSQL itself",
-        "use `primary_start_timeout` of the dynamic configuration",
-        &[],
-    ),
-];
-
-const AUTHENTICATION: &[Key] = &[
-    key(
-        "superuser",
-        Kind::Section {
-            keys: &role("\"postgres\"", "MATRIARCH_SUPERUSER_USERNAME", "MATRIARCH_SUPERUSER_PASSWORD"),
-            rule: None,
-        },
-        "The superuser: the agent's own connections.",
-    )
-    .effect(Effect::Restart),
-    key(
-        "replication",
-        Kind::Section {
-            keys: &role("\"replicator\"", "MATRIARCH_REPLICATION_USERNAME", "MATRIARCH_REPLICATION_PASSWORD"),
-            rule: None,
-        },
-        "The role that replicas stream with.",
-    )
-    .effect(Effect::Restart),
-    key(
-        "rewind",
-        Kind::Section {
-            keys: &role("\"rewind_user\"", "MATRIARCH_REWIND_USERNAME", "MATRIARCH_REWIND_PASSWORD"),
-            rule: None,
-        },
-        "The role for pg_rewind; the superuser when left out.",
-    )
-    .default("null")
-    .effect(Effect::Restart),
-];
-
-const fn role(name: &'static str, name_variable: &'static str, password_variable: &'static str) -> [Key; 12] {
-    [
-        key("username", Kind::Text { what: "a role name", check: role_name }, "Name of the role.")
-            .default(name)
-            .effect(Effect::Restart)
-            .env(name_variable),
-        key("password", Kind::Secret, "Its password.").effect(Effect::Restart).env(password_variable),
-        key(
-            "sslmode",
-            Kind::Choice(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
-            "TLS between members.",
-        )
-        .effect(Effect::Restart),
-        key("sslcert", Kind::Text { what: "a path", check: absolute_path }, "Client certificate.")
-            .effect(Effect::Restart),
-        key("sslkey", Kind::Text { what: "a path", check: absolute_path }, "Key of the client certificate.")
-            .effect(Effect::Restart),
-        key("sslrootcert", Kind::Text { what: "a path", check: absolute_path }, "Certificates that are trusted.")
-            .effect(Effect::Restart),
-        key("sslcrl", Kind::Text { what: "a path", check: absolute_path }, "Revoked certificates.")
-            .effect(Effect::Restart),
-        key("channel_binding", Kind::Choice(&["disable", "prefer", "require"]), "SCRAM channel binding.")
-            .effect(Effect::Restart),
-        refused("sslcrldir", "directories of revoked certificates are not supported yet", "use `sslcrl`", &[]),
-        refused("gssencmode", "GSSAPI between members is not supported", "remove it", &["\"disable\""]),
-        refused("sslnegotiation", "direct TLS is not supported yet", "remove it", &["\"postgres\""]),
-        refused("sslpassword", "keys with a password are not supported yet", "remove the password from the key", &[]),
-    ]
-}
-
 const TAGS: &[Key] = &[
     key("nofailover", Kind::Bool, "This member never becomes leader.").default("false"),
     key(
@@ -403,129 +234,10 @@ const TAGS: &[Key] = &[
     refused("sync_priority", "an order among voters is not supported yet", "use `nosync`", &[]),
 ];
 
-const PROXY: &[Key] = &[
-    key(
-        "read_write",
-        Kind::Text { what: "an address", check: bind_address },
-        "Address and port whose sessions reach the primary.",
-    )
-    .env("MATRIARCH_PROXY_READ_WRITE"),
-    key(
-        "read_only",
-        Kind::Text { what: "an address", check: bind_address },
-        "Address and port whose sessions reach the replicas.",
-    )
-    .env("MATRIARCH_PROXY_READ_ONLY"),
-    key("max_connections", Kind::Integer { min: 1, max: 1_000_000 }, "Most sessions on both ports together.")
-        .default("10000"),
-    key(
-        "hold_timeout",
-        Kind::Seconds { min: 0.0, max: 3600.0 },
-        "How long a new session waits while there is no member for it, before it is refused.",
-    )
-    .default("30"),
-    key("hold_limit", Kind::Integer { min: 0, max: 1_000_000 }, "Most sessions that wait at the same time.")
-        .default("10000"),
-    key(
-        "maximum_lag",
-        Kind::Bytes { min: 0, max: 1 << 62 },
-        "A replica that is further behind gets no new read-only sessions.",
-    )
-    .default("67108864"),
-    key("read_only_falls_back", Kind::Bool, "The read-only port uses the primary while no replica will do.")
-        .default("false"),
-    key("connect_timeout", Kind::Seconds { min: 0.05, max: 300.0 }, "Limit for one connect to a member.").default("2"),
-    key("startup_timeout", Kind::Seconds { min: 0.1, max: 300.0 }, "Limit for a client to send its startup packet.")
-        .default("10"),
-    key(
-        "drain_timeout",
-        Kind::Seconds { min: 0.0, max: 3600.0 },
-        "How long open sessions may go on while the proxy stops.",
-    )
-    .default("10"),
-    key(
-        "accept_proxy_protocol",
-        Kind::Bool,
-        "Each connection must begin with a PROXY protocol header from a balancer in front.",
-    )
-    .default("false"),
-    key(
-        "send_proxy_protocol",
-        Kind::Bool,
-        "Send a PROXY protocol header (version 2) to the member; poolers may want it.",
-    )
-    .default("false"),
-];
-
 /// The document itself is kept as it was written: that is what goes into the store.
 fn first_dynamic(value: &Value, path: &str, problems: &mut Problems) -> Value {
     dynamic::normalize(value, path, problems);
     value.clone()
-}
-
-fn scope_name(text: &str) -> Result<(), String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    if (1..=63).contains(&text.len()) && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(fits)
-    {
-        Ok(())
-    } else {
-        Err("it must have 1 to 63 of a-z, A-Z, 0-9, '_', '.' and '-', and begin with a letter or a digit".to_owned())
-    }
-}
-
-fn namespace(text: &str) -> Result<(), String> {
-    absolute_path(text)?;
-    let fits = |c: char| c.is_ascii_alphanumeric() || "_.-/".contains(c);
-    if text.chars().all(fits) && !text.contains("//") {
-        Ok(())
-    } else {
-        Err("it may have letters, digits, '_', '.', '-' and single '/'".to_owned())
-    }
-}
-
-fn member_name(text: &str) -> Result<(), String> {
-    text.parse::<matriarch_core::MemberName>().map(drop).map_err(|error| error.to_string())
-}
-
-fn role_name(text: &str) -> Result<(), String> {
-    one_line(text)?;
-    if text.len() > 63 {
-        Err("PostgreSQL allows 63 bytes".to_owned())
-    } else if text.starts_with("pg_") {
-        Err("PostgreSQL keeps names that begin with 'pg_' for itself".to_owned())
-    } else {
-        Ok(())
-    }
-}
-
-fn stream_or_path(text: &str) -> Result<(), String> {
-    if text == "stream" { Ok(()) } else { absolute_path(text) }
-}
-
-fn socket_dir(text: &str) -> Result<(), String> {
-    absolute_path(text)?;
-    // The kernel keeps 108 bytes for a socket's path, the last of them zero.
-    if text.len() + "/.s.PGSQL.65535".len() > 107 {
-        return Err("it is too long: the path of a Unix socket has at most 107 bytes".to_owned());
-    }
-    if text.contains(',') { Err("it may not have a comma".to_owned()) } else { Ok(()) }
-}
-
-fn listen_address(text: &str) -> Result<(), String> {
-    text.parse::<Listen>().map(drop).map_err(|bad| bad.why().to_owned())
-}
-
-fn bind_address(text: &str) -> Result<(), String> {
-    let listen = text.parse::<Listen>().map_err(|bad| bad.why().to_owned())?;
-    if listen.socket_addrs().is_empty() {
-        return Err("the host must be an IP address, 'localhost' or '*'".to_owned());
-    }
-    Ok(())
-}
-
-fn peer_address(text: &str) -> Result<(), String> {
-    let address = text.parse::<Address>().map_err(|bad| bad.why().to_owned())?;
-    if address.is_wildcard() { Err("others cannot connect to a wildcard".to_owned()) } else { Ok(()) }
 }
 
 /// Across keys of the whole.

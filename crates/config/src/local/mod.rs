@@ -169,12 +169,27 @@ pub struct LocalPostgres {
     pub pgpass: Option<PathBuf>,
     /// Roles that Matriarch uses.
     pub authentication: Authentication,
+    /// TLS of the server, if any.
+    pub tls: Option<Tls>,
     /// Parameters for this member alone.
     pub parameters: BTreeMap<String, String>,
     /// Lines of `pg_hba.conf` instead of the shared ones.
     pub pg_hba: Option<Vec<String>>,
     /// Lines of `pg_ident.conf` instead of the shared ones.
     pub pg_ident: Option<Vec<String>>,
+}
+
+/// TLS of the server.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Tls {
+    /// Certificate chain of the server.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
+    /// Authorities that are trusted.
+    pub ca_file: Option<PathBuf>,
+    /// Matriarch's own roles must use TLS.
+    pub require: bool,
 }
 
 /// Roles that Matriarch uses.
@@ -267,6 +282,31 @@ impl From<String> for PostgresLog {
     }
 }
 
+impl LocalPostgres {
+    /// How a role connects to other members: libpq's options. The server's own authority is trusted unless the role
+    /// names another.
+    pub fn libpq(&self, role: &Role) -> BTreeMap<String, String> {
+        let path = |path: Option<&PathBuf>| path.map(|path| path.to_string_lossy().into_owned());
+        let ca = self.tls.as_ref().and_then(|tls| tls.ca_file.as_ref());
+        let required = self.tls.as_ref().is_some_and(|tls| tls.require);
+        let mode = match (&role.sslmode, ca) {
+            (Some(mode), _) => Some(mode.clone()),
+            (None, Some(_)) => Some("verify-ca".to_owned()),
+            (None, None) => required.then(|| "require".to_owned()),
+        };
+        let encrypted = mode.as_deref().is_none_or(|mode| mode != "disable");
+        let options = [
+            ("sslmode", mode),
+            ("sslcert", path(role.sslcert.as_ref())),
+            ("sslkey", path(role.sslkey.as_ref())),
+            ("sslrootcert", path(role.sslrootcert.as_ref().or(ca.filter(|_| encrypted)))),
+            ("sslcrl", path(role.sslcrl.as_ref())),
+            ("channel_binding", role.channel_binding.clone()),
+        ];
+        options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}
+
 impl Authentication {
     /// What `pg_rewind` connects with.
     pub fn rewind(&self) -> &Role {
@@ -300,11 +340,6 @@ impl LocalPostgres {
     /// Directory of the Unix socket: `run_dir`, or `<data_dir>.run` beside the data directory.
     pub fn run_dir(&self) -> PathBuf {
         self.run_dir.clone().unwrap_or_else(|| beside(&self.data_dir, ".run"))
-    }
-
-    /// The password file: `pgpass`, or `<data_dir>.pgpass` beside the data directory.
-    pub fn pgpass(&self) -> PathBuf {
-        self.pgpass.clone().unwrap_or_else(|| beside(&self.data_dir, ".pgpass"))
     }
 }
 

@@ -42,6 +42,30 @@ pub(crate) fn postgresql(postgresql: &Section, path: &str, problems: &mut Proble
     for key in ["run_dir", "pgpass"] {
         outside_of_data(text(postgresql, key), text(postgresql, "data_dir"), &join(path, key), problems);
     }
+    let Some(tls) = postgresql.get("tls").and_then(Value::as_object) else { return };
+    for key in ["cert_file", "key_file", "ca_file"] {
+        let path = join(&join(path, "tls"), key);
+        outside_of_data(text(tls, key), text(postgresql, "data_dir"), &path, problems);
+    }
+    let required = tls.get("require").and_then(Value::as_bool) == Some(true);
+    let roles = postgresql.get("authentication").and_then(Value::as_object);
+    for (name, role) in roles.into_iter().flatten().filter(|_| required) {
+        let mode = role.get("sslmode").and_then(Value::as_str).unwrap_or("require");
+        if name != "superuser" && ["disable", "allow", "prefer"].contains(&mode) {
+            let path = join(&join(&join(path, "authentication"), name), "sslmode");
+            problems.add(
+                path,
+                format!("'{mode}' contradicts `tls.require: true`"),
+                "choose require or more, or remove it",
+            );
+        }
+    }
+}
+
+pub(crate) fn tls(tls: &Section, path: &str, problems: &mut Problems) {
+    if text(tls, "cert_file").is_some() && text(tls, "cert_file") == text(tls, "key_file") {
+        problems.add(join(path, "key_file"), "it is the certificate's file", "name the file of the private key");
+    }
 }
 
 /// What lies in the data directory is gone after the next clone.

@@ -62,7 +62,7 @@ fn a_good_file_is_read_with_defaults() {
     assert_eq!(config.restapi.connect_address.to_string(), "127.0.0.1:8008");
     assert_eq!(config.store, Store::Sqlite { path: "/var/lib/matriarch/store.db".into() });
     assert_eq!(config.postgresql.run_dir(), Path::new("/data/db1.run"));
-    assert_eq!(config.postgresql.pgpass(), Path::new("/data/db1.pgpass"));
+    assert_eq!(config.postgresql.pgpass, None);
     assert_eq!(config.postgresql.authentication.replication.username, "replicator");
     assert_eq!(config.postgresql.authentication.rewind().username, "postgres");
     assert!(!config.tags.may_lead());
@@ -333,4 +333,22 @@ fn bombs_do_not_go_off() {
     }
     let wide = format!("scope: [{}]", "x,".repeat(400_000));
     assert!(error(wide).contains("too large or nested too deeply"));
+}
+
+#[test]
+fn a_trusted_authority_is_used_by_replicas_too() {
+    let tls = "postgresql:\n  tls: {cert_file: /tls/c, key_file: /tls/k, ca_file: /tls/ca, require: true}";
+    let config = load(GOOD.replacen("postgresql:", tls, 1), &[]).unwrap().postgresql;
+    let libpq = |role: &Role| config.libpq(role).into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
+    assert_eq!(libpq(&config.authentication.replication), ["sslmode=require", "sslrootcert=/tls/ca"]);
+    assert_eq!(libpq(&config.authentication.superuser), ["sslmode=verify-ca", "sslrootcert=/tls/ca"]);
+    let found =
+        problems("sslmode: require}\n", "sslmode: prefer}\n  tls: {cert_file: /c, key_file: /c, require: true}\n");
+    assert!(found.iter().any(|text| text.contains("it is the certificate's file")), "{found:?}");
+    let found =
+        problems("sslmode: require}\n", "sslmode: prefer}\n  tls: {cert_file: /c, key_file: /k, require: true}\n");
+    assert!(found.iter().any(|text| text.contains("'prefer' contradicts")), "{found:?}");
+    let found =
+        problems("  data_dir: /data/db1\n", "  data_dir: /data/db1\n  tls: {cert_file: /c, key_file: /data/db1/k}\n");
+    assert!(found.iter().any(|text| text.contains("emptied before a clone")), "{found:?}");
 }
