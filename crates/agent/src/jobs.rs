@@ -158,6 +158,7 @@ fn start_failure(error: StartError) -> JobFailure {
             JobFailure { hopeless: !outside.iter().any(|text| log.contains(text)), message: error.to_string() }
         }
         StartError::Control(_) => hopeless(error),
+        StartError::Connect(refusal) if refusal.is_damage() => hopeless(error),
         _ => failed(error),
     }
 }

@@ -30,6 +30,8 @@ pub enum SqlError {
         socket: PathBuf,
         /// What was said.
         reason: String,
+        /// The five characters of the SQLSTATE, when it was PostgreSQL that said it.
+        code: Option<String>,
     },
     /// The password is wrong.
     #[error(
@@ -76,6 +78,18 @@ pub enum SqlError {
         /// What was odd.
         reason: String,
     },
+}
+
+impl SqlError {
+    /// Whether PostgreSQL says that its files are damaged: a page or an index is corrupted, or a file is missing.
+    pub fn is_damage(&self) -> bool {
+        let code = match self {
+            SqlError::Connect { code, .. } => code.as_deref(),
+            SqlError::Refused { code, .. } => Some(code.as_str()),
+            _ => None,
+        };
+        matches!(code, Some("XX001" | "XX002" | "58P01"))
+    }
 }
 
 /// Facts of the server that stay the same while it runs.
@@ -274,7 +288,7 @@ fn unreachable(config: &Config, socket: &std::path::Path, error: &tokio_postgres
     if error.code() == Some(&SqlState::INVALID_PASSWORD) {
         return SqlError::WrongPassword { socket, user: config.get_user().unwrap_or_default().to_owned() };
     }
-    SqlError::Connect { socket, reason: describe(error) }
+    SqlError::Connect { socket, reason: describe(error), code: error.code().map(|code| code.code().to_owned()) }
 }
 
 fn refused(what: &'static str, error: &tokio_postgres::Error) -> SqlError {

@@ -11,12 +11,14 @@ async fn survives(name: &'static str, probe: Probe, faults: &[Fault]) {
     let witness = Witness::attach(&cluster, probe).await;
     for (seed, fault) in (1..).zip(faults) {
         let begun = std::time::Instant::now();
-        let victim = fault.strike(&cluster, seed).await;
-        let struck = begun.elapsed().as_secs_f64();
-        let gap = witness.writes_again(&format!("{fault:?} of {victim}")).await;
+        let struck = fault.strike(&cluster, seed).await;
+        let took = begun.elapsed().as_secs_f64();
+        let gap = witness.writes_again(&format!("{fault:?} of {}", struck.victim)).await;
+        struck.replaced();
         health::well(&cluster, PATIENCE).await;
         let healed = begun.elapsed().as_secs_f64();
-        eprintln!("{fault:?} of {victim}: {struck:.1} s; well {healed:.1} s after; longest pause so far {gap:.2} s");
+        let victim = struck.victim;
+        eprintln!("{fault:?} of {victim}: {took:.1} s; well {healed:.1} s after; longest pause so far {gap:.2} s");
     }
     witness.conclude(&cluster).await;
 }

@@ -11,8 +11,9 @@ async fn works(name: &'static str, major: u32) {
     assert!(version.starts_with(&major.to_string()), "{version}");
     let witness = Witness::attach(&cluster, Probe::Status).await;
     for fault in [Fault::Switchover, Fault::KillPostmaster, Fault::SpoilControl] {
-        let victim = fault.strike(&cluster, 1).await;
-        witness.writes_again(&format!("{fault:?} of {victim}")).await;
+        let struck = fault.strike(&cluster, 1).await;
+        witness.writes_again(&format!("{fault:?} of {}", struck.victim)).await;
+        struck.replaced();
         health::well(&cluster, PATIENCE).await;
     }
     witness.conclude(&cluster).await;

@@ -1,6 +1,6 @@
 //! What can happen to a cluster, one thing at a time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use matriarch_testkit::{disk, faults, process::eventually};
@@ -41,6 +41,35 @@ pub enum Fault {
     StallStore,
 }
 
+/// What was struck.
+#[derive(Debug)]
+pub struct Struck {
+    /// The member.
+    pub victim: String,
+    /// Processes (a member's folder or data directory, and a pid) that must be replaced for the fault to be over.
+    gone: Vec<(PathBuf, i32, Kind)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Agent,
+    Postmaster,
+}
+
+impl Struck {
+    /// Waits until whoever was killed is there anew: only then does what `list` shows mean anything.
+    pub fn replaced(&self) {
+        for (member, old, kind) in &self.gone {
+            let find = || match kind {
+                Kind::Agent => verb_process(member, "agent"),
+                Kind::Postmaster => faults::postmaster(&member.join("data")),
+            };
+            let what = format!("another {kind:?} than {old} in {}", member.display());
+            eventually(&what, PATIENCE, || find().is_some_and(|pid| pid != *old));
+        }
+    }
+}
+
 impl Fault {
     /// All of them.
     pub const ALL: [Fault; 14] = [
@@ -60,8 +89,8 @@ impl Fault {
         Fault::StallStore,
     ];
 
-    /// Makes it happen and says to whom. `seed` chooses among equals.
-    pub async fn strike(self, cluster: &Cluster, seed: u64) -> String {
+    /// Makes it happen. `seed` chooses among equals.
+    pub async fn strike(self, cluster: &Cluster, seed: u64) -> Struck {
         let leader = health::leader(cluster).await;
         let replicas = health::replicas(cluster).await;
         let replica = replicas[usize::try_from(seed % replicas.len() as u64).expect("less than the length")].clone();
@@ -70,6 +99,7 @@ impl Fault {
             _ => leader,
         };
         let data = cluster.data(&victim);
+        let gone = self.will_end(cluster, &victim);
         match self {
             Fault::KillPostmaster | Fault::KillReplica => faults::kill(&[postmaster(&data)]),
             Fault::KillAgent => faults::kill(&[agent(cluster, &victim)]),
@@ -89,16 +119,31 @@ impl Fault {
                 spoil(&data, &global, seed, &others.iter().map(String::as_str).collect::<Vec<_>>());
             }
             Fault::SpoilTables => spoil(&data, &data.join("base"), seed, &["PG_VERSION", "pg_filenode.map"]),
-            Fault::Switchover => {
-                let outcome = cluster.verb(&["switchover", "--force"]).await;
-                outcome.ok();
-            }
-            Fault::RestartAgent => {
-                faults::signal(agent(cluster, &victim), Signal::TERM);
-            }
+            Fault::Switchover => drop(cluster.verb(&["switchover", "--force"]).await.ok().to_owned()),
+            Fault::RestartAgent => assert!(faults::signal(agent(cluster, &victim), Signal::TERM), "it runs"),
             Fault::StallStore => stall(&cluster.path().join("store.db"), Duration::from_secs(8)).await,
         }
-        victim
+        Struck { victim, gone }
+    }
+
+    fn will_end(self, cluster: &Cluster, victim: &str) -> Vec<(PathBuf, i32, Kind)> {
+        let (agents, postmasters) = match self {
+            Fault::StallStore => (false, false),
+            Fault::KillAgent => (true, false),
+            Fault::KillTrio | Fault::KillNode | Fault::KillAll | Fault::RestartAgent => (true, true),
+            _ => (false, true),
+        };
+        let names = if self == Fault::KillAll { cluster.names() } else { vec![victim.to_owned()] };
+        let mut found = Vec::new();
+        for name in names {
+            if agents {
+                found.push((cluster.member(&name), agent(cluster, &name), Kind::Agent));
+            }
+            if postmasters {
+                found.push((cluster.member(&name), postmaster(&cluster.data(&name)), Kind::Postmaster));
+            }
+        }
+        found
     }
 }
 
@@ -125,11 +170,15 @@ pub fn guard(cluster: &Cluster, name: &str) -> i32 {
 fn process(cluster: &Cluster, name: &str, verb: &str) -> i32 {
     let mut found = None;
     eventually(&format!("the {verb} of {name}"), PATIENCE, || {
-        let all = faults::processes_of(&cluster.member(name));
-        found = all.iter().find(|process| process.arguments.get(1).is_some_and(|word| word == verb)).map(|p| p.pid);
+        found = verb_process(&cluster.member(name), verb);
         found.is_some()
     });
     found.expect("it was found")
+}
+
+fn verb_process(member: &Path, verb: &str) -> Option<i32> {
+    let all = faults::processes_of(member);
+    all.iter().find(|process| process.arguments.get(1).is_some_and(|word| word == verb)).map(|process| process.pid)
 }
 
 /// SIGSTOP to all of a node until nothing new appears, SIGCONT after `time`.
