@@ -87,7 +87,7 @@ fn summary(view: &View, page: &Page) -> Vec<Part> {
     }
     if let Some(store) = &detail.store {
         let (tone, state) = if store.reachable { (Tone::Plain, "") } else { (Tone::Bad, ", does not answer") };
-        line(tone, "Store:", format!("{} {} (revision {}{state})", store.engine, store.address, store.revision));
+        line(tone, "Store:", format!("{} (revision {}{state})", store.address, store.revision));
     }
     let versions: std::collections::BTreeSet<String> = view
         .answers

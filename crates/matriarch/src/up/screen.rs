@@ -4,10 +4,14 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use matriarch_api::{Client, ClusterStatus};
+use matriarch_api::{Client, ClusterStatus, MemberRow};
 use matriarch_cli::{Format, ListArgs, Ui, Verb};
 
 use crate::cluster::{Found, LocalCluster};
+
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(3);
+/// Bytes.
+const SMALL_LAG: u64 = 1 << 20;
 
 /// Shows progress until the cluster has a primary and every other member streams.
 pub async fn until_ready(cluster: &LocalCluster) {
@@ -19,10 +23,23 @@ pub async fn until_ready(cluster: &LocalCluster) {
             progress.say(&text);
             if ready {
                 progress.done(&format!("ready after {:.1} s", begun.elapsed().as_secs_f64()));
-                return;
+                return until_caught_up(cluster).await;
             }
         } else {
             progress.say("starting the agents");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Positions are told every other second: gives replicas that have just been copied a moment to tell their second one, so
+/// that the first table does not show a lag that is long gone.
+async fn until_caught_up(cluster: &LocalCluster) {
+    let begun = Instant::now();
+    while begun.elapsed() < CATCH_UP_LIMIT {
+        let behind = |member: &MemberRow| member.lag.is_some_and(|lag| lag.bytes().is_none_or(|lag| lag > SMALL_LAG));
+        if status(cluster).await.is_some_and(|status| !status.members.iter().any(behind)) {
+            return;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -103,13 +120,31 @@ pub async fn say_ready(cluster: &LocalCluster) {
     println!("  read and write  postgresql://{}@127.0.0.1:{rw}/postgres", cluster.superuser);
     println!("  read only       postgresql://{}@127.0.0.1:{ro}/postgres", cluster.superuser);
     println!();
+    let program = program();
+    let leader = status(cluster).await.and_then(|status| status.matriarch.leader).unwrap_or_else(|| "a".to_owned());
+    let kill = format!("kill -9 $(head -1 {}/{leader}/data/postmaster.pid)", cluster.dir.display());
+    let tries = [
+        (format!("{program} psql"), "a session on the primary, wherever it is"),
+        (format!("{program} list --watch"), "watch the members"),
+        (format!("{program} switchover"), "move the primary"),
+        (kill, "kill the primary, and watch"),
+    ];
+    let width = tries.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
     println!("Try, in another terminal:");
-    println!("  matriarch psql                     a session on the primary, wherever it is");
-    println!("  matriarch list --watch             watch the members");
-    println!("  matriarch switchover               move the primary");
-    println!("  kill -9 $(head -1 {}/a/data/postmaster.pid)   and watch", cluster.dir.display());
+    for (command, what) in tries {
+        println!("  {command:width$}   {what}");
+    }
     println!();
     println!("Ctrl-C stops all of it; the data stays in {}.", cluster.dir.display());
+}
+
+/// How this program is called here: its plain name if the shell finds it so, else as it was called.
+fn program() -> String {
+    let called = std::env::args().next().unwrap_or_else(|| "matriarch".to_owned());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let own = std::env::current_exe().ok();
+    let found = std::env::split_paths(&path).map(|dir| dir.join("matriarch")).find(|file| file.is_file());
+    if found.and_then(|file| file.canonicalize().ok()) == own { "matriarch".to_owned() } else { called }
 }
 
 /// A process that cannot be kept running.
