@@ -228,6 +228,9 @@ pub struct PreviousRule {
     pub incarnation: Incarnation,
     /// Its rule.
     pub rule: Rule,
+    /// Timeline and start of its shutdown checkpoint when it stopped cleanly: whoever flushed beyond it holds everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown: Option<(Timeline, Lsn)>,
 }
 
 impl SyncRecord {

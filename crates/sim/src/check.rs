@@ -10,7 +10,9 @@ use crate::server::{Names, Waiting};
 use crate::world::World;
 
 /// Two primaries that both move may not last longer than this.
-const TWO_PRIMARIES: Millis = 2000;
+const TWO_PRIMARIES: Millis = 300;
+/// What a machine that stood still may do before its guard is awake; the manual says so.
+const WAKING: Millis = 100;
 
 /// One acknowledged commit.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +56,10 @@ impl World {
     pub(crate) fn acknowledge(&mut self, node: NodeId, commit: Waiting, names: &Names) {
         let epoch = self.nodes[node].led_epoch;
         self.checker.acknowledged += 1;
-        let covered = !names.is_empty() && !self.checker.asynchronous.contains(&epoch);
+        let covered = epoch > 0 && !self.checker.asynchronous.contains(&epoch);
+        if covered && names.is_empty() {
+            self.violate(format!("{node} of epoch {epoch} acknowledges without a voter under a published rule"));
+        }
         if covered {
             self.check_quorum(node, commit, names);
         }
@@ -67,9 +72,22 @@ impl World {
         {
             self.violate(format!("{node} of epoch {epoch} acknowledges what the leader of epoch {newest} lacks"));
         }
+        if !covered {
+            self.check_lease_fence(node, epoch);
+        }
         self.checker.ledger.push(Acknowledged { uid, index, node, epoch, at: self.now, covered });
         if covered && self.checker.sync.as_ref().is_some_and(|sync| sync.epoch == epoch) {
             self.check_takeovers(index, uid);
+        }
+    }
+
+    /// Under the empty rule the lease alone keeps an older leader from acknowledging beside the newest one.
+    fn check_lease_fence(&mut self, node: NodeId, epoch: u64) {
+        let Some((newest, leader)) = self.checker.promoted.filter(|(newest, _)| *newest > epoch) else { return };
+        let this = &self.nodes[node];
+        let waking = this.unfenced || this.thawed.is_some_and(|at| self.now <= at + WAKING);
+        if leader != node && !waking && self.nodes[leader].pg.writable() {
+            self.violate(format!("{node} of epoch {epoch} acknowledges beside the leader of epoch {newest}"));
         }
     }
 
@@ -138,6 +156,7 @@ impl World {
             if before.epoch > sync.epoch {
                 self.violate(format!("epoch went from {} back to {}", before.epoch, sync.epoch));
             }
+            self.check_voters_kept(before, &sync);
             if before.epoch == sync.epoch && (&before.leader, &before.incarnation) != (&sync.leader, &sync.incarnation)
             {
                 self.violate(format!("epoch {} has two leaders: {} and {}", sync.epoch, before.leader, sync.leader));
@@ -153,6 +172,24 @@ impl World {
         }
         if sync.established {
             self.cover(&sync);
+        }
+    }
+
+    /// A takeover does not leave the voters that live and run out of its rule.
+    fn check_voters_kept(&mut self, before: &SyncRecord, sync: &SyncRecord) {
+        if before.epoch == sync.epoch || before.rule.is_empty() || !sync.rule.is_empty() {
+            return;
+        }
+        let view = self.store.view();
+        let kept = before.rule.voters.iter().find(|(name, incarnation)| {
+            let record = view.cluster.members.get(*name);
+            **name != sync.leader
+                && record.is_some_and(|member| {
+                    member.state == "running" && member.incarnation.as_ref() == Some(*incarnation)
+                })
+        });
+        if let Some((name, _)) = kept {
+            self.violate(format!("epoch {} is asynchronous though {name} lives, a voter until then", sync.epoch));
         }
     }
 
@@ -186,6 +223,9 @@ impl World {
             return;
         }
         self.checker.promoted = Some((epoch, node));
+        if self.nodes[node].nofailover {
+            self.violate(format!("{} leads though it is tagged as never to", self.nodes[node].name));
+        }
         let Some(wal) = self.nodes[node].wal() else { return };
         let lost: Vec<&Acknowledged> = self
             .checker
@@ -208,7 +248,7 @@ impl World {
 
     /// Looks at what may only last for a while.
     pub(crate) fn check_regularly(&mut self) {
-        let primaries = self.nodes.iter().filter(|node| node.moves() && node.pg.writable()).count();
+        let primaries = self.nodes.iter().filter(|node| node.moves() && node.pg.writable() && !node.unfenced).count();
         if primaries < 2 {
             self.checker.two_since = None;
             return;

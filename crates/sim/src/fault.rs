@@ -57,6 +57,16 @@ pub enum Fault {
     Pause,
 }
 
+impl Fault {
+    /// Whose data directory it takes away.
+    pub fn loses_data_of(&self) -> Option<NodeId> {
+        match *self {
+            Fault::Wipe(node) | Fault::Garbage(node) | Fault::Restore(node) | Fault::Reinit(node) => Some(node),
+            _ => None,
+        }
+    }
+}
+
 impl World {
     /// A fault begins.
     pub fn inject(&mut self, fault: Fault) {
@@ -103,6 +113,7 @@ impl World {
             Fault::PowerCut(node) => self.power_on(node),
             Fault::Freeze(node) => {
                 self.nodes[node].frozen = false;
+                self.nodes[node].thawed = Some(self.now);
                 self.release_deferred(node);
             }
             Fault::FreezeAgent(node) => {

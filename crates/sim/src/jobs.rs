@@ -14,6 +14,7 @@ impl World {
         let id = self.unique();
         self.note(|| format!("{node}: {job:?} begins"));
         self.nodes[node].agent.job = Some((id, job.clone()));
+        self.nodes[node].agent.work_done = false;
         if self.chance(self.setup.flaky) && !matches!(job, Job::StopImmediate | Job::StopFast) {
             let delay = self.random(10, 500);
             let failure = JobFailure { message: format!("{job:?} did not work this time"), hopeless: self.chance(20) };
@@ -72,6 +73,7 @@ impl World {
                 None
             }
         };
+        self.nodes[node].agent.work_done = true;
         // Stopping ends its job itself once the server is gone.
         self.end_job(node, |running| *running == job, failure);
     }

@@ -30,10 +30,14 @@ pub struct Node {
     pub agent: Agent,
     /// When the guard kills PostgreSQL.
     pub deadline: Option<Millis>,
+    /// The lease has ended while the cluster was paused, as far as this machine knows, so nothing fences it.
+    pub unfenced: bool,
     /// The machine runs.
     pub powered: bool,
     /// The whole machine stands still.
     pub frozen: bool,
+    /// When it last went on after standing still.
+    pub thawed: Option<Millis>,
     /// Only the agent stands still.
     pub agent_frozen: bool,
     /// What happens once it moves again.
@@ -58,8 +62,10 @@ impl Node {
             pg: Pg::new(),
             agent: Agent::default(),
             deadline: None,
+            unfenced: false,
             powered: true,
             frozen: false,
+            thawed: None,
             agent_frozen: false,
             deferred: Vec::new(),
             cut_off: false,

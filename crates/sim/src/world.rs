@@ -14,6 +14,7 @@ use crate::event::{AgentEvent, Event, PgEvent};
 use crate::mutation::Mutation;
 use crate::node::{Node, NodeId};
 use crate::store::Store;
+use crate::trap::Trap;
 
 /// How a cluster is set up.
 #[derive(Clone, Debug)]
@@ -114,6 +115,10 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// Pairs of members that cannot replicate.
     pub cuts: BTreeSet<(NodeId, NodeId)>,
+    /// A fault that waits for a step.
+    pub trap: Option<Trap>,
+    /// When the fault of the newest trap ends.
+    pub trapped_until: Millis,
     /// Watches over the invariants.
     pub checker: Checker,
     /// What happened.
@@ -140,6 +145,8 @@ impl World {
             delayed_requests: 0,
             nodes,
             cuts: BTreeSet::new(),
+            trap: None,
+            trapped_until: 0,
             checker: Checker::default(),
             trace: Trace { enabled: trace, ..Trace::default() },
             rng: SmallRng::seed_from_u64(seed),

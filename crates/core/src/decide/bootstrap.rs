@@ -26,6 +26,10 @@ impl Turn<'_> {
                 self.trouble("unusable_data", text)
             }
             _ if view.leader.is_some() => Why::new("bootstrap_elsewhere", "another member is about to initialize"),
+            _ if !self.policy.may_lead => self.trouble(
+                "bootstrap_not_ours",
+                "no cluster exists yet, and this member is tagged as never to be leader: waiting for another to create it",
+            ),
             _ => {
                 let me = self.policy.me.to_string();
                 let txn = Txn::new()

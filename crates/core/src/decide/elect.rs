@@ -1,10 +1,10 @@
 //! Nobody leads: stop receiving, pledge, and take over if we hold everything that was acknowledged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use crate::decide::ballot::Ballot;
 use crate::decide::turn::Turn;
 use crate::decide::{ClusterView, Job, Millis, Purpose, Running, Server, Settings, Why};
-use crate::lsn::{Lsn, Timeline};
 use crate::name::MemberName;
 use crate::record::{Pledge, PreviousRule, ReleaseReason, SyncRecord, Versioned, key};
 use crate::rule::Rule;
@@ -53,6 +53,13 @@ impl Turn<'_> {
         sync.leader == self.policy.me && Some(&sync.incarnation) == self.obs.incarnation()
     }
 
+    /// Our data is that of the leader of an earlier epoch that still counts: its pledge proves what was acknowledged then.
+    fn led_before(&self, sync: &SyncRecord) -> bool {
+        sync.previous
+            .iter()
+            .any(|earlier| earlier.leader == self.policy.me && Some(&earlier.incarnation) == self.obs.incarnation())
+    }
+
     fn elect_stopped(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, since: Millis) -> Why {
         let Some(facts) = self.obs.facts() else {
             return self.trouble("no_leader_to_clone_from", "waiting for a leader to clone from");
@@ -70,7 +77,7 @@ impl Turn<'_> {
                 return Why::new("handed_over", "handed over: waiting for the new leader");
             }
         }
-        if facts.standby || was_leader {
+        if facts.standby || was_leader || self.led_before(&sync.value) {
             self.configure(Settings::default());
             return self.run(Job::StartStandby, Why::new("start_to_elect", "starting as a replica of nobody, to vote"));
         }
@@ -201,6 +208,10 @@ impl Turn<'_> {
                 leader: old.leader.clone(),
                 incarnation: old.incarnation.clone(),
                 rule: old.rule.clone(),
+                shutdown: old
+                    .released
+                    .as_ref()
+                    .and_then(|release| Some((release.timeline, release.shutdown_checkpoint?))),
             });
             next.established = false;
             let own = self.obs.running().map_or(0, |running| running.timeline);
@@ -221,23 +232,29 @@ impl Turn<'_> {
         Why::new("takeover", format!("{what} in epoch {epoch}"))
     }
 
-    /// The rule of the new epoch: the living members that pledged, since they will stream from us first.
+    /// The rule of the new epoch: the living members that pledged or were voters, since they will stream from us first.
+    /// A voter whose pledge we have not seen counts too, else the first commits would be on our disk alone.
     fn rule_after(&self, view: &ClusterView, old: &SyncRecord) -> Rule {
         let wanted = self.policy.synchronous;
         if wanted.needed == 0 || old.membership.len() < wanted.from_members {
             return Rule::default();
         }
-        let mut voters: BTreeMap<_, _> = view
-            .pledges
+        let pledged = view.pledges.iter().filter(|(_, pledge)| pledge.value.epoch == old.epoch);
+        let pledged: BTreeMap<_, _> = pledged.map(|(name, pledge)| (name, &pledge.value.incarnation)).collect();
+        let mut voters: BTreeMap<_, _> = old
+            .rule
+            .voters
             .iter()
-            .filter(|(name, pledge)| {
-                let member = view.members.get(*name);
-                **name != self.policy.me
-                    && pledge.value.epoch == old.epoch
-                    && self.obs.alive.contains(*name)
-                    && member.is_some_and(|member| member.may_lead() && !member.tag("nosync"))
+            .chain(pledged.iter().map(|(name, incarnation)| (*name, *incarnation)))
+            .filter(|(name, incarnation)| {
+                let (has_pledged, voted) = (pledged.get(name) == Some(incarnation), old.rule.has(name, incarnation));
+                let member = view.members.get(*name).filter(|member| member.incarnation.as_ref() == Some(*incarnation));
+                // After an outage of the store the record of a living member may be gone for a moment.
+                let fit = member.map_or(has_pledged && voted, |member| member.may_lead() && !member.tag("nosync"));
+                let lives = has_pledged || member.is_some_and(|member| member.state == "running");
+                **name != self.policy.me && fit && lives
             })
-            .map(|(name, pledge)| (name.clone(), pledge.value.incarnation.clone()))
+            .map(|(name, incarnation)| (name.clone(), incarnation.clone()))
             .collect();
         if wanted.strict && (voters.len() as u32) < wanted.needed {
             let missing = old.rule.voters.iter().filter(|(name, _)| **name != self.policy.me);
@@ -247,123 +264,5 @@ impl Turn<'_> {
         }
         let needed = if wanted.strict { wanted.needed } else { wanted.needed.min(voters.len() as u32) };
         if needed == 0 { Rule::default() } else { Rule { voters, needed } }
-    }
-}
-
-/// The pledges against one epoch, and what they prove.
-struct Ballot<'a> {
-    view: &'a ClusterView,
-    sync: &'a SyncRecord,
-    /// Pledges against this epoch.
-    pledges: BTreeMap<&'a MemberName, &'a Pledge>,
-    /// Under the empty rule: the least position a new leader must have.
-    least: Lsn,
-    alive: &'a BTreeSet<MemberName>,
-}
-
-type Position = (Timeline, Lsn);
-
-impl<'a> Ballot<'a> {
-    fn new(view: &'a ClusterView, sync: &'a SyncRecord, max_lag: u64, alive: &'a BTreeSet<MemberName>) -> Self {
-        let pledges = view
-            .pledges
-            .iter()
-            .filter(|(_, pledge)| pledge.value.epoch == sync.epoch)
-            .map(|(name, pledge)| (name, &pledge.value))
-            .collect();
-        Ballot { view, sync, pledges, least: Lsn(view.optime.0.saturating_sub(max_lag)), alive }
-    }
-
-    fn everybody_pledged(&self, alive: &BTreeSet<MemberName>) -> bool {
-        alive.iter().all(|name| self.pledges.contains_key(name))
-    }
-
-    fn counted(&self) -> Vec<MemberName> {
-        self.pledges.keys().map(|name| (*name).clone()).collect()
-    }
-
-    fn fence_pledges(&self) -> usize {
-        self.pledges.iter().filter(|(name, pledge)| self.sync.rule.has(name, &pledge.incarnation)).count()
-    }
-
-    /// Who is to take over, best first; each of them holds everything acknowledged if those before it are ignored.
-    fn ranking(&self) -> Vec<MemberName> {
-        let mut ignored = BTreeSet::new();
-        let mut ranking = Vec::new();
-        while let Some(best) = self.best(&ignored) {
-            ignored.insert(best);
-            ranking.push(best.clone());
-        }
-        ranking
-    }
-
-    fn best(&self, ignored: &BTreeSet<&MemberName>) -> Option<&'a MemberName> {
-        let pledges: BTreeMap<&'a MemberName, &'a Pledge> =
-            self.pledges.iter().filter(|(name, _)| !ignored.contains(*name)).map(|(name, p)| (*name, *p)).collect();
-        let least = self.least_position(&pledges)?;
-        pledges
-            .iter()
-            .filter(|(name, pledge)| {
-                (pledge.timeline, pledge.lsn) >= least
-                    && self.alive.contains(**name)
-                    && self.view.members.get(**name).is_some_and(|member| member.may_lead())
-            })
-            .max_by_key(|(name, pledge)| {
-                let priority = self.view.members.get(**name).map_or(0, |member| member.failover_priority());
-                let wanted = self.sync.released.as_ref().and_then(|release| release.candidate.as_ref()) == Some(**name);
-                // Among equals the first name wins, so that everybody ranks alike.
-                (wanted, (pledge.timeline, pledge.lsn), priority, std::cmp::Reverse(**name))
-            })
-            .map(|(name, _)| *name)
-    }
-
-    /// The least position that certainly holds everything acknowledged, if these pledges prove any.
-    fn least_position(&self, pledges: &BTreeMap<&MemberName, &Pledge>) -> Option<Position> {
-        let position = |pledge: &Pledge| (pledge.timeline, pledge.lsn);
-        // The leader of the epoch itself holds everything.
-        if let Some(pledge) = pledges.get(&self.sync.leader).filter(|p| p.incarnation == self.sync.incarnation) {
-            return Some(position(pledge));
-        }
-        // So does whoever flushed the shutdown checkpoint of a leader that stopped cleanly.
-        if let Some(release) = &self.sync.released
-            && let Some(checkpoint) = release.shutdown_checkpoint
-        {
-            let beyond = (release.timeline, Lsn(checkpoint.0 + 1));
-            if pledges.values().any(|pledge| position(pledge) >= beyond) {
-                return Some(beyond);
-            }
-        }
-        let mut least = self.quorum_position(&self.sync.rule, None, pledges)?;
-        if !self.sync.established {
-            for previous in &self.sync.previous {
-                least = least.max(self.quorum_position(&previous.rule, Some(previous), pledges)?);
-            }
-        }
-        Some(least)
-    }
-
-    /// Greatest position among the pledged voters of a rule, if enough of them pledged. For an earlier epoch its leader
-    /// alone is enough.
-    fn quorum_position(
-        &self,
-        rule: &Rule,
-        earlier: Option<&PreviousRule>,
-        pledges: &BTreeMap<&MemberName, &Pledge>,
-    ) -> Option<Position> {
-        let earlier_leader = earlier.and_then(|previous| {
-            pledges.get(&previous.leader).filter(|pledge| pledge.incarnation == previous.incarnation)
-        });
-        if rule.is_empty() {
-            // Asynchronous: nothing was promised beyond the lag limit.
-            return Some(if earlier.is_some() { (0, Lsn::ZERO) } else { (0, self.least) });
-        }
-        let voters: Vec<Position> = pledges
-            .iter()
-            .filter(|(name, pledge)| rule.has(name, &pledge.incarnation))
-            .map(|(_, pledge)| (pledge.timeline, pledge.lsn))
-            .collect();
-        let enough = voters.len() >= rule.fence() || earlier_leader.is_some();
-        let best = voters.into_iter().chain(earlier_leader.map(|pledge| (pledge.timeline, pledge.lsn))).max();
-        best.filter(|_| enough)
     }
 }

@@ -9,6 +9,7 @@
 //! ```
 
 mod action;
+mod ballot;
 mod bootstrap;
 mod elect;
 mod follow;

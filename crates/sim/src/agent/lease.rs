@@ -26,6 +26,7 @@ impl World {
         self.note(|| format!("{node}: commits {purpose:?}"));
         let request = self.request(node, Ask::Commit { purpose, txn, grant, leases });
         self.nodes[node].agent.pending = Some(Pending { request, lease });
+        self.step_taken(node);
     }
 
     pub(super) fn answered(&mut self, node: NodeId, request: u64, applied: bool, view: Rc<View>) {
@@ -89,6 +90,7 @@ impl World {
         let Some(lease) = self.nodes[node].agent.lease else { return };
         let deadline = lease.renewed + self.setup.ttl;
         self.nodes[node].deadline = Some(deadline);
+        self.nodes[node].unfenced = false;
         let delay = deadline.saturating_sub(self.now);
         self.after(delay, crate::event::Event::Guard(node));
     }
@@ -108,7 +110,11 @@ impl World {
         }
         // Nobody takes over while the cluster is paused, so PostgreSQL may outlive its lease.
         let paused = self.nodes[node].agent.view.as_ref().is_some_and(|view| view.paused);
-        if paused || self.mutes_guard() {
+        if paused {
+            self.nodes[node].unfenced = true;
+            return;
+        }
+        if self.mutes_guard() {
             return;
         }
         self.nodes[node].deadline = None;

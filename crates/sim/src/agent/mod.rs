@@ -80,7 +80,9 @@ impl World {
     /// The agent process is gone, with the jobs it did itself.
     pub(crate) fn kill_agent(&mut self, node: NodeId) {
         // A clone is made beside the old data, which stays until it is complete.
-        if let Some((_, Job::Initdb | Job::Rewind)) = self.nodes[node].agent.job {
+        if let (Some((_, Job::Initdb | Job::Rewind)), false) =
+            (&self.nodes[node].agent.job, self.nodes[node].agent.work_done)
+        {
             self.nodes[node].disk = Disk::Unfinished;
         }
         let agent = &mut self.nodes[node].agent;
@@ -183,7 +185,10 @@ impl World {
         match action {
             Action::RenewLease => self.renew_lease(node),
             Action::Commit(change) => self.commit(node, change.purpose, change.txn),
-            Action::Run(job) => self.run_job(node, job),
+            Action::Run(job) => {
+                self.run_job(node, job);
+                self.step_taken(node);
+            }
             Action::Configure(settings) => self.configure(node, settings),
             Action::DropLease => {
                 if let Some(lease) = self.nodes[node].agent.lease.take() {
@@ -200,6 +205,7 @@ impl World {
         }
         self.note(|| format!("{node}: settings {settings:?}"));
         self.nodes[node].settings = settings;
+        self.step_taken(node);
         if matches!(self.nodes[node].pg.process, Process::Running { .. }) {
             let delay = self.random(1, 20);
             self.pg_after(node, delay, PgEvent::Reload);

@@ -58,6 +58,8 @@ pub struct Agent {
     pub renewing: Option<(u64, Millis)>,
     /// The job under way.
     pub job: Option<(u64, Job)>,
+    /// The job's work on the data directory is complete, though it has not been told so.
+    pub work_done: bool,
     /// The newest job that ended.
     pub finished: Option<Finished>,
     /// It was asked to stop.
