@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::claim;
+use crate::conf_files::ConfFiles;
 use crate::event::Event;
 pub use crate::jobs::JobReport;
 use crate::jobs::{self, JobContext};
@@ -55,6 +56,8 @@ pub struct DataReport {
 pub struct Pg {
     options: Arc<Options>,
     instance: Arc<Instance>,
+    /// Its settings and rules.
+    pub files: Arc<ConfFiles>,
     events: UnboundedSender<Event>,
     /// The data directory as last looked at.
     pub data: Data,
@@ -81,8 +84,10 @@ pub struct Pg {
 
 impl Pg {
     pub fn new(options: Arc<Options>, events: UnboundedSender<Event>) -> Pg {
+        let instance = Arc::new(options.instance.clone());
         Pg {
-            instance: Arc::new(options.instance.clone()),
+            files: Arc::new(ConfFiles::new(instance.clone())),
+            instance,
             options,
             events,
             data: Data::Unknown,

@@ -7,24 +7,23 @@ use std::time::Duration;
 use matriarch_core::Timeline;
 use matriarch_core::decide::{Job, JobFailure};
 use matriarch_postgres::clone::{CloneOptions, CloneProgress, OldData};
-use matriarch_postgres::conf::{self, ConfError};
+use matriarch_postgres::control::ControlError;
 use matriarch_postgres::postmaster::{StartAs, StartError};
 use matriarch_postgres::rewind::{RewindError, RewindOutcome};
 use matriarch_postgres::stop::{StopMode, StopReport};
 use matriarch_postgres::{
-    Instance, Postmaster, Settings, Source, Sql, bootstrap, clone, control, hba, postmaster, rewind, roles, stop,
+    Instance, Postmaster, Settings, Source, Sql, bootstrap, clone, hba, postmaster, rewind, roles, stop,
 };
 use tokio::sync::watch;
 
 use crate::claim;
+use crate::conf_files::ConfFiles;
 
 /// How long a standby may take to become consistent, and a primary to recover, before the agent stops waiting. The
 /// server goes on; the agent then sees it become ready by itself.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long the checkpoint before a stop may take.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(30);
-/// How long a clean stop may take before it is forced.
-const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How long a promotion may take.
 const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -35,9 +34,14 @@ pub struct JobContext {
     pub log: PathBuf,
     pub settings: Settings,
     pub rules: hba::Rules,
+    pub files: Arc<ConfFiles>,
+    /// How long a clean stop may take before it is forced.
+    pub stop_limit: Duration,
     pub initdb: bootstrap::InitdbOptions,
-    /// The leader, when there is one.
+    /// Whom to rewind to: the leader, when there is one.
     pub leader: Option<Source>,
+    /// Whom to copy from: the leader, or a member that is there for it.
+    pub clone_source: Option<Source>,
     pub leader_timeline: Timeline,
     pub postmaster: Option<Arc<Postmaster>>,
     pub sql: Option<Arc<Sql>>,
@@ -93,44 +97,43 @@ async fn initdb(context: &JobContext) -> Done {
     Ok(JobReport::default())
 }
 
-/// Writes our files into the data directory; they must be there before PostgreSQL starts.
-async fn write_files(context: &JobContext, standby: bool) -> Result<(), JobFailure> {
-    let instance = &context.instance;
-    let config = |error: ConfError| failed(error);
-    let mut effective = conf::effective(instance, &context.settings).map_err(config)?;
-    if standby {
-        let control = control::read(instance).await.map_err(hopeless)?;
-        let raised = conf::clamp_for_standby(&mut effective, &control);
-        if !raised.is_empty() {
-            tracing::info!("kept as high as the primary has them until it was restarted: {}", raised.join(", "));
-        }
-    }
-    instance.prepare_run_dir().map_err(failed)?;
-    for name in conf::strip_auto_conf(instance).map_err(failed)? {
-        tracing::warn!("{name} was set by ALTER SYSTEM and is ours to set: removed from postgresql.auto.conf");
-    }
-    conf::write(instance, &effective).map_err(config)?;
-    hba::write(instance, &context.rules).map_err(failed)?;
-    Ok(())
-}
-
 async fn start(context: &JobContext, start_as: StartAs) -> Done {
     matriarch_postgres::process::kill_tree_async(&context.instance.data_dir, Duration::from_secs(10))
         .await
         .map_err(failed)?;
-    write_files(context, start_as == StartAs::Standby).await?;
-    let started = postmaster::start(&context.instance, start_as, &context.log).await.map_err(start_failure)?;
-    let started = Arc::new(started);
-    let ready = tokio::time::timeout(START_LIMIT, started.wait_ready(&context.instance)).await;
-    let sql = match ready {
-        Ok(Ok(sql)) => Some(Arc::new(sql)),
-        Ok(Err(error)) => return Err(start_failure(error)),
-        Err(_) => None,
-    };
+    let standby = start_as == StartAs::Standby;
+    context.files.write_for_start(&context.settings, &context.rules, standby).await.map_err(unwritten)?;
+    let (started, sql) = match start_once(context, start_as).await {
+        Err(StartError::Exited { log, .. })
+            if context.files.mend(&log, &context.settings, &context.rules, standby).await.map_err(failed)? =>
+        {
+            start_once(context, start_as).await
+        }
+        done => done,
+    }
+    .map_err(start_failure)?;
+    context.files.started(&context.settings).await;
     if let (StartAs::Primary, Some(sql)) = (start_as, &sql) {
         become_primary(context, sql).await?;
     }
     Ok(JobReport { started: Some(started), sql, ..JobReport::default() })
+}
+
+/// Without a connection when it is not ready in time; it goes on starting then.
+async fn start_once(
+    context: &JobContext,
+    start_as: StartAs,
+) -> Result<(Arc<Postmaster>, Option<Arc<Sql>>), StartError> {
+    let started = Arc::new(postmaster::start(&context.instance, start_as, &context.log).await?);
+    match tokio::time::timeout(START_LIMIT, started.wait_ready(&context.instance)).await {
+        Ok(ready) => Ok((started, Some(Arc::new(ready?)))),
+        Err(_) => Ok((started, None)),
+    }
+}
+
+/// A control file that cannot be read is the data's fault.
+fn unwritten(error: Box<dyn std::error::Error + Send + Sync>) -> JobFailure {
+    JobFailure { hopeless: error.is::<ControlError>(), message: error.to_string() }
 }
 
 /// What a primary needs before clients come: our users (a no-op when they exist) and the members' slots.
@@ -164,7 +167,7 @@ fn start_failure(error: StartError) -> JobFailure {
 }
 
 async fn stop_fast(context: &JobContext) -> Done {
-    let mode = StopMode::Fast { checkpoint: Some(CHECKPOINT_LIMIT), deadline: STOP_LIMIT };
+    let mode = StopMode::Fast { checkpoint: Some(CHECKPOINT_LIMIT), deadline: context.stop_limit };
     stop_by(context, mode).await
 }
 
@@ -204,9 +207,9 @@ async fn checkpoint(context: &JobContext) -> Done {
 }
 
 async fn clone_leader(context: &JobContext) -> Done {
-    let Some(leader) = &context.leader else { return Err(failed("there is no leader to copy from")) };
+    let Some(source) = &context.clone_source else { return Err(failed("there is no leader to copy from")) };
     let options = CloneOptions { old_data: OldData::KeepUntilDone, ..CloneOptions::default() };
-    clone::clone_from(&context.instance, leader, &options, &context.progress).await.map_err(failed)?;
+    clone::clone_from(&context.instance, source, &options, &context.progress).await.map_err(failed)?;
     claim::clear(&context.instance).map_err(failed)?;
     Ok(JobReport::default())
 }

@@ -5,6 +5,7 @@
 //! Must not: decide anything about who leads; that is `matriarch_core::decide`'s. Start reading at [`Shell::run`].
 
 mod claim;
+mod conf_files;
 mod event;
 pub mod guard;
 mod instance;

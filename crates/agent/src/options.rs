@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use matriarch_config::LocalConfig;
 use matriarch_core::MemberName;
 use matriarch_postgres::Instance;
 use matriarch_postgres::bootstrap::InitdbOptions;
+use matriarch_postgres::conf::ServerTls;
 use serde_json::Value;
 
 /// Everything local; what all members share lives in the store's `config`.
@@ -21,10 +23,18 @@ pub struct Options {
     pub api_url: String,
     /// PostgreSQL's log.
     pub postgres_log: PathBuf,
-    /// Further libpq options for replication, clone and rewind (`sslmode`, …).
+    /// Further libpq options for replication and clone (`sslmode`, …).
     pub libpq: BTreeMap<String, String>,
+    /// Likewise for rewind.
+    pub rewind_libpq: BTreeMap<String, String>,
     /// Parameters of this member alone; they win over the cluster's.
     pub parameters: BTreeMap<String, String>,
+    /// Lines of `pg_hba.conf` for this member alone, instead of the cluster's.
+    pub pg_hba: Option<Vec<String>>,
+    /// Lines of `pg_ident.conf`, likewise.
+    pub pg_ident: Option<Vec<String>>,
+    /// TLS of this PostgreSQL.
+    pub tls: Option<ServerTls>,
     /// Tags.
     pub tags: BTreeMap<String, Value>,
     /// How a new cluster is made.
@@ -39,9 +49,40 @@ pub struct Options {
     pub host_id: String,
     /// Our users must use TLS.
     pub require_tls: bool,
+    /// The local configuration file, to be read again when asked; none in tests.
+    pub config_file: Option<PathBuf>,
 }
 
 impl Options {
+    /// Takes over what a changed local configuration may change while the agent runs. Returns the keys whose change
+    /// waits for the agent's restart.
+    pub fn reload(&mut self, old: &LocalConfig, new: &LocalConfig) -> Vec<&'static str> {
+        self.parameters = new.postgresql.parameters.clone();
+        self.pg_hba = new.postgresql.pg_hba.clone();
+        self.pg_ident = new.postgresql.pg_ident.clone();
+        self.tags = new.tags.to_json().into_iter().collect();
+        let (mine, theirs) = (&old.postgresql, &new.postgresql);
+        let changes = [
+            ("scope", old.scope != new.scope),
+            ("namespace", old.namespace != new.namespace),
+            ("name", old.name != new.name),
+            ("log", old.log != new.log),
+            ("restapi", old.restapi != new.restapi),
+            ("store", old.store != new.store),
+            ("proxy", old.proxy != new.proxy),
+            ("postgresql.listen", mine.listen != theirs.listen),
+            ("postgresql.connect_address", mine.connect_address != theirs.connect_address),
+            ("postgresql.data_dir", mine.data_dir != theirs.data_dir),
+            ("postgresql.bin_dir", mine.bin_dir != theirs.bin_dir),
+            ("postgresql.user", mine.user != theirs.user),
+            ("postgresql.run_dir", mine.run_dir != theirs.run_dir),
+            ("postgresql.pgpass", mine.pgpass != theirs.pgpass),
+            ("postgresql.authentication", mine.authentication != theirs.authentication),
+            ("postgresql.tls", mine.tls != theirs.tls),
+        ];
+        changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+    }
+
     /// This member.
     pub fn name(&self) -> &MemberName {
         &self.instance.name

@@ -49,6 +49,11 @@ fn start_timeout(config: &DynamicConfig) -> Millis {
     if wanted > 0 { wanted } else { DynamicConfig::default().primary_start_timeout.as_millis() as Millis }
 }
 
+/// Logical slots are to be on replicas too.
+pub fn sync_slots(config: &DynamicConfig) -> bool {
+    config.slots.values().any(|slot| matches!(slot, matriarch_config::Slot::Logical { .. }))
+}
+
 /// PostgreSQL's parameters as the cluster configuration asks for them.
 pub fn parameters(config: &DynamicConfig) -> BTreeMap<String, String> {
     let mut parameters = config.postgresql.parameters.clone();

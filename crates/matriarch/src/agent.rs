@@ -1,6 +1,5 @@
 //! `matriarch agent`: one member, from its configuration file.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use matriarch_agent::{AgentBackend, Options, Shared, Shell};
 use matriarch_api::{Auth, Reads};
 use matriarch_config::{LocalConfig, LogFormat as FileFormat, PostgresLog, Role};
 use matriarch_postgres::bootstrap::InitdbOptions;
+use matriarch_postgres::conf::ServerTls;
 use matriarch_postgres::{Binaries, Credentials, Instance, Owner, owner};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +43,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     logging::start(format, &format!("{:?}", config.log.level).to_lowercase());
     let matriarch_config::Store::Sqlite { path } = &config.store;
     let store = store::open(&StoreAddress::Sqlite(path.clone()), &config.prefix(), true).await?;
-    let options = Arc::new(options(&config)?);
+    let options = Arc::new(options(&config, &args.config)?);
     let auth = auth(&config)?;
     let shared = Shared::new(store.clone());
 
@@ -98,7 +98,7 @@ fn auth(config: &LocalConfig) -> anyhow::Result<Auth> {
     Ok(Auth::accept(tokens, basic, Reads::Open))
 }
 
-fn options(config: &LocalConfig) -> anyhow::Result<Options> {
+fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
     let local = &config.postgresql;
     let binaries = Binaries::find(local.bin_dir.as_deref(), None)?;
     let owner = Owner::choose(local.user.as_deref())?;
@@ -127,6 +127,7 @@ fn options(config: &LocalConfig) -> anyhow::Result<Options> {
             port: local.listen.port,
             listen_addresses: local.listen.hosts.clone(),
             owner,
+            passfile: local.pgpass.as_deref().map(absolute).transpose()?,
             name: config.name.clone(),
             superuser: credentials(&authentication.superuser),
             replication: credentials(&authentication.replication),
@@ -135,29 +136,25 @@ fn options(config: &LocalConfig) -> anyhow::Result<Options> {
         postgres_address: local.connect_address.to_string(),
         api_url: format!("http://{}", config.restapi.connect_address),
         postgres_log,
-        libpq: libpq(&authentication.replication),
+        libpq: local.libpq(&authentication.replication),
+        rewind_libpq: local.libpq(authentication.rewind()),
         parameters: local.parameters.clone(),
+        pg_hba: local.pg_hba.clone(),
+        pg_ident: local.pg_ident.clone(),
+        tls: local.tls.as_ref().map(|tls| ServerTls {
+            cert_file: tls.cert_file.clone(),
+            key_file: tls.key_file.clone(),
+            ca_file: tls.ca_file.clone(),
+        }),
         tags: config.tags.to_json().into_iter().collect(),
         initdb: initdb(config),
         bootstrap_config: config.bootstrap.dcs.is_object().then(|| config.bootstrap.dcs.clone()),
         program: std::env::current_exe().context("cannot find our own program, which is the guard's too")?,
         guard_socket,
         host_id: crate::host::id(),
-        require_tls: false,
+        require_tls: local.tls.as_ref().is_some_and(|tls| tls.require),
+        config_file: Some(absolute(file)?),
     })
-}
-
-fn libpq(role: &Role) -> BTreeMap<String, String> {
-    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
-    let options = [
-        ("sslmode", role.sslmode.clone()),
-        ("sslcert", path(&role.sslcert)),
-        ("sslkey", path(&role.sslkey)),
-        ("sslrootcert", path(&role.sslrootcert)),
-        ("sslcrl", path(&role.sslcrl)),
-        ("channel_binding", role.channel_binding.clone()),
-    ];
-    options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 fn initdb(config: &LocalConfig) -> InitdbOptions {

@@ -24,7 +24,7 @@ const RECOVERY_SIGNAL: &str = "recovery.signal";
 const INCLUDE: &str = "include_if_exists = 'matriarch.conf'";
 
 /// Settings that the cluster configuration cannot set: we give them, or they would break what we do.
-pub const OWNED: [&str; 27] = [
+pub const OWNED: [&str; 28] = [
     "archive_cleanup_command",
     "cluster_name",
     "config_file",
@@ -33,6 +33,7 @@ pub const OWNED: [&str; 27] = [
     "full_page_writes",
     "hba_file",
     "hot_standby",
+    "ident_file",
     "listen_addresses",
     "log_destination",
     "logging_collector",
@@ -121,6 +122,8 @@ pub struct Settings {
     pub synchronous_standby_names: String,
     /// TLS of the server; `None` leaves it to `parameters`.
     pub tls: Option<ServerTls>,
+    /// Replicas copy logical slots from the primary (PostgreSQL 17 and later; before, it has no effect).
+    pub sync_slots: bool,
 }
 
 /// Settings that cannot be written, or a file that could not.
@@ -174,6 +177,7 @@ fn ours(instance: &Instance, settings: &Settings) -> Vec<(&'static str, String)>
         ("cluster_name", settings.cluster_name.clone()),
         ("full_page_writes", "on".into()),
         ("hba_file", path(&instance.data(hba::FILE))),
+        ("ident_file", path(&instance.data(hba::IDENT_FILE))),
         ("hot_standby", "on".into()),
         ("listen_addresses", instance.listen_addresses.join(",")),
         ("log_destination", "stderr".into()),
@@ -192,14 +196,28 @@ fn ours(instance: &Instance, settings: &Settings) -> Vec<(&'static str, String)>
         ours.push(("ssl_key_file", path(&tls.key_file)));
         ours.push(("ssl_ca_file", tls.ca_file.as_deref().map(path).unwrap_or_default()));
     }
+    if sync_slots(instance, settings) {
+        // The worker that copies needs both, and a primary_slot_name.
+        ours.push(("sync_replication_slots", "on".into()));
+        ours.push(("hot_standby_feedback", "on".into()));
+    }
     ours
+}
+
+fn sync_slots(instance: &Instance, settings: &Settings) -> bool {
+    settings.sync_slots && instance.binaries.version().major >= 17
 }
 
 fn primary_conninfo(instance: &Instance, settings: &Settings) -> String {
     let Some(upstream) = &settings.upstream else { return String::new() };
     let (passfile, name) = (instance.passfile(), application_name(instance, settings.incarnation.as_ref()));
-    let extra = [("passfile", passfile.to_string_lossy()), ("application_name", name.into())];
-    upstream.source.conninfo(&instance.replication, &extra.each_ref().map(|(key, value)| (*key, value.as_ref())))
+    let mut extra = vec![("passfile", passfile.to_string_lossy()), ("application_name", name.into())];
+    if sync_slots(instance, settings) {
+        // The walreceiver ignores it; the worker that copies slots connects there.
+        extra.push(("dbname", "postgres".into()));
+    }
+    let extra: Vec<(&str, &str)> = extra.iter().map(|(key, value)| (*key, value.as_ref())).collect();
+    upstream.source.conninfo(&instance.replication, &extra)
 }
 
 // A list of directories is split at commas unless an item is in double quotes.

@@ -1,12 +1,21 @@
-//! Our `pg_hba` file: fixed rules of ours, the cluster configuration's, the user's own file, and a default.
+//! Our `pg_hba` and `pg_ident` files: fixed rules of ours, the cluster configuration's, the user's own file, and a
+//! default.
+//!
+//! PostgreSQL takes such a file as a whole or not at all: with one wrong line a reload keeps the old rules, and a start
+//! fails. So the rules last known to be good are kept beside, and come back in place of those that were refused.
 
 use std::fs;
+use std::path::PathBuf;
 
+use crate::blocking;
 use crate::files::FileError;
 use crate::instance::Instance;
+use crate::sql::{ConfigurationError, Sql, SqlError};
 
 /// The file in the data directory; `hba_file` points to it.
 pub const FILE: &str = "matriarch_hba.conf";
+/// Likewise for `ident_file`.
+pub const IDENT_FILE: &str = "matriarch_ident.conf";
 
 /// Password methods and others under which a socket's peer is asked who it is.
 const SAFE_METHODS: [&str; 8] = ["scram-sha-256", "md5", "password", "reject", "ldap", "pam", "radius", "bsd"];
@@ -16,6 +25,8 @@ const SAFE_METHODS: [&str; 8] = ["scram-sha-256", "md5", "password", "reject", "
 pub struct Rules {
     /// The cluster configuration's `postgresql.pg_hba`, line by line.
     pub lines: Vec<String>,
+    /// Its `postgresql.pg_ident`, line by line.
+    pub ident: Vec<String>,
     /// Whether our own users must use TLS over TCP.
     pub require_tls: bool,
 }
@@ -35,6 +46,14 @@ pub fn render(instance: &Instance, rules: &Rules, own_file: &str) -> String {
     text.push_str(&format!("local replication {replication} scram-sha-256\n"));
     text.push_str(&format!("{host} replication {replication} all scram-sha-256\n"));
     text.push_str(&format!("{host} postgres {rewind} all scram-sha-256\n"));
+    if instance.binaries.version().major >= 17 && replication != rewind {
+        // Replicas copy logical slots through an ordinary connection.
+        text.push_str(&format!("{host} postgres {replication} all scram-sha-256\n"));
+    }
+    if rules.require_tls {
+        // Whatever the rules below say, our own roles never come in the clear.
+        text.push_str(&format!("host all {replication},{rewind} all reject\n"));
+    }
     let mut section = |title: &str, lines: &mut dyn Iterator<Item = &str>| {
         text.push_str(&format!("# {title}\n"));
         for line in lines {
@@ -58,14 +77,132 @@ fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Writes the file durably; returns whether it changed. A running server needs a reload afterwards; errors in the
-/// rules then show in [`crate::sql::Sql::hba_errors`].
-pub fn write(instance: &Instance, rules: &Rules) -> Result<bool, FileError> {
-    instance.write_data(FILE, render(instance, rules, &own_file(instance)?).as_bytes())
+/// The text of the other file: the configuration's maps, then the user's own.
+fn render_ident(rules: &Rules, own_file: &str) -> String {
+    let mut text = String::from(
+        "# Written by Matriarch and replaced without asking. Add maps to postgresql.pg_ident in the cluster\n\
+         # configuration, or to pg_ident.conf in this directory.\n",
+    );
+    for line in rules.ident.iter().map(String::as_str).chain(effective_lines(own_file)) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
 }
 
-fn own_file(instance: &Instance) -> Result<String, FileError> {
-    let path = instance.data("pg_hba.conf");
+/// Writes both files durably; returns whether one changed. For a server that does not run; see [`install`] for one that
+/// does.
+pub fn write(instance: &Instance, rules: &Rules) -> Result<bool, FileError> {
+    let hba = render(instance, rules, &own_file(instance, "pg_hba.conf")?);
+    let ident = render_ident(rules, &own_file(instance, "pg_ident.conf")?);
+    let changed = instance.write_data(FILE, hba.as_bytes())?;
+    Ok(instance.write_data(IDENT_FILE, ident.as_bytes())? || changed)
+}
+
+/// Whether both files are there.
+pub fn exists(instance: &Instance) -> bool {
+    [FILE, IDENT_FILE].iter().all(|name| instance.data(name).exists())
+}
+
+/// Rules that could not be written or checked.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// PostgreSQL could not be asked.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+}
+
+/// Writes both files and has a running PostgreSQL check them; it needs a reload afterwards. What it would not accept is
+/// put aside as `<file>.refused`, which the returned errors name, and the rules before it come back.
+pub async fn install(instance: &Instance, rules: &Rules, sql: &Sql) -> Result<Vec<ConfigurationError>, InstallError> {
+    let (copy, wanted) = (instance.clone(), rules.clone());
+    let written = blocking::run(move || {
+        let before = [FILE, IDENT_FILE].map(|name| fs::read(copy.data(name)).unwrap_or_default());
+        Ok::<_, FileError>(write(&copy, &wanted)?.then_some(before))
+    });
+    let Some([hba_before, ident_before]) = written.await? else { return Ok(Vec::new()) };
+    let (hba, ident) = (sql.hba_errors().await?, sql.ident_errors().await?);
+    let copy = instance.clone();
+    let settled = blocking::run(move || {
+        let mut errors = settle(&copy, FILE, &hba_before, hba)?;
+        errors.extend(settle(&copy, IDENT_FILE, &ident_before, ident)?);
+        Ok::<_, FileError>(errors)
+    });
+    Ok(settled.await?)
+}
+
+fn settle(
+    instance: &Instance,
+    name: &str,
+    before: &[u8],
+    found: Vec<ConfigurationError>,
+) -> Result<Vec<ConfigurationError>, FileError> {
+    if found.is_empty() {
+        instance.write_data(&good(name), &read(instance, name)?)?;
+        return Ok(found);
+    }
+    put_aside(instance, name, before, found)
+}
+
+fn put_aside(
+    instance: &Instance,
+    name: &str,
+    before: &[u8],
+    found: Vec<ConfigurationError>,
+) -> Result<Vec<ConfigurationError>, FileError> {
+    let refused = format!("{name}.refused");
+    instance.write_data(&refused, &read(instance, name)?)?;
+    instance.write_data(name, before)?;
+    let ours = instance.data(name).to_string_lossy().into_owned();
+    let path = instance.data(&refused).to_string_lossy().into_owned();
+    // A line of an included file keeps its own place.
+    Ok(found
+        .into_iter()
+        .map(|error| if error.file == ours { ConfigurationError { file: path.clone(), ..error } } else { error })
+        .collect())
+}
+
+/// After a start that failed because of [`FILE`] or [`IDENT_FILE`]: puts that file aside and the last good one, or only
+/// our own rules, in its place. Returns the path put aside; none when nothing else can be tried.
+pub fn fall_back(instance: &Instance, name: &str) -> Result<Option<PathBuf>, FileError> {
+    let now = read(instance, name)?;
+    let bare = match name {
+        FILE => render(instance, &Rules { lines: vec![String::new()], ..Rules::default() }, ""),
+        _ => String::new(),
+    };
+    let last = fs::read(instance.data(&good(name))).ok().filter(|last| *last != now);
+    let instead = last.unwrap_or_else(|| bare.into_bytes());
+    if instead == now {
+        return Ok(None);
+    }
+    let refused = format!("{name}.refused");
+    instance.write_data(&refused, &now)?;
+    instance.write_data(name, &instead)?;
+    Ok(Some(instance.data(&refused)))
+}
+
+/// Remembers the rules as they are: a server has started with them.
+pub fn remember(instance: &Instance) -> Result<(), FileError> {
+    for name in [FILE, IDENT_FILE] {
+        instance.write_data(&good(name), &read(instance, name)?)?;
+    }
+    Ok(())
+}
+
+fn good(name: &str) -> String {
+    format!("{name}.good")
+}
+
+fn read(instance: &Instance, name: &str) -> Result<Vec<u8>, FileError> {
+    let path = instance.data(name);
+    fs::read(&path).map_err(|error| FileError::new("read", &path, error))
+}
+
+fn own_file(instance: &Instance, name: &str) -> Result<String, FileError> {
+    let path = instance.data(name);
     match fs::read(&path) {
         Ok(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),

@@ -39,6 +39,8 @@ pub struct Instance {
     pub listen_addresses: Vec<String>,
     /// Who PostgreSQL runs as; `None` means ourselves.
     pub owner: Option<Owner>,
+    /// The password file for streaming, if not in the run directory.
+    pub passfile: Option<PathBuf>,
     /// The member that owns this instance.
     pub name: MemberName,
     /// The database superuser.
@@ -79,7 +81,7 @@ impl Instance {
 
     /// The password file that `primary_conninfo` names.
     pub fn passfile(&self) -> PathBuf {
-        self.run_dir.join("replication.pgpass")
+        self.passfile.clone().unwrap_or_else(|| self.run_dir.join("replication.pgpass"))
     }
 
     /// A file in the data directory.

@@ -1,14 +1,16 @@
 //! One local PostgreSQL instance, majors 13 to 18: its files, its processes and its SQL.
 //!
 //! Owns: the data directory from nothing to running ([`bootstrap`], [`clone`], [`rewind`], [`control`],
-//! [`incarnation`]), the files we add to it ([`conf`], [`hba`]), the postmaster and every process under it
+//! [`incarnation`]), the files we add to it ([`conf`], [`hba`], tried out by [`check`]), the postmaster and every process under it
 //! ([`postmaster`], [`process`], [`stop`]), and one superuser connection ([`sql`]).
 //! Must not: decide anything (the agent does), talk to the store, or reimplement what PostgreSQL's own tools do.
 //! Every child runs as [`Owner`] when we are root, in a clean environment, with its messages kept for errors.
 //! Start reading at [`Instance`], then [`control::inspect`] and [`postmaster::start`].
 
 pub mod binaries;
+mod blocking;
 pub mod bootstrap;
+pub mod check;
 pub mod clone;
 pub mod conf;
 pub mod conninfo;

@@ -125,7 +125,7 @@ pub async fn start(instance: &Instance, start_as: StartAs, log_file: &Path) -> R
     if !pids.is_empty() {
         return Err(StartError::Occupied { dir: instance.data_dir.clone(), pids });
     }
-    for file in [conf::FILE, crate::hba::FILE].map(|name| instance.data(name)) {
+    for file in [conf::FILE, crate::hba::FILE, crate::hba::IDENT_FILE].map(|name| instance.data(name)) {
         if !file.exists() {
             return Err(StartError::NotConfigured { file });
         }

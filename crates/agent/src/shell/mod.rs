@@ -6,15 +6,16 @@ mod observe;
 mod publish;
 mod restart;
 mod roles;
+mod settings;
 mod show;
 mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use matriarch_config::DynamicConfig;
+use matriarch_config::{DynamicConfig, LocalConfig};
 use matriarch_core::MemberName;
-use matriarch_core::decide::{Job, Memory, Millis, Policy, Server, Settings, decide};
+use matriarch_core::decide::{Job, Memory, Millis, Policy, Server, decide};
 use matriarch_dcs::{Committed, Revision, Store, boot_clock_ms};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -44,8 +45,10 @@ pub struct Shell {
     pg: Pg,
     guard: GuardLink,
     guard_state: watch::Receiver<GuardState>,
-    /// Settings that decisions last asked for, with the configuration revision they were combined with.
-    configured: Option<(Settings, Option<Revision>)>,
+    /// Settings that decisions last asked for.
+    configured: Option<settings::Configured>,
+    /// The local configuration as this process has it.
+    local: Option<LocalConfig>,
     configuring: bool,
     published: publish::Published,
     upkeep: upkeep::Upkeep,
@@ -84,6 +87,7 @@ impl Shell {
             view_is_old: false,
             memory: Memory::default(),
             configured: None,
+            local: options.config_file.as_ref().and_then(|file| LocalConfig::load(file).ok()),
             configuring: false,
             published: publish::Published::default(),
             upkeep: upkeep::Upkeep::default(),
@@ -163,7 +167,7 @@ impl Shell {
             self.last_why = decision.why.code;
             tracing::info!(why = decision.why.code, "{}", decision.why.text);
         }
-        self.problem = decision.problem.clone();
+        self.problem = decision.problem.clone().or_else(|| self.pg.files.problem());
         for action in decision.actions {
             self.act(action, restricted);
         }

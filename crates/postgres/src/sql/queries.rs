@@ -37,6 +37,19 @@ pub struct ConfigurationError {
     pub error: String,
 }
 
+impl std::fmt::Display for ConfigurationError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if !self.file.is_empty() {
+            write!(f, "{}", self.file)?;
+            if self.line > 0 {
+                write!(f, ", line {}", self.line)?;
+            }
+            f.write_str(": ")?;
+        }
+        f.write_str(&self.error)
+    }
+}
+
 impl Sql {
     /// Promotes a standby and returns once it accepts writes.
     pub async fn promote(&self, limit: Duration) -> Result<(), SqlError> {
@@ -108,12 +121,33 @@ impl Sql {
         .await
     }
 
-    /// Lines of the `pg_hba` file that PostgreSQL does not accept; with one of them it keeps all the old rules.
+    /// Lines of the `pg_hba` file, as it is on disk, that PostgreSQL does not accept; with one of them it keeps all the
+    /// old rules.
     pub async fn hba_errors(&self) -> Result<Vec<ConfigurationError>, SqlError> {
+        let file = if self.server().version_num >= 160_000 { "file_name" } else { "current_setting('hba_file')" };
         self.errors(
             "check its pg_hba rules",
-            "SELECT current_setting('hba_file'), line_number, NULL, error FROM pg_hba_file_rules \
-             WHERE error IS NOT NULL ORDER BY line_number",
+            &format!(
+                "SELECT {file}, line_number, NULL, error FROM pg_hba_file_rules WHERE error IS NOT NULL \
+                 ORDER BY line_number"
+            ),
+        )
+        .await
+    }
+
+    /// Likewise of the `pg_ident` file; PostgreSQL tells from 15 on, before there are never any.
+    pub async fn ident_errors(&self) -> Result<Vec<ConfigurationError>, SqlError> {
+        let file = match self.server().version_num {
+            ..150_000 => return Ok(Vec::new()),
+            150_000..160_000 => "current_setting('ident_file')",
+            _ => "file_name",
+        };
+        self.errors(
+            "check its pg_ident maps",
+            &format!(
+                "SELECT {file}, line_number, NULL, error FROM pg_ident_file_mappings WHERE error IS NOT NULL \
+                 ORDER BY line_number"
+            ),
         )
         .await
     }

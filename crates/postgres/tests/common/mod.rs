@@ -68,6 +68,7 @@ impl Lab {
             port: free_port(),
             listen_addresses: vec!["127.0.0.1".into()],
             owner: Owner::choose(None).unwrap(),
+            passfile: None,
             name: name.parse().unwrap(),
             superuser: user("postgres"),
             replication: user("replicator"),

@@ -1,0 +1,187 @@
+//! The settings and rules in the data directory, without what PostgreSQL would refuse.
+//!
+//! Whoever writes a wrong value into the cluster configuration must not find, weeks later, that no member starts any
+//! more. What is refused is left out, logged and shown as the member's problem until it is mended.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use matriarch_postgres::conf::{self, Settings};
+use matriarch_postgres::hba::{self, Rules};
+use matriarch_postgres::sql::ConfigurationError;
+use matriarch_postgres::{ControlData, Instance, Sql, check, control};
+
+/// One data directory's files.
+pub struct ConfFiles {
+    instance: Arc<Instance>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The people's parameters that were last tried out.
+    tried: Option<BTreeMap<String, String>>,
+    settings: Vec<ConfigurationError>,
+    rules: Vec<ConfigurationError>,
+    /// The rules that were refused.
+    refused: Option<Rules>,
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+impl ConfFiles {
+    pub fn new(instance: Arc<Instance>) -> ConfFiles {
+        ConfFiles { instance, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What PostgreSQL does not accept of the configuration, in words; nothing when all is well.
+    pub fn problem(&self) -> Option<String> {
+        let state = self.state();
+        let mut texts: Vec<String> = state
+            .settings
+            .iter()
+            .map(|error| format!("PostgreSQL refuses a setting, which is left out: {error}"))
+            .collect();
+        let rules = state.rules.iter();
+        texts.extend(rules.map(|error| format!("PostgreSQL refuses a rule, so the rules before stay: {error}")));
+        (!texts.is_empty()).then(|| texts.join("; "))
+    }
+
+    /// Writes everything for a server that does not run; names that were refused before are left out.
+    pub async fn write_for_start(&self, settings: &Settings, rules: &Rules, standby: bool) -> Result<(), Failure> {
+        let mut effective = conf::effective(&self.instance, settings)?;
+        self.leave_out(settings, &mut effective);
+        let refused = self.are_refused(rules);
+        let control = if standby { Some(control::read(&self.instance).await?) } else { None };
+        let (instance, rules) = (self.instance.clone(), rules.clone());
+        blocking(move || {
+            clamp(&mut effective, control.as_ref());
+            instance.prepare_run_dir()?;
+            for name in conf::strip_auto_conf(&instance)? {
+                tracing::warn!("{name} was set by ALTER SYSTEM and is ours to set: removed from postgresql.auto.conf");
+            }
+            conf::write(&instance, &effective)?;
+            if !refused || !hba::exists(&instance) {
+                hba::write(&instance, &rules)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// A server has started with the files as they are.
+    pub async fn started(&self, settings: &Settings) {
+        if !self.were_tried(settings) {
+            let mut state = self.state();
+            state.settings.clear();
+            state.tried = Some(settings.parameters.clone());
+        }
+        let instance = self.instance.clone();
+        let remembered = blocking(move || Ok(hba::remember(&instance)?)).await;
+        if let Err(error) = remembered {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// After a start that failed with these last messages: mends the files if they are the reason; true when it is
+    /// worth another try.
+    pub async fn mend(&self, log: &str, settings: &Settings, rules: &Rules, standby: bool) -> Result<bool, Failure> {
+        if log.contains("contains errors") {
+            let mut effective = conf::effective(&self.instance, settings)?;
+            self.try_out(settings, &mut effective).await?;
+            let control = if standby { Some(control::read(&self.instance).await?) } else { None };
+            let instance = self.instance.clone();
+            return blocking(move || {
+                clamp(&mut effective, control.as_ref());
+                Ok(conf::write(&instance, &effective)?)
+            })
+            .await;
+        }
+        let named = [hba::FILE, hba::IDENT_FILE].into_iter().find(|name| log.contains(name));
+        let Some(name) = named.filter(|_| log.contains("could not load")) else { return Ok(false) };
+        let instance = self.instance.clone();
+        let Some(aside) = blocking(move || Ok(hba::fall_back(&instance, name)?)).await? else { return Ok(false) };
+        let error = log.lines().filter(|line| line.contains(name)).map(str::trim).collect::<Vec<_>>().join("; ");
+        let file = aside.display().to_string();
+        tracing::error!("the rules in {file} are refused, starting without them: {error}");
+        let mut state = self.state();
+        state.rules = vec![ConfigurationError { file, line: 0, name: None, error }];
+        state.refused = Some(rules.clone());
+        Ok(true)
+    }
+
+    /// Writes everything for a running server and has it load what it accepts.
+    pub async fn load(
+        &self,
+        settings: &Settings,
+        rules: &Rules,
+        standby: Option<ControlData>,
+        sql: &Sql,
+    ) -> Result<(), Failure> {
+        let mut effective = conf::effective(&self.instance, settings)?;
+        if self.were_tried(settings) {
+            self.leave_out(settings, &mut effective);
+        } else {
+            self.try_out(settings, &mut effective).await?;
+        }
+        let instance = self.instance.clone();
+        blocking(move || {
+            clamp(&mut effective, standby.as_ref());
+            Ok(conf::write(&instance, &effective)?)
+        })
+        .await?;
+        if !self.are_refused(rules) {
+            let errors = hba::install(&self.instance, rules, sql).await?;
+            for error in &errors {
+                tracing::error!("PostgreSQL refuses a rule, so the rules before stay: {error}");
+            }
+            let mut state = self.state();
+            state.refused = (!errors.is_empty()).then(|| rules.clone());
+            state.rules = errors;
+        }
+        // Also when nothing was written: an earlier agent may have died between writing and loading.
+        Ok(sql.reload().await?)
+    }
+
+    fn were_tried(&self, settings: &Settings) -> bool {
+        self.state().tried.as_ref() == Some(&settings.parameters)
+    }
+
+    fn are_refused(&self, rules: &Rules) -> bool {
+        self.state().refused.as_ref() == Some(rules)
+    }
+
+    fn leave_out(&self, settings: &Settings, effective: &mut BTreeMap<String, String>) {
+        let refused = if self.were_tried(settings) { self.state().settings.clone() } else { Vec::new() };
+        for error in &refused {
+            effective.remove(error.name.as_deref().unwrap_or_default());
+        }
+    }
+
+    async fn try_out(&self, settings: &Settings, effective: &mut BTreeMap<String, String>) -> Result<(), Failure> {
+        let refused = check::take_out_refused(&self.instance, effective).await?;
+        for error in &refused {
+            tracing::error!("PostgreSQL refuses a setting, which is left out: {error}");
+        }
+        let mut state = self.state();
+        state.tried = Some(settings.parameters.clone());
+        state.settings = refused;
+        Ok(())
+    }
+}
+
+fn clamp(effective: &mut BTreeMap<String, String>, standby: Option<&ControlData>) {
+    let raised = standby.map(|control| conf::clamp_for_standby(effective, control)).unwrap_or_default();
+    if !raised.is_empty() {
+        tracing::info!("kept as high as the primary has them until it was restarted: {}", raised.join(", "));
+    }
+}
+
+/// Files are flushed to disk, which may take long; the loop must not wait for that.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.expect("writing files does not panic and is not aborted")
+}
