@@ -185,3 +185,6 @@ fn clamp(effective: &mut BTreeMap<String, String>, standby: Option<&ControlData>
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.expect("writing files does not panic and is not aborted")
 }
+
+#[cfg(test)]
+mod tests;
