@@ -27,7 +27,15 @@ pub enum Format {
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct OutputArgs {
     /// Shape of the output.
-    #[arg(short = 'o', long = "output", global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Output"
+    )]
     pub output: Format,
 }
 

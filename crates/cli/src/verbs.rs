@@ -29,10 +29,11 @@ pub enum Verb {
         matriarch switchover --candidate b --scheduled 2026-12-24T03:00:00+01:00\n  matriarch switchover --cancel"
     )]
     Switchover(SwitchoverArgs),
-    /// Make a member primary although the leader may be gone
+    /// Move the primary to a named member
     #[command(
-        long_about = "Makes a member primary, for the case that nobody leads and nobody takes over by itself. While \
-        a leader is well, use switchover: it loses nothing.",
+        long_about = "Asks the leader to hand over to the named member, as switchover does, without naming the leader. \
+        It cannot yet make a member primary when nobody leads: members then take over by themselves as soon as enough \
+        voters are there, and the request waits for the next leader ('matriarch switchover --cancel' forgets it).",
         after_long_help = "Example:\n  matriarch failover --candidate b"
     )]
     Failover(FailoverArgs),

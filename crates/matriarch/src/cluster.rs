@@ -9,20 +9,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{self, StoreAddress};
 
+/// Title in the help, so that these stand apart from a verb's own options.
+const WHICH: &str = "Which cluster";
+
 /// Which cluster.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Which {
     /// Directory of a cluster made by `matriarch up` (default: ./.matriarch, or the only one running here)
-    #[arg(long, global = true, value_name = "DIR", env = "MATRIARCH_DIR")]
+    #[arg(long, global = true, value_name = "DIR", env = "MATRIARCH_DIR", help_heading = WHICH)]
     pub dir: Option<PathBuf>,
-    /// Store of the cluster: sqlite:PATH
-    #[arg(long, global = true, value_name = "STORE", env = "MATRIARCH_STORE", conflicts_with = "dir")]
+    /// Store of the cluster, with --scope: sqlite:PATH
+    #[arg(
+        long,
+        global = true,
+        value_name = "STORE",
+        env = "MATRIARCH_STORE",
+        conflicts_with = "dir",
+        help_heading = WHICH
+    )]
     pub store: Option<StoreAddress>,
-    /// Name of the cluster in the store
-    #[arg(long, global = true, value_name = "NAME", env = "MATRIARCH_SCOPE")]
+    /// Name of the cluster in the store: `scope` of its configuration files
+    #[arg(long, global = true, value_name = "NAME", env = "MATRIARCH_SCOPE", help_heading = WHICH)]
     pub scope: Option<String>,
     /// Token for commands, when the cluster was not made by `matriarch up`
-    #[arg(long, global = true, value_name = "TOKEN", env = "MATRIARCH_TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        env = "MATRIARCH_TOKEN",
+        hide_env_values = true,
+        help_heading = WHICH
+    )]
     pub token: Option<String>,
 }
 
