@@ -16,6 +16,7 @@ mod maintenance;
 mod movement;
 mod phases;
 mod prompt;
+mod restart;
 mod run;
 mod status;
 mod target;

@@ -1,8 +1,8 @@
-//! `restart`, `reload`, `reinit`, `pause` and `resume`.
+//! `reload`, `reinit`, `pause` and `resume`, and what they share with `restart`.
 
 use std::time::{Duration, Instant};
 
-use matriarch_api::{ClientError, ReinitializeBody, Reply, RestartBody};
+use matriarch_api::{ClientError, ReinitializeBody, Reply};
 use serde::Serialize;
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use crate::movement::in_turn;
 use crate::prompt::consent;
 use crate::target::Target;
 use crate::ui::Ui;
-use crate::verbs::{MembersArgs, PauseArgs, ReinitArgs, RestartArgs, RoleFilter};
+use crate::verbs::{MembersArgs, PauseArgs, ReinitArgs, RoleFilter};
 use crate::view::{self, View};
 
 /// How often it is looked whether what is waited for has come.
@@ -24,7 +24,7 @@ const COPY: Duration = Duration::from_secs(24 * 3600);
 
 /// What came of a request to one member.
 #[derive(Clone, Debug, Serialize)]
-struct Done {
+pub(crate) struct Done {
     member: String,
     ok: bool,
     message: String,
@@ -33,7 +33,7 @@ struct Done {
 }
 
 impl Done {
-    fn new(member: &str, result: Result<Reply, ClientError>) -> Self {
+    pub(crate) fn new(member: &str, result: Result<Reply, ClientError>) -> Self {
         let member = member.to_owned();
         match result {
             Ok(reply) => Done { member, ok: true, message: reply.text, code: 0 },
@@ -45,7 +45,7 @@ impl Done {
     }
 }
 
-fn conclude(ui: &mut Ui, done: Vec<Done>) -> anyhow::Result<()> {
+pub(crate) fn conclude(ui: &mut Ui, done: Vec<Done>) -> anyhow::Result<()> {
     ui.show(&done, || {
         let mut grid = Grid::new(&["Member", "Result"]);
         for one in &done {
@@ -60,8 +60,8 @@ fn conclude(ui: &mut Ui, done: Vec<Done>) -> anyhow::Result<()> {
     }
 }
 
-/// The named members or all, replicas first: a restarted primary is then taken over by the least work.
-fn select(view: &View, names: &[String], role: RoleFilter, pending: bool) -> anyhow::Result<Vec<String>> {
+/// The named members or all.
+pub(crate) fn select(view: &View, names: &[String], role: RoleFilter, pending: bool) -> anyhow::Result<Vec<String>> {
     for name in names {
         if view.row(name).is_none() {
             let known: Vec<&str> = view.cluster.members.iter().map(|row| row.name.as_str()).collect();
@@ -74,7 +74,7 @@ fn select(view: &View, names: &[String], role: RoleFilter, pending: bool) -> any
         }
     }
     let leads = |name: &str| view.leader() == Some(name);
-    let mut rows: Vec<_> = view
+    let rows: Vec<_> = view
         .cluster
         .members
         .iter()
@@ -86,50 +86,7 @@ fn select(view: &View, names: &[String], role: RoleFilter, pending: bool) -> any
         })
         .filter(|row| !pending || row.pending_restart)
         .collect();
-    rows.sort_by_key(|row| leads(&row.name));
     Ok(rows.into_iter().map(|row| row.name.clone()).collect())
-}
-
-/// Restarts PostgreSQL of members, one after the other.
-pub async fn restart(target: &Target, ui: &mut Ui, args: RestartArgs) -> anyhow::Result<()> {
-    let view = view::read(target).await?;
-    let names = select(&view, &args.members, args.role, args.pending)?;
-    if names.is_empty() {
-        return ui.say(Tone::Plain, "nothing to do: no member fits");
-    }
-    if !args.cancel {
-        let when = args.scheduled.as_ref().map(|when| format!(" at {when}")).unwrap_or_default();
-        consent(ui.prompt.as_mut(), args.force, &format!("Restart PostgreSQL of {}{when}?", names.join(", ")))?;
-    }
-    let role = match args.role {
-        RoleFilter::Any => None,
-        RoleFilter::Primary => Some("primary".to_owned()),
-        RoleFilter::Replica => Some("replica".to_owned()),
-    };
-    let body = RestartBody {
-        schedule: args.scheduled,
-        role,
-        timeout: args.timeout.map(serde_json::Value::from),
-        restart_pending: args.pending.then_some(true),
-        ..RestartBody::default()
-    };
-    let mut done = Vec::new();
-    for name in names {
-        let Some(endpoint) = view.endpoint(&name) else { continue };
-        let client = target.client(&endpoint.api_url)?;
-        if !args.cancel {
-            ui.note(&format!("{name}: restarting"));
-        }
-        let result = if args.cancel { client.cancel_restart().await } else { client.restart(&body).await };
-        let failed = result.is_err();
-        done.push(Done::new(&name, result));
-        if failed && !args.cancel {
-            // A restart that fails must not be tried on the next one: the last to be left would be the primary.
-            ui.note("stopped here; the members that follow were not restarted");
-            break;
-        }
-    }
-    conclude(ui, done)
 }
 
 /// Makes members read their configuration again.
@@ -152,25 +109,44 @@ pub async fn reinit(target: &Target, ui: &mut Ui, args: ReinitArgs) -> anyhow::R
         return Err(Failure::new(code::DATA, text).into());
     }
     consent(ui.prompt.as_mut(), args.force, &format!("Throw the data of {} away and copy it anew?", names.join(", ")))?;
+    let before: Vec<(String, Option<String>)> =
+        names.iter().map(|name| (name.clone(), incarnation(&view, name))).collect();
     let body = ReinitializeBody { force: args.force, from_leader: args.from_leader };
     let mut done = Vec::new();
     for name in &names {
         let Some(endpoint) = view.endpoint(name) else { continue };
         done.push(Done::new(name, target.client(&endpoint.api_url)?.reinitialize(&body).await));
     }
-    let begun: Vec<String> = done.iter().filter(|one| one.ok).map(|one| one.member.clone()).collect();
+    let ok = |name: &String| done.iter().any(|one| one.ok && one.member == *name);
+    let begun: Vec<_> = before.into_iter().filter(|(name, _)| ok(name)).collect();
     conclude(ui, done)?;
     if args.wait {
-        wait_for(target, ui, COPY, "the copy", |view| streaming(view, &begun)).await?;
-        ui.note(&format!("{}: streaming", begun.join(", ")));
+        wait_for(target, ui, COPY, "the copy", |view| not_copied(view, &begun)).await?;
+        let names: Vec<String> = begun.into_iter().map(|(name, _)| name).collect();
+        ui.note(&format!("{}: streaming", names.join(", ")));
     }
     Ok(())
 }
 
-fn streaming(view: &View, names: &[String]) -> Vec<String> {
-    let well = |name: &&String| view.row(name).is_some_and(|row| !row.expired && row.state == "streaming");
-    let waiting = names.iter().filter(|name| !well(name));
-    waiting.map(|name| format!("{name} is {}", view.row(name).map_or("unknown", |row| row.state.as_str()))).collect()
+/// The identity of a member's data: a copy gets a new one.
+fn incarnation(view: &View, name: &str) -> Option<String> {
+    view.page(name)?.member.matriarch.incarnation.clone()
+}
+
+/// The members that do not stream yet, or still stream what they had before.
+fn not_copied(view: &View, before: &[(String, Option<String>)]) -> Vec<String> {
+    let streams = |name: &str| view.row(name).is_some_and(|row| !row.expired && row.state == "streaming");
+    let is_new = |name: &str, old: &Option<String>| {
+        old.is_none() || incarnation(view, name).is_some_and(|new| Some(new) != *old)
+    };
+    let waiting = before.iter().filter(|(name, old)| !streams(name) || !is_new(name, old));
+    waiting
+        .map(|(name, _)| match view.row(name) {
+            Some(row) if row.state == "streaming" => format!("{name} has not begun"),
+            Some(row) => format!("{name} is {}", row.state),
+            None => format!("{name} is unknown"),
+        })
+        .collect()
 }
 
 /// Stops or resumes everything automatic.
@@ -199,7 +175,7 @@ fn unnoticed(view: &View, pause: bool) -> Vec<String> {
 }
 
 /// Looks again until nobody is waited for; tells each change of who is.
-async fn wait_for(
+pub(crate) async fn wait_for(
     target: &Target,
     ui: &mut Ui,
     patience: Duration,

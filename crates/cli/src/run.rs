@@ -7,7 +7,7 @@ use crate::movement::in_turn;
 use crate::target::Target;
 use crate::ui::{Format, Ui};
 use crate::verbs::{ListArgs, Verb};
-use crate::{configuration, connect, history, list, maintenance, movement, status, topology, view};
+use crate::{configuration, connect, history, list, maintenance, movement, restart, status, topology, view};
 
 /// Does what a verb says. [`crate::exit_code`] turns an error into the exit code.
 pub async fn run(verb: Verb, target: &Target, ui: &mut Ui) -> anyhow::Result<()> {
@@ -30,7 +30,7 @@ async fn dispatch(verb: Verb, target: &Target, ui: &mut Ui) -> anyhow::Result<()
         }
         Verb::Switchover(args) => movement::switchover(target, ui, args).await,
         Verb::Failover(args) => movement::failover(target, ui, args).await,
-        Verb::Restart(args) => maintenance::restart(target, ui, args).await,
+        Verb::Restart(args) => restart::restart(target, ui, args).await,
         Verb::Reload(args) => maintenance::reload(target, ui, args).await,
         Verb::Reinit(args) => maintenance::reinit(target, ui, args).await,
         Verb::Pause(args) => maintenance::pause(target, ui, args, true).await,

@@ -80,6 +80,18 @@ async fn restart_goes_replicas_first_and_stops_at_a_failure() {
     assert!(matches!(&asked[0].1, Command::Restart(request) if request.timeout.unwrap().as_secs() == 120));
 }
 
+/// A replica may have less than before only once the primary has.
+#[tokio::test]
+async fn lowered_limits_restart_the_primary_first() {
+    let cluster = cluster().await;
+    let change = PendingChange { old_value: "100".into(), new_value: "50".into() };
+    let reason = std::collections::BTreeMap::from([("max_connections".to_owned(), change)]);
+    cluster.world.cluster.lock().unwrap().members[0].pending_restart_reason = reason;
+    cluster.ok("restart a b --force").await;
+    let names: Vec<String> = cluster.asked().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["a", "b"]);
+}
+
 #[tokio::test]
 async fn only_what_fits_is_restarted() {
     let cluster = cluster().await;

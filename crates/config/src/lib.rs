@@ -13,6 +13,7 @@ mod address;
 mod check;
 mod dynamic;
 mod hba;
+mod limits;
 mod local;
 mod nearest;
 mod parameters;
@@ -27,6 +28,7 @@ mod yaml;
 
 pub use address::{Address, BadAddress, Listen};
 pub use dynamic::{Crash, DynamicConfig, SharedPostgres, Slot, SlotKind, SlotMatch, SynchronousMode, validate};
+pub use limits::{HOT_STANDBY_LIMITS, RestartOrder, restart_order};
 pub use local::load::ConfigError;
 pub use local::{
     Authentication, Bootstrap, Credentials, InitdbOption, LocalConfig, LocalPostgres, Log, LogFormat, LogLevel,
