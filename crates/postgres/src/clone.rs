@@ -6,7 +6,7 @@ use matriarch_core::Incarnation;
 use tokio::sync::watch;
 
 use crate::conf;
-use crate::conninfo::Source;
+use crate::conninfo::{self, Source};
 use crate::files::FileError;
 use crate::incarnation;
 use crate::instance::{Instance, RunDirError};
@@ -68,6 +68,17 @@ pub enum CloneError {
         source_address: String,
         /// The replication user.
         user: String,
+        /// What pg_basebackup said.
+        said: String,
+    },
+    /// The source's certificate was not accepted.
+    #[error(
+        "{source_address} is not trusted: {said}; check that sslrootcert (or postgresql.tls.ca_file) holds the \
+         authority that signed its certificate, that the certificate has not expired, and that it names this host"
+    )]
+    Untrusted {
+        /// `host:port`.
+        source_address: String,
         /// What pg_basebackup said.
         said: String,
     },
@@ -210,7 +221,14 @@ fn explain(instance: &Instance, source: &Source, options: &CloneOptions, error: 
     {
         return CloneError::NoSlot { source_address, slot: slot.clone() };
     }
-    if has("password authentication failed") || has("no pg_hba.conf entry") || has("no password supplied") {
+    if conninfo::is_distrust(&said) {
+        return CloneError::Untrusted { source_address, said: last_lines(&said) };
+    }
+    if has("password authentication failed")
+        || has("no pg_hba.conf entry")
+        || has("no password supplied")
+        || has("pg_hba.conf rejects")
+    {
         let user = instance.replication.username.clone();
         return CloneError::Refused { source_address, user, said: last_lines(&said) };
     }

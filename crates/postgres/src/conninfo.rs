@@ -47,6 +47,13 @@ impl Source {
     }
 }
 
+/// Whether libpq or one of its programs says that it does not accept the other side's certificate.
+pub fn is_distrust(said: &str) -> bool {
+    let signs =
+        ["certificate verify failed", "server certificate for", "does not match host name", "root certificate file"];
+    signs.iter().any(|sign| said.contains(sign))
+}
+
 /// Quotes a value when it needs it, as libpq's parser expects.
 pub fn quote(value: &str) -> String {
     let plain = !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || "_.-/:".contains(c));

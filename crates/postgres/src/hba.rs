@@ -52,7 +52,7 @@ pub fn render(instance: &Instance, rules: &Rules, own_file: &str) -> String {
     }
     if rules.require_tls {
         // Whatever the rules below say, our own roles never come in the clear.
-        text.push_str(&format!("host all {replication},{rewind} all reject\n"));
+        text.push_str(&format!("host all,replication {replication},{rewind} all reject\n"));
     }
     let mut section = |title: &str, lines: &mut dyn Iterator<Item = &str>| {
         text.push_str(&format!("# {title}\n"));

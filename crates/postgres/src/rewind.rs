@@ -7,7 +7,7 @@ use std::time::Duration;
 use matriarch_core::{Incarnation, Timeline};
 
 use crate::conf;
-use crate::conninfo::Source;
+use crate::conninfo::{self, Source};
 use crate::control::{self, ControlError};
 use crate::files::{self, FileError};
 use crate::incarnation;
@@ -39,6 +39,17 @@ pub enum RewindError {
     /// The source cannot serve now; the data directory is unchanged: try again.
     #[error("{source_address} cannot serve pg_rewind now, try again: {said}")]
     SourceUnavailable {
+        /// `host:port`.
+        source_address: String,
+        /// What pg_rewind said.
+        said: String,
+    },
+    /// The source's certificate was not accepted; the data directory is unchanged.
+    #[error(
+        "{source_address} is not trusted: {said}; check that sslrootcert (or postgresql.tls.ca_file) holds the \
+         authority that signed its certificate, that the certificate has not expired, and that it names this host"
+    )]
+    Untrusted {
         /// `host:port`.
         source_address: String,
         /// What pg_rewind said.
@@ -161,6 +172,9 @@ fn explain(instance: &Instance, source: &Source, error: ToolError, untouched: bo
     }
     if !untouched {
         return RewindError::NeedsClone { dir, said };
+    }
+    if conninfo::is_distrust(&said) {
+        return RewindError::Untrusted { source_address: address(source), said };
     }
     if has(&["connection to server", "could not connect", "the database system is", "server closed the connection"])
         || has(&[

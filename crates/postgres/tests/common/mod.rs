@@ -132,10 +132,14 @@ impl Node {
         (postmaster, sql)
     }
 
-    /// initdb, start, roles.
-    pub async fn bootstrap(&mut self) -> (Postmaster, Sql) {
+    pub async fn bootstrap_only(&self) {
         let options = InitdbOptions { extra: vec!["--no-sync".into()], ..InitdbOptions::default() };
         initdb(&self.instance, &options).await.unwrap();
+    }
+
+    /// initdb, start, roles.
+    pub async fn bootstrap(&mut self) -> (Postmaster, Sql) {
+        self.bootstrap_only().await;
         let (postmaster, sql) = self.start(StartAs::Primary).await;
         roles::create_roles(&sql, &self.instance).await.unwrap();
         (postmaster, sql)
