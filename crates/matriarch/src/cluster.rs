@@ -43,6 +43,9 @@ pub struct Which {
     pub token: Option<String>,
 }
 
+/// Directory of a cluster that was not given one.
+pub const DEFAULT_DIR: &str = ".matriarch";
+
 /// Name of the file in a cluster's directory that says what it consists of.
 pub const FILE: &str = "cluster.json";
 
@@ -189,7 +192,7 @@ fn find_local(which: &Which) -> anyhow::Result<LocalCluster> {
     if let Some(dir) = &which.dir {
         return LocalCluster::read(dir);
     }
-    let here = Path::new(".matriarch");
+    let here = Path::new(DEFAULT_DIR);
     if here.join(FILE).exists() {
         return LocalCluster::read(here);
     }

@@ -12,8 +12,9 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::TcpListener;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use matriarch_config::to_yaml;
@@ -26,8 +27,12 @@ use serde_json::json;
 use super::UpArgs;
 use crate::cluster::{self, LocalCluster, LocalMember};
 
+/// Where data goes that root's home is too private for.
+const OPEN_PLACE: &str = "/var/lib/matriarch";
 /// Where a search for free ports begins.
 const FIRST_PORT: u16 = 5432;
+/// How long the processes of an earlier run may take to leave its ports.
+const LEAVING: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Secrets {
@@ -36,21 +41,44 @@ struct Secrets {
     rewind: String,
 }
 
+/// The directory in use: the named one, or [`cluster::DEFAULT_DIR`] below the current one.
+///
+/// PostgreSQL never runs as root, and whom it runs as cannot enter root's home. A checkout there is the first thing that
+/// a newcomer on a fresh machine has, so the default is then a link to a place that is open.
+pub fn choose_dir(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let dir = std::path::absolute(named.unwrap_or(Path::new(cluster::DEFAULT_DIR)))?;
+    let Some(owner) = Owner::choose(None)? else { return Ok(dir) };
+    // A link is followed: what counts is where the data lies.
+    let place = dir.canonicalize().unwrap_or_else(|_| dir.clone());
+    match owner::check_reachable(&place, &owner) {
+        Ok(()) => Ok(place),
+        Err(_) if named.is_none() && !dir.exists() => link_to_open_place(&dir),
+        Err(error) => Err(error).context(format!("choose another place with --dir, {OPEN_PLACE}/demo for instance")),
+    }
+}
+
+fn link_to_open_place(link: &Path) -> anyhow::Result<PathBuf> {
+    if link.is_symlink() {
+        bail!("{} is a link that leads nowhere; put back what it leads to, or remove it to start anew", link.display());
+    }
+    let place = Path::new(OPEN_PLACE).join(format!("up-{:08x}", rand::random::<u32>()));
+    fs::create_dir_all(&place).with_context(|| format!("cannot create {}", place.display()))?;
+    symlink(&place, link).with_context(|| format!("cannot make the link {}", link.display()))?;
+    eprintln!("PostgreSQL cannot run as root, and its user cannot enter {}:", link.display());
+    eprintln!("the data goes to {}, to which it is now a link", place.display());
+    Ok(place)
+}
+
 /// Makes the directory or reads it, and locks it against a second `up`.
 pub fn prepare(dir: &Path, args: &UpArgs) -> anyhow::Result<(LocalCluster, File)> {
     let binaries = Binaries::find(args.bin_dir.as_deref(), None)?;
-    let owner = Owner::choose(None)?;
-    let dir = std::path::absolute(dir)?;
-    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    if let Some(owner) = &owner {
-        owner::check_reachable(&dir, owner)
-            .context("choose another place with --dir, /var/lib/matriarch for instance")?;
-    }
-    let lock = lock(&dir)?;
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let lock = lock(dir)?;
     let cluster = if dir.join(cluster::FILE).exists() {
-        let known = LocalCluster::read(&dir)?;
+        let known = LocalCluster::read(dir)?;
+        let patience = Instant::now() + LEAVING;
         for (what, port) in ports(&known) {
-            check_free(port).with_context(|| {
+            until_free(port, patience).with_context(|| {
                 format!(
                     "this cluster's {what} port is taken: free it, or move the cluster by editing {}",
                     dir.join(cluster::FILE).display()
@@ -59,7 +87,7 @@ pub fn prepare(dir: &Path, args: &UpArgs) -> anyhow::Result<(LocalCluster, File)
         }
         LocalCluster { bin_dir: known_bin_dir(&known, &binaries, args), ..known }
     } else {
-        new_cluster(&dir, args, &binaries)?
+        new_cluster(dir, args, &binaries)?
     };
     write_files(&cluster, args)?;
     Ok((cluster, lock))
@@ -87,8 +115,30 @@ fn ports(cluster: &LocalCluster) -> Vec<(String, u16)> {
     let mut ports = vec![("read-write".to_owned(), cluster.read_write), ("read-only".to_owned(), cluster.read_only)];
     for member in &cluster.members {
         ports.push((format!("API ({})", member.name), member.api));
+        // One that still runs is taken over by its new agent.
+        if !is_running(&cluster.member_dir(&member.name).join("data")) {
+            ports.push((format!("PostgreSQL ({})", member.name), member.postgres));
+        }
     }
     ports
+}
+
+/// Whether a postmaster works in a data directory.
+fn is_running(data: &Path) -> bool {
+    let pid = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+    let cwd = fs::read_link(format!("/proc/{}/cwd", pid.lines().next().unwrap_or_default().trim()));
+    cwd.is_ok_and(|cwd| fs::canonicalize(data).is_ok_and(|data| cwd == data))
+}
+
+/// Waits for the processes of an `up` that was killed: they notice, stop PostgreSQL and go. Nothing tells of a port that
+/// becomes free, so it is tried.
+fn until_free(port: u16, patience: Instant) -> anyhow::Result<()> {
+    loop {
+        match check_free(port) {
+            Err(_) if Instant::now() < patience => std::thread::sleep(Duration::from_millis(50)),
+            checked => return checked,
+        }
+    }
 }
 
 fn check_free(port: u16) -> anyhow::Result<()> {

@@ -53,7 +53,7 @@ pub struct UpArgs {
 
 /// Runs the cluster until it is told to stop, then stops all of it.
 pub async fn run(args: UpArgs, which: Which) -> anyhow::Result<()> {
-    let dir = which.dir.unwrap_or_else(|| PathBuf::from(".matriarch"));
+    let dir = layout::choose_dir(which.dir.as_deref())?;
     let (cluster, lock) = layout::prepare(&dir, &args)?;
     let note = RunningNote::leave(&cluster.dir)?;
     let program = std::env::current_exe().context("cannot find our own program, which is the agents' too")?;

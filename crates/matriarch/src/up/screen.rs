@@ -62,11 +62,19 @@ async fn status(cluster: &LocalCluster) -> Option<ClusterStatus> {
 fn describe(status: &ClusterStatus, wanted: usize) -> (bool, String) {
     let leads = status.members.iter().find(|member| member.role == "leader" && member.state == "running");
     let streaming = status.members.iter().filter(|member| member.state == "streaming").count();
-    let parts: Vec<String> = status.members.iter().map(|member| format!("{} {}", member.name, member.state)).collect();
+    let parts: Vec<String> = status.members.iter().map(told).collect();
     let rule = status.matriarch.rule.as_ref();
     // A rule comes with the third member; before it, an acknowledged write may be on one disk only.
     let safe = wanted < 3 || rule.is_some_and(|rule| rule.needed > 0 && rule.voters.len() + 1 >= wanted);
     (leads.is_some() && streaming + 1 >= wanted && safe, parts.join(", "))
+}
+
+/// `b starting`, and what keeps it from more.
+fn told(member: &MemberRow) -> String {
+    match member.problem.as_deref().and_then(|problem| problem.lines().next()) {
+        Some(problem) => format!("{} {} ({problem})", member.name, member.state),
+        None => format!("{} {}", member.name, member.state),
+    }
 }
 
 /// One moving line on a terminal; a line for each change elsewhere.
