@@ -46,6 +46,8 @@ pub struct Sighting {
 /// One look at the data directory.
 #[derive(Debug)]
 pub struct DataReport {
+    /// How many jobs had begun when a mere second look began; such a look counts only while none has begun since.
+    pub second_look: Option<u64>,
     /// For decisions.
     pub data: Data,
     /// The control file.
@@ -69,6 +71,8 @@ pub struct Pg {
     pub probe: Option<Probe>,
     /// Settings that wait for a restart.
     pub pending_restart: Vec<PendingRestart>,
+    /// Why a standby that should stream cannot, as its log tells.
+    pub stream_problem: Option<String>,
     /// The newest job that ended.
     pub finished: Option<Finished>,
     /// Bytes of the clone under way.
@@ -80,6 +84,8 @@ pub struct Pg {
     probe_again: bool,
     /// `primary_conninfo` as we wrote it, and whom it names.
     upstreams: BTreeMap<String, MemberName>,
+    /// Counts them, so that a look at the data from before a job is not taken for one from after it.
+    jobs_begun: u64,
 }
 
 impl Pg {
@@ -95,6 +101,7 @@ impl Pg {
             server: Server::Stopped,
             probe: None,
             pending_restart: Vec::new(),
+            stream_problem: None,
             finished: None,
             progress: Arc::new(watch::channel(CloneProgress::default()).0),
             postmaster: None,
@@ -103,6 +110,7 @@ impl Pg {
             probing: false,
             probe_again: false,
             upstreams: BTreeMap::new(),
+            jobs_begun: 0,
         }
     }
 
@@ -188,6 +196,18 @@ impl Pg {
         });
     }
 
+    /// Looks at it once more while PostgreSQL rests: somebody may have put it right. What is known stays so until then.
+    pub fn look_at_data_again(&mut self) {
+        if self.busy.is_some() || self.server != Server::Stopped || self.data == Data::Unknown {
+            return;
+        }
+        let (events, instance, second_look) = (self.events.clone(), self.instance.clone(), Some(self.jobs_begun));
+        tokio::spawn(async move {
+            let report = DataReport { second_look, ..data_report(&instance).await };
+            let _ = events.send(Event::DataSeen(Box::new(report)));
+        });
+    }
+
     /// A running server whose directory was deleted under it; PostgreSQL itself notices only within a minute.
     pub fn notice_deleted_data(&mut self) {
         let deleted = matches!(self.data, Data::Ready(_)) && !self.instance.data("global/pg_control").exists();
@@ -238,6 +258,7 @@ impl Pg {
         }
         match sighting.probe {
             Ok(probe) => {
+                self.stream_problem = self.why_no_stream(&probe);
                 self.server = Server::Running(self.as_running(&probe, sighting.end));
                 self.probe = Some(probe);
             }
@@ -253,6 +274,15 @@ impl Pg {
         if again {
             self.look();
         }
+    }
+
+    fn why_no_stream(&self, probe: &Probe) -> Option<String> {
+        let wanted = probe.in_recovery && probe.receiver.is_none() && !probe.primary_conninfo.is_empty();
+        let log = self.postmaster.as_ref().filter(|_| wanted)?.log_tail();
+        let signs = ["could not connect to the primary server", "could not start WAL streaming", "could not receive data"];
+        let line = log.lines().rev().find(|line| signs.iter().any(|sign| line.contains(sign)))?;
+        let text = line.split_once(":  ").map_or(line, |(_, text)| text);
+        Some(format!("it cannot stream: {}", text.trim()))
     }
 
     fn as_running(&self, probe: &Probe, end: Option<matriarch_core::Lsn>) -> Running {
@@ -292,6 +322,7 @@ impl Pg {
             tracing::warn!("{old:?} is cut short for {job:?}");
             task.abort();
         }
+        self.jobs_begun += 1;
         context.postmaster = self.postmaster.clone();
         context.sql = self.sql.clone();
         let events = self.events.clone();
@@ -360,6 +391,10 @@ impl Pg {
 
     /// Takes a look at the data directory into account.
     pub fn data_seen(&mut self, report: DataReport) {
+        let outdated = |begun: u64| begun != self.jobs_begun || self.data == Data::Unknown;
+        if report.second_look.is_some_and(outdated) {
+            return;
+        }
         self.data = report.data;
         self.control = report.control;
     }
@@ -428,7 +463,7 @@ async fn settled_end(sql: &Sql) -> Option<matriarch_core::Lsn> {
 async fn data_report(instance: &Instance) -> DataReport {
     let state = match inspect(instance).await {
         Ok(state) => state,
-        Err(error) => return DataReport { data: Data::Unusable(error.to_string()), control: None },
+        Err(error) => return DataReport { second_look: None, data: Data::Unusable(error.to_string()), control: None },
     };
     let (data, control) = match state {
         DataDirState::Missing | DataDirState::Empty => (Data::Missing, None),
@@ -446,7 +481,7 @@ async fn data_report(instance: &Instance) -> DataReport {
             Err(error) => (Data::Unusable(error.to_string()), Some(control)),
         },
     };
-    DataReport { data, control }
+    DataReport { second_look: None, data, control }
 }
 
 /// The directory's identity; one that has none (somebody else made it) gets one now.

@@ -143,6 +143,9 @@ impl Shell {
     /// Time has passed: look again at what tells nobody when it changes.
     fn tick(&mut self) {
         self.pg.notice_deleted_data();
+        if self.problem.is_some() {
+            self.pg.look_at_data_again();
+        }
         self.pg.look();
         if self.storage.committing.is_none() && self.view_is_old {
             self.storage.read();
@@ -167,7 +170,7 @@ impl Shell {
             self.last_why = decision.why.code;
             tracing::info!(why = decision.why.code, "{}", decision.why.text);
         }
-        self.problem = decision.problem.clone().or_else(|| self.pg.files.problem());
+        self.problem = decision.problem.clone().or_else(|| self.other_problem());
         for action in decision.actions {
             self.act(action, restricted);
         }
@@ -176,6 +179,7 @@ impl Shell {
         self.storage.renew_member_if_due(now);
         self.publish(now);
         self.keep_slots(now);
+        self.keep_certificates(now);
         let wake = decision.next_wake.min(restart);
         if restricted { wake.max(now + 20) } else { wake }
     }

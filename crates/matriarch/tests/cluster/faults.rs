@@ -11,14 +11,16 @@ async fn survives(name: &'static str, probe: Probe, faults: &[Fault]) {
     let witness = Witness::attach(&cluster, probe).await;
     for (seed, fault) in (1..).zip(faults) {
         let begun = std::time::Instant::now();
+        let from = witness.now();
         let struck = fault.strike(&cluster, seed).await;
         let took = begun.elapsed().as_secs_f64();
-        let gap = witness.writes_again(&format!("{fault:?} of {}", struck.victim)).await;
+        witness.writes_again(&format!("{fault:?} of {}", struck.victim)).await;
         struck.replaced();
         health::well(&cluster, PATIENCE).await;
+        let gap = witness.longest_pause_since(from);
         let healed = begun.elapsed().as_secs_f64();
         let victim = struck.victim;
-        eprintln!("{fault:?} of {victim}: {took:.1} s; well {healed:.1} s after; longest pause so far {gap:.2} s");
+        eprintln!("{fault:?} of {victim}: {took:.1} s; well {healed:.1} s after; writes paused {gap:.2} s");
     }
     witness.conclude(&cluster).await;
 }

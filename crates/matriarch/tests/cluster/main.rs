@@ -3,6 +3,9 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod bad_input;
+mod config;
 mod faults;
 mod majors;
 mod up;
+mod verbs;

@@ -33,12 +33,21 @@ impl Witness {
         Witness { ledger, observer }
     }
 
-    /// Waits until a write that begins from now on is acknowledged; gives back the longest pause so far, in seconds.
-    pub async fn writes_again(&self, after: &str) -> f64 {
+    /// Waits until a write that begins from now on is acknowledged.
+    pub async fn writes_again(&self, after: &str) {
         if let Err(error) = self.ledger.writes_again(PATIENCE).await {
             panic!("writes do not come back after {after}: {error:#}\n{:?}", self.observer.report());
         }
-        self.ledger.so_far().longest_gap().seconds
+    }
+
+    /// Seconds since the ledger's start.
+    pub fn now(&self) -> f64 {
+        self.ledger.now()
+    }
+
+    /// The longest pause between two acknowledgements that reaches into the time after `from`, in seconds.
+    pub fn longest_pause_since(&self, from: f64) -> f64 {
+        self.ledger.so_far().gap_within(from, f64::INFINITY).seconds
     }
 
     /// Ends both: nothing acknowledged may be lost, and never may two members have been primary at once.
