@@ -4,6 +4,7 @@
 //! ([`jobs`]), the guard process ([`guard`]) and what the API shows and does ([`shared`], [`rest`]).
 //! Must not: decide anything about who leads; that is `matriarch_core::decide`'s. Start reading at [`Shell::run`].
 
+pub mod certificates;
 mod claim;
 mod conf_files;
 mod event;

@@ -96,6 +96,7 @@ impl Shell {
             why: Some(self.last_why.to_owned()),
             decisions: self.shared.decisions(),
             slots: probe.map(slots).unwrap_or_default(),
+            certificates: self.certificates(),
             ..MemberDetail::default()
         }
     }

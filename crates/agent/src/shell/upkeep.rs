@@ -1,13 +1,16 @@
-//! What is looked after beside the decision: replication slots.
+//! What is looked after beside the decision: replication slots and certificates.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use matriarch_api::CertificateRow;
 use matriarch_config::Slot;
 use matriarch_core::MemberName;
 use matriarch_core::decide::{Millis, Server};
 use tokio::task::JoinHandle;
 
 use super::Shell;
+use crate::certificates;
 use crate::slots::{self, Keeper, Step};
 
 /// What upkeep remembers.
@@ -18,9 +21,38 @@ pub struct Upkeep {
     /// Steps tried since the last time that everything was due.
     tried: Vec<Step>,
     due: Millis,
+    /// The certificates as last read.
+    certificates: Arc<Mutex<Vec<CertificateRow>>>,
+    certificates_due: Millis,
 }
 
+/// Certificates are read again after this time; they end in days.
+const CERTIFICATES: Millis = 60_000;
+
 impl Shell {
+    /// Reads the certificates again when it is time.
+    pub(super) fn keep_certificates(&mut self, now: Millis) {
+        let Some(local) = self.local.clone().filter(|_| now >= self.upkeep.certificates_due) else { return };
+        self.upkeep.certificates_due = now + CERTIFICATES.max(self.config.loop_wait.as_millis() as Millis);
+        let place = self.upkeep.certificates.clone();
+        tokio::task::spawn_blocking(move || {
+            let rows = certificates::certificates(&local);
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+        });
+    }
+
+    /// The certificates as last read.
+    pub(super) fn certificates(&self) -> Vec<CertificateRow> {
+        self.upkeep.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is wrong beside the decision, for the member record: settings and rules that were refused, a stream that
+    /// is refused, certificates that have ended.
+    pub(super) fn other_problem(&self) -> Option<String> {
+        let stream = || self.pg.stream_problem.clone();
+        self.pg.files.problem().or_else(stream).or_else(|| certificates::problem(&self.certificates()))
+    }
+
     /// New slots and slots to drop are seen to at once, everything else every `loop_wait`.
     pub(super) fn keep_slots(&mut self, now: Millis) {
         if self.upkeep.task.as_ref().is_some_and(|task| !task.is_finished()) || self.pg.busy().is_some() {
