@@ -122,6 +122,8 @@ pub struct Settings {
     pub synchronous_standby_names: String,
     /// TLS of the server; `None` leaves it to `parameters`.
     pub tls: Option<ServerTls>,
+    /// The log is to be read by [`crate::server_log`] rather than by people.
+    pub log_for_program: bool,
     /// Replicas copy logical slots from the primary (PostgreSQL 17 and later; before, it has no effect).
     pub sync_slots: bool,
 }
@@ -195,6 +197,9 @@ fn ours(instance: &Instance, settings: &Settings) -> Vec<(&'static str, String)>
         ours.push(("ssl_cert_file", path(&tls.cert_file)));
         ours.push(("ssl_key_file", path(&tls.key_file)));
         ours.push(("ssl_ca_file", tls.ca_file.as_deref().map(path).unwrap_or_default()));
+    }
+    if settings.log_for_program {
+        ours.push(("log_line_prefix", crate::server_log::PREFIX.into()));
     }
     if sync_slots(instance, settings) {
         // The worker that copies needs both, and a primary_slot_name.

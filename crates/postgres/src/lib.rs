@@ -2,7 +2,7 @@
 //!
 //! Owns: the data directory from nothing to running ([`bootstrap`], [`clone`], [`rewind`], [`control`],
 //! [`incarnation`]), the files we add to it ([`conf`], [`hba`], tried out by [`check`]), the postmaster and every process under it
-//! ([`postmaster`], [`process`], [`stop`]), and one superuser connection ([`sql`]).
+//! ([`postmaster`], [`process`], [`stop`]), the server's log ([`server_log`]), and one superuser connection ([`sql`]).
 //! Must not: decide anything (the agent does), talk to the store, or reimplement what PostgreSQL's own tools do.
 //! Every child runs as [`Owner`] when we are root, in a clean environment, with its messages kept for errors.
 //! Start reading at [`Instance`], then [`control::inspect`] and [`postmaster::start`].
@@ -27,6 +27,7 @@ pub mod process;
 mod readiness;
 pub mod rewind;
 pub mod roles;
+pub mod server_log;
 pub mod sql;
 pub mod staging;
 pub mod stop;

@@ -9,6 +9,7 @@ use rustix::fs::OFlags;
 
 use crate::files::{Context, FileError};
 use crate::owner::Owner;
+use crate::server_log::readable;
 
 const TAIL_BYTES: u64 = 8 * 1024;
 const TAIL_LINES: usize = 15;
@@ -22,7 +23,7 @@ pub struct LogMark {
 
 impl LogMark {
     /// Opens the log for appending (made with mode 0600 and given to the owner if it is new) and marks its end.
-    pub(super) fn open(path: &Path, owner: Option<&Owner>) -> Result<(Self, File), FileError> {
+    pub(crate) fn open(path: &Path, owner: Option<&Owner>) -> Result<(Self, File), FileError> {
         let mut options = OpenOptions::new();
         // The owner may be able to put a link here, which root must not follow.
         options.append(true).create(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
@@ -53,7 +54,7 @@ impl LogMark {
         file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text.lines().collect();
-        Ok(lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n"))
+        Ok(readable(&lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")))
     }
 }
 
