@@ -40,6 +40,7 @@ async fn soak(name: &'static str, faults: usize, seed: u64) {
     let begun = Instant::now();
     for (number, fault) in (1..).zip(deck(&mut random, faults)) {
         let struck_at = (begun.elapsed(), witness.now());
+        eprintln!("{:8.1} s  fault {number}: {fault:?}", struck_at.0.as_secs_f64());
         let struck = fault.strike(&cluster, random.random()).await;
         let what = format!("fault {number} of {faults} (seed {seed}), {fault:?} of {}", struck.victim);
         witness.writes_again(&what).await;
