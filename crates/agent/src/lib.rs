@@ -13,6 +13,7 @@ mod instance;
 mod jobs;
 mod options;
 mod policy;
+mod postgres_log;
 pub mod rest;
 pub mod shared;
 mod shell;

@@ -23,6 +23,8 @@ pub struct Options {
     pub api_url: String,
     /// PostgreSQL's log.
     pub postgres_log: PathBuf,
+    /// The log goes on through the agent's; else it is a file for people.
+    pub stream_postgres_log: bool,
     /// Further libpq options for replication and clone (`sslmode`, …).
     pub libpq: BTreeMap<String, String>,
     /// Likewise for rewind.

@@ -91,6 +91,24 @@ pub(crate) const OWNED: &[Owned] = &[
         "remove it",
     ),
     Owned {
+        names: &["log_destination"],
+        reason: "the log goes where `log.postgresql` of the local configuration says",
+        remedy: "remove it; `log.postgresql: stream` and `log.format: json` give JSON",
+        harmless: &["stderr"],
+    },
+    Owned {
+        names: &["logging_collector"],
+        reason: "the log goes where `log.postgresql` of the local configuration says, and is rotated there",
+        remedy: "remove it",
+        harmless: &["off"],
+    },
+    Owned {
+        names: &["wal_log_hints"],
+        reason: "pg_rewind needs it where data checksums are off",
+        remedy: "remove it",
+        harmless: &["on"],
+    },
+    Owned {
         names: &["fsync"],
         reason: "without it a power failure loses commits that were acknowledged, and can corrupt the data",
         remedy: "remove it; for a fast scratch cluster use `synchronous_commit: \"off\"` and `synchronous_mode: \"off\"`",
@@ -115,7 +133,6 @@ pub(crate) const SHARED: &[&str] = &[
     "synchronous_commit",
     "track_commit_timestamp",
     "wal_level",
-    "wal_log_hints",
 ];
 
 /// Reads `parameters` of the dynamic configuration.
@@ -276,7 +293,7 @@ fn sane(lower: &str, text: &str, path: &str, problems: &mut Problems) {
         "wal_level" => &["replica", "logical"],
         "synchronous_commit" => &["on", "off", "local", "remote_write", "remote_apply"],
         "archive_mode" => &["on", "off", "always"],
-        "wal_log_hints" | "track_commit_timestamp" | "ssl" | "restart_after_crash" => &["on", "off"],
+        "track_commit_timestamp" | "ssl" | "restart_after_crash" => &["on", "off"],
         _ => return,
     };
     let word =

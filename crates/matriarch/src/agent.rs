@@ -136,6 +136,7 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
         postgres_address: local.connect_address.to_string(),
         api_url: format!("http://{}", config.restapi.connect_address),
         postgres_log,
+        stream_postgres_log: config.log.postgresql == PostgresLog::Stream,
         libpq: local.libpq(&authentication.replication),
         rewind_libpq: local.libpq(authentication.rewind()),
         parameters: local.parameters.clone(),

@@ -108,6 +108,9 @@ impl Shell {
     /// When what is left of an earlier run cannot be taken over.
     pub async fn run(mut self) -> anyhow::Result<()> {
         self.pg.instance().prepare_run_dir()?;
+        if self.options.stream_postgres_log {
+            crate::postgres_log::stream(self.pg.instance(), &self.options.postgres_log)?;
+        }
         self.pg.adopt()?;
         self.pg.look_at_data();
         self.pg.look();
@@ -179,7 +182,7 @@ impl Shell {
         self.storage.renew_member_if_due(now);
         self.publish(now);
         self.keep_slots(now);
-        self.keep_certificates(now);
+        self.keep_certificates_and_log(now);
         let wake = decision.next_wake.min(restart);
         if restricted { wake.max(now + 20) } else { wake }
     }

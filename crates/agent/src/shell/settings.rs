@@ -113,6 +113,7 @@ impl Shell {
             incarnation: self.pg.incarnation(),
             synchronous_standby_names: settings.synchronous_standby_names.clone(),
             tls: self.options.tls.clone(),
+            log_for_program: self.options.stream_postgres_log,
             sync_slots: crate::policy::sync_slots(&self.config),
         }
     }

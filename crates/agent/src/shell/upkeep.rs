@@ -10,8 +10,8 @@ use matriarch_core::decide::{Millis, Server};
 use tokio::task::JoinHandle;
 
 use super::Shell;
-use crate::certificates;
 use crate::slots::{self, Keeper, Step};
+use crate::{certificates, postgres_log};
 
 /// What upkeep remembers.
 #[derive(Default)]
@@ -23,21 +23,29 @@ pub struct Upkeep {
     due: Millis,
     /// The certificates as last read.
     certificates: Arc<Mutex<Vec<CertificateRow>>>,
-    certificates_due: Millis,
+    files_due: Millis,
 }
 
-/// Certificates are read again after this time; they end in days.
-const CERTIFICATES: Millis = 60_000;
+/// Files are looked at again after this time: certificates end in days, a log grows in hours.
+const FILES: Millis = 60_000;
 
 impl Shell {
-    /// Reads the certificates again when it is time.
-    pub(super) fn keep_certificates(&mut self, now: Millis) {
-        let Some(local) = self.local.clone().filter(|_| now >= self.upkeep.certificates_due) else { return };
-        self.upkeep.certificates_due = now + CERTIFICATES.max(self.config.loop_wait.as_millis() as Millis);
-        let place = self.upkeep.certificates.clone();
+    /// Reads the certificates again, and looks at the size of PostgreSQL's log, when it is time.
+    pub(super) fn keep_certificates_and_log(&mut self, now: Millis) {
+        if now < self.upkeep.files_due {
+            return;
+        }
+        self.upkeep.files_due = now + FILES.max(self.config.loop_wait.as_millis() as Millis);
+        let (place, local) = (self.upkeep.certificates.clone(), self.local.clone());
+        let log = (!self.options.stream_postgres_log).then(|| self.options.postgres_log.clone());
         tokio::task::spawn_blocking(move || {
-            let rows = certificates::certificates(&local);
-            *place.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+            if let Some(local) = local {
+                let rows = certificates::certificates(&local);
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+            }
+            if let Some(log) = log {
+                postgres_log::rotate(&log);
+            }
         });
     }
 

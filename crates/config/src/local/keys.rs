@@ -111,7 +111,8 @@ const LOG: &[Key] = &[
     key(
         "postgresql",
         Kind::Text { what: "`stream` or a path", check: stream_or_path },
-        "Where PostgreSQL's own log goes: a file, or `stream` to send it line by line through the agent's log.",
+        "Where PostgreSQL's own log goes. A file: `.1` and `.2` beside it hold what came before, 64 MB each. `stream`: \
+         through the agent's log, entry by entry with its fields (`log_line_prefix` is Matriarch's then).",
     )
     .default("\"stream\"")
     .effect(Effect::Restart)
