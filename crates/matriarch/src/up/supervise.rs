@@ -185,6 +185,7 @@ async fn keep(
         } else {
             (pause, failures) = (Duration::from_millis(200), 0);
         }
+        eprintln!("the {} has ended ({ended}); it is started again", recipe.name);
         let killed = ended.contains("signal");
         if failures >= HOPELESS && !killed {
             let _ = failed.send(format!(

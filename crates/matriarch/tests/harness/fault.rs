@@ -111,7 +111,15 @@ impl Fault {
                 let all = cluster.names().into_iter().flat_map(|name| faults::node_processes(&cluster.member(&name)));
                 faults::kill(&all.collect::<Vec<i32>>());
             }
-            Fault::FreezeNode => freeze(&cluster.member(&victim), Duration::from_secs(12)).await,
+            Fault::FreezeNode => {
+                let old = agent(cluster, &victim);
+                freeze(&cluster.member(&victim), Duration::from_secs(12)).await;
+                assert_eq!(
+                    agent(cluster, &victim),
+                    old,
+                    "nothing but signals to stop was sent, yet the agent has ended"
+                );
+            }
             Fault::DeleteReplica | Fault::DeleteLeader => delete(&data),
             Fault::SpoilControl => {
                 let global = data.join("global");
