@@ -9,10 +9,10 @@ mod routes;
 mod store;
 mod up;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use matriarch_agent::guard::GuardOptions;
 use matriarch_cli::{OutputArgs, Ui, Verb};
 
 /// Keeps a PostgreSQL cluster available, backed up, routed and watched.
@@ -38,9 +38,6 @@ enum Mode {
     Agent(agent::AgentArgs),
     /// Route sessions to the primary and to the replicas
     Proxy(proxy::ProxyArgs),
-    /// End PostgreSQL when the agent's lease runs out (started by the agent)
-    #[command(hide = true)]
-    Guard(GuardArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -50,17 +47,16 @@ enum Mode {
     Cluster(Verb),
 }
 
-#[derive(Debug, clap::Args)]
-struct GuardArgs {
-    #[arg(long)]
-    data_dir: PathBuf,
-    #[arg(long)]
-    socket: PathBuf,
-}
-
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    // First of all, and without a runtime: the guard must stay tiny.
+    let done = match GuardOptions::from_arguments(std::env::args_os().skip(1)) {
+        Some(options) => matriarch_agent::guard::run(&options),
+        None => match Cli::try_parse() {
+            Ok(cli) => run(cli),
+            Err(error) => return misused(&error),
+        },
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("matriarch: {error:#}");
@@ -69,13 +65,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// Prints what clap has to say: help and version, which are no errors, or what was wrong with the command line.
+fn misused(error: &clap::Error) -> ExitCode {
+    // Nobody is left to tell when the terminal is gone.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { matriarch_cli::code::USAGE } else { 0 })
+}
+
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.verb {
-        // No runtime: the guard must stay tiny.
-        Mode::Guard(args) => {
-            let options = matriarch_agent::guard::GuardOptions { data_dir: args.data_dir, socket: args.socket };
-            matriarch_agent::guard::run(&options)
-        }
         Mode::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "matriarch", &mut std::io::stdout());
             Ok(())

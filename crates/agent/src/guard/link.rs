@@ -139,11 +139,7 @@ fn tell(report: &watch::Sender<GuardState>, state: GuardState) {
 fn spawn(starter: &Starter) -> std::io::Result<()> {
     // A process group of its own: signals meant for the agent's terminal must not end the guard.
     let child = tokio::process::Command::new(&starter.program)
-        .arg("guard")
-        .arg("--data-dir")
-        .arg(&starter.options.data_dir)
-        .arg("--socket")
-        .arg(&starter.options.socket)
+        .args(starter.options.arguments())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .process_group(0)

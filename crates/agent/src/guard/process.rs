@@ -1,5 +1,6 @@
 //! The guard's own process: no runtime, no allocation to speak of, one poll.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -13,12 +14,33 @@ use rustix::time::{
 use super::Order;
 
 /// What a guard is told at its start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardOptions {
     /// The data directory whose PostgreSQL it may kill.
     pub data_dir: PathBuf,
     /// Where the agent reaches it.
     pub socket: PathBuf,
+}
+
+const VERB: &str = "guard";
+const DATA_DIR: &str = "--data-dir";
+const SOCKET: &str = "--socket";
+
+impl GuardOptions {
+    /// The arguments that make this program a guard.
+    pub(super) fn arguments(&self) -> [OsString; 5] {
+        [VERB.into(), DATA_DIR.into(), self.data_dir.clone().into(), SOCKET.into(), self.socket.clone().into()]
+    }
+
+    /// Recognises [`GuardOptions::arguments`] among a program's arguments (without its name): `None` for any others.
+    ///
+    /// Read by hand, because the parser of the other verbs alone would double the guard's memory.
+    pub fn from_arguments(arguments: impl Iterator<Item = OsString>) -> Option<GuardOptions> {
+        let [verb, data_dir_flag, data_dir, socket_flag, socket]: [OsString; 5] =
+            arguments.take(6).collect::<Vec<_>>().try_into().ok()?;
+        let ours = verb == VERB && data_dir_flag == DATA_DIR && socket_flag == SOCKET;
+        ours.then(|| GuardOptions { data_dir: data_dir.into(), socket: socket.into() })
+    }
 }
 
 /// A guard that nobody talks to and that guards nothing ends after this time.
@@ -135,4 +157,21 @@ fn absolute(deadline: Option<u64>) -> Itimerspec {
         tv_nsec: ((ms % 1000) * 1_000_000 + 1) as i64,
     });
     Itimerspec { it_interval: zero, it_value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_is_told_by_its_arguments() {
+        let options = GuardOptions { data_dir: "/srv/a b/data".into(), socket: "/run/x.guard".into() };
+        let read = |words: &[OsString]| GuardOptions::from_arguments(words.iter().cloned());
+        let right = options.arguments();
+        assert_eq!(read(&right), Some(options));
+        assert_eq!(read(&right[..4]), None);
+        assert_eq!(read(&[&right[..], &["--more".into()]].concat()), None);
+        assert_eq!(read(&["guard".into(), "--help".into()]), None);
+        assert_eq!(read(&[&["agent".into()], &right[1..]].concat()), None);
+    }
 }
