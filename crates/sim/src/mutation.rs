@@ -1,13 +1,15 @@
 //! Bugs put in on purpose, to prove that the simulator would notice them. They change what `decide` is shown or what
 //! it answered; `decide` itself stays as it is.
 
-use matriarch_core::decide::{Action, Decision, Job, Observation, Server};
+use matriarch_core::decide::{Action, Barrier, Decision, Job, LeaderKey, Observation, Purpose, Server};
 
 use matriarch_core::Lsn;
-use matriarch_core::record::{Pledge, Versioned};
-use matriarch_core::transaction::Compare;
+use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
+use matriarch_core::rule::Rule;
+use matriarch_core::transaction::{Compare, Txn, Write};
 
 use crate::node::NodeId;
+use crate::profile::Profile;
 use crate::world::World;
 
 /// Revision of a pledge that nobody made.
@@ -30,10 +32,32 @@ pub enum Mutation {
     IncarnationsIgnored,
     /// A deposed primary is not stopped, neither by the agent nor by the guard.
     DeposedKeepsRunning,
+    /// The guard never acts.
+    GuardMissing,
+    /// A member that has pledged streams from the old leader again.
+    ResumeAfterPledge,
+    /// A leader that crashed says that it stopped cleanly.
+    CrashCalledClean,
+    /// Any member takes over from a leader that stopped cleanly, not only those that hold its last record.
+    HandoverUnchecked,
+    /// A new primary accepts writes before its rule is in force.
+    PromoteBeforeRule,
+    /// A voter is added, or one fewer needed, in PostgreSQL before that is published.
+    EnforceBeforePublish,
+    /// A barrier counts as soon as a session has seen the new setting.
+    BarrierTooEarly,
+    /// Pledges against earlier epochs count.
+    StalePledgesCount,
+    /// A leader goes on with other data than it was made leader with.
+    LeaderOfOtherData,
+    /// A promotion takes the next number it can see for its timeline.
+    TimelineNotReserved,
+    /// A takeover does not wait for anybody, and living voters are left out of its rule.
+    TakeoverAsynchronous,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 7] = [
+pub const MUTATIONS: [Mutation; 18] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -41,12 +65,54 @@ pub const MUTATIONS: [Mutation; 7] = [
     Mutation::PreviousRuleIgnored,
     Mutation::IncarnationsIgnored,
     Mutation::DeposedKeepsRunning,
+    Mutation::GuardMissing,
+    Mutation::ResumeAfterPledge,
+    Mutation::CrashCalledClean,
+    Mutation::HandoverUnchecked,
+    Mutation::PromoteBeforeRule,
+    Mutation::EnforceBeforePublish,
+    Mutation::BarrierTooEarly,
+    Mutation::StalePledgesCount,
+    Mutation::LeaderOfOtherData,
+    Mutation::TimelineNotReserved,
+    Mutation::TakeoverAsynchronous,
 ];
+
+impl Mutation {
+    /// The kind of schedule that notices it soonest.
+    pub fn shows_in(self) -> Profile {
+        match self {
+            Mutation::AnyPledger | Mutation::PledgeWhileReceiving | Mutation::ResumeAfterPledge => Profile::Unguarded,
+            Mutation::FenceOneFewer
+            | Mutation::PreviousRuleIgnored
+            | Mutation::EnforceBeforePublish
+            | Mutation::StalePledgesCount
+            | Mutation::TimelineNotReserved
+            | Mutation::TakeoverAsynchronous => Profile::Cascade,
+            Mutation::IncarnationsIgnored | Mutation::CrashCalledClean => Profile::DataLoss,
+            Mutation::DeposedKeepsRunning => Profile::Freezing,
+            Mutation::GuardMissing => Profile::Steps,
+            Mutation::PublishBeforeBarrier | Mutation::BarrierTooEarly => Profile::Single,
+            Mutation::HandoverUnchecked | Mutation::PromoteBeforeRule | Mutation::LeaderOfOtherData => Profile::Storm,
+        }
+    }
+}
 
 impl World {
     /// The guard is part of the bug.
     pub(crate) fn mutes_guard(&self) -> bool {
-        self.setup.mutation == Some(Mutation::DeposedKeepsRunning)
+        matches!(self.setup.mutation, Some(Mutation::DeposedKeepsRunning | Mutation::GuardMissing))
+    }
+
+    /// Has `decide` remember something else than it did.
+    pub(crate) fn mutate_memory(&mut self, node: NodeId, observation: &Observation) {
+        let Some(running) = observation.running() else { return };
+        let barrier = &mut self.nodes[node].agent.memory.barrier;
+        let names = &running.synchronous_standby_names;
+        let known = barrier.as_ref().is_some_and(|barrier| barrier.names == *names);
+        if self.setup.mutation == Some(Mutation::BarrierTooEarly) && !known {
+            *barrier = Some(Barrier { names: names.clone(), since: 0, settled: true, lsn: None });
+        }
     }
 
     /// Shows `decide` something else than what is.
@@ -98,6 +164,50 @@ impl World {
                     }
                 }
             }
+            _ => self.mutate_more(mutation, node, observation),
+        }
+    }
+
+    fn mutate_more(&self, mutation: Mutation, node: NodeId, observation: &mut Observation) {
+        let me = &self.nodes[node].name;
+        let incarnation = observation.incarnation().cloned();
+        let Some(view) = &mut observation.store else { return };
+        let nobody_leads = view.leader.is_none();
+        let i_lead = view.leader.as_ref().is_some_and(|leader| leader.name == *me);
+        let Some(sync) = view.sync.as_mut().map(|sync| &mut sync.value) else { return };
+        match mutation {
+            Mutation::ResumeAfterPledge
+                if nobody_leads
+                    && sync.leader != *me
+                    && node % 2 == 1
+                    && view.pledges.get(me).is_some_and(|pledge| pledge.value.epoch == sync.epoch) =>
+            {
+                view.leader = Some(LeaderKey { name: sync.leader.clone(), revision: INVENTED, held: false });
+            }
+            Mutation::HandoverUnchecked if !self.nodes[node].nofailover => {
+                if let Some(release) = sync.released.as_mut().filter(|release| release.shutdown_checkpoint.is_some()) {
+                    release.shutdown_checkpoint = Some(Lsn::ZERO);
+                    release.candidate = Some(me.clone());
+                }
+            }
+            Mutation::PromoteBeforeRule if i_lead => {
+                if let Server::Running(running) = &mut observation.server
+                    && running.in_recovery
+                {
+                    running.upstream = None;
+                    running.synchronous_standby_names = sync.rule.synchronous_standby_names();
+                }
+            }
+            Mutation::StalePledgesCount if nobody_leads => {
+                for (_, pledge) in view.pledges.iter_mut().filter(|(name, _)| *name != me) {
+                    pledge.value.epoch = sync.epoch;
+                }
+            }
+            Mutation::LeaderOfOtherData if sync.leader == *me => {
+                if let Some(incarnation) = incarnation {
+                    sync.incarnation = incarnation;
+                }
+            }
             _ => {}
         }
     }
@@ -117,12 +227,63 @@ impl World {
             Some(Mutation::DeposedKeepsRunning) => {
                 decision.actions.retain(|action| *action != Action::Run(Job::StopImmediate));
             }
+            Some(Mutation::CrashCalledClean) => rewrite_sync(decision, Purpose::Release, |next| {
+                if let Some(release) = &mut next.released {
+                    release.shutdown_checkpoint.get_or_insert(Lsn::ZERO);
+                }
+            }),
+            Some(Mutation::EnforceBeforePublish) => {
+                let published = decision.actions.iter().find_map(|action| match action {
+                    Action::Commit(change) if change.purpose == Purpose::Rule => written_sync(&change.txn),
+                    _ => None,
+                });
+                let Some(next) = published else { return };
+                for action in &mut decision.actions {
+                    if let Action::Configure(settings) = action {
+                        settings.synchronous_standby_names = next.rule.synchronous_standby_names();
+                    }
+                }
+            }
+            Some(Mutation::TakeoverAsynchronous) => rewrite_sync(decision, Purpose::Takeover, |next| {
+                if !next.established {
+                    next.rule = Rule::default();
+                }
+            }),
+            Some(Mutation::PromoteBeforeRule) if ["promote", "promote_prepare"].contains(&decision.why.code) => {
+                decision.actions.retain(|action| !matches!(action, Action::Configure(_)));
+            }
             Some(Mutation::PledgeWhileReceiving)
                 if ["pledge", "election", "takeover"].iter().any(|start| decision.why.code.starts_with(start)) =>
             {
                 decision.actions.retain(|action| !matches!(action, Action::Configure(_)));
             }
             _ => {}
+        }
+    }
+}
+
+fn writes_sync(write: &Write) -> bool {
+    matches!(write, Write::Put { key, .. } if key == key::SYNC)
+}
+
+/// The `sync` record that a transaction writes.
+fn written_sync(txn: &Txn) -> Option<SyncRecord> {
+    txn.writes.iter().find(|write| writes_sync(write)).and_then(|write| match write {
+        Write::Put { value, .. } => serde_json::from_str(value).ok(),
+        Write::Delete { .. } => None,
+    })
+}
+
+/// Has the changes of one purpose write another `sync` record.
+fn rewrite_sync(decision: &mut Decision, purpose: Purpose, change_record: impl Fn(&mut SyncRecord)) {
+    for action in &mut decision.actions {
+        if let Action::Commit(change) = action
+            && change.purpose == purpose
+            && let Some(mut next) = written_sync(&change.txn)
+        {
+            change_record(&mut next);
+            change.txn.writes.retain(|write| !writes_sync(write));
+            change.txn = std::mem::take(&mut change.txn).put(key::SYNC, &next);
         }
     }
 }

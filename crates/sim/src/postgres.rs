@@ -5,6 +5,7 @@ use matriarch_core::decide::{Job, JobFailure};
 
 use crate::disk::Disk;
 use crate::event::{AgentEvent, PgEvent};
+use crate::mutation::Mutation;
 use crate::node::NodeId;
 use crate::server::Process;
 use crate::world::World;
@@ -239,6 +240,9 @@ impl World {
     fn next_timeline(&self, node: NodeId) -> Timeline {
         let this = &self.nodes[node];
         let own = this.wal().map_or(1, |wal| wal.timeline(wal.len()));
+        if self.setup.mutation == Some(Mutation::TimelineNotReserved) {
+            return own + 1;
+        }
         let cluster = this.agent.view.as_ref().map(|view| &view.cluster);
         let known = cluster.and_then(|view| view.history.iter().map(|entry| entry.0 + 1).max()).unwrap_or(0);
         let reserved = cluster.and_then(|view| view.sync.as_ref()).map_or(0, |sync| sync.value.timeline);

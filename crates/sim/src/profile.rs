@@ -31,10 +31,12 @@ pub enum Profile {
     Steps,
     /// A fault comes while the cluster is paused.
     Paused,
+    /// Leaders are cut off or hang, and no guard ever stops them: the fence alone must keep acknowledgements safe.
+    Unguarded,
 }
 
 /// All of them.
-pub const PROFILES: [Profile; 8] = [
+pub const PROFILES: [Profile; 9] = [
     Profile::Single,
     Profile::Overlapping,
     Profile::Cascade,
@@ -43,6 +45,7 @@ pub const PROFILES: [Profile; 8] = [
     Profile::Storm,
     Profile::Steps,
     Profile::Paused,
+    Profile::Unguarded,
 ];
 
 impl fmt::Display for Profile {
@@ -56,6 +59,7 @@ impl fmt::Display for Profile {
             Profile::Storm => "storm",
             Profile::Steps => "steps",
             Profile::Paused => "paused",
+            Profile::Unguarded => "unguarded",
         })
     }
 }
@@ -101,6 +105,7 @@ pub(crate) fn random_setup(rng: &mut SmallRng, profile: Profile) -> Setup {
         use_rewind: rng.random_range(0..8) != 0,
         stream_timeout: *pick(rng, &[3, 10, 60]),
         clients: 2,
+        unguarded: profile == Profile::Unguarded,
         flaky: if rng.random_range(0..4) == 0 { 5 } else { 0 },
         mutation: None,
     }
@@ -162,6 +167,15 @@ pub(crate) fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile)
         Profile::Storm => {
             let faults = rng.random_range(3..=6);
             (0..faults).map(|_| (rng.random_range(0..6000), random_fault(world, rng))).collect()
+        }
+        Profile::Unguarded => {
+            let second = match rng.random_range(0..4) {
+                0 => Fault::SlowDisk(third, rng.random_range(50..1500)),
+                1 => Fault::Cut(primary, third),
+                2 => Fault::FreezeAgent(other),
+                _ => random_fault(world, rng),
+            };
+            vec![(soon, Fault::FreezeAgent(primary)), (rng.random_range(0..4000), second)]
         }
         Profile::Paused => vec![(rng.random_range(0..3000), random_fault(world, rng))],
         Profile::Steps => vec![(0, random_fault(world, rng))],

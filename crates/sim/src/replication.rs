@@ -218,7 +218,8 @@ impl World {
             self.pg_after(node, delay, PgEvent::ReceiverEnd(conn));
         }
         for conn in conns {
-            let delay = self.random(0, 5);
+            // Each process looks at its own pace; a busy one is late.
+            let delay = if self.chance(10) { self.random(5, 80) } else { self.random(0, 5) };
             self.pg_after(node, delay, PgEvent::SenderReload(conn));
         }
         let delay = self.random(0, 5);

@@ -37,6 +37,8 @@ pub struct Setup {
     pub stream_timeout: u32,
     /// Clients that write.
     pub clients: usize,
+    /// No guard ever stops a server.
+    pub unguarded: bool,
     /// Jobs of a hundred that fail.
     pub flaky: u32,
     /// A bug to be put in.
@@ -55,6 +57,7 @@ impl Default for Setup {
             use_rewind: true,
             stream_timeout: 5,
             clients: 2,
+            unguarded: false,
             flaky: 0,
             mutation: None,
         }

@@ -17,19 +17,35 @@ pub(super) struct Ballot<'a> {
     /// Under the empty rule: the least position a new leader must have.
     least: Lsn,
     alive: &'a BTreeSet<MemberName>,
+    /// The member that people want to lead, if it may.
+    wanted: Option<&'a MemberName>,
 }
 
 type Position = (Timeline, Lsn);
 
 impl<'a> Ballot<'a> {
-    pub fn new(view: &'a ClusterView, sync: &'a SyncRecord, max_lag: u64, alive: &'a BTreeSet<MemberName>) -> Self {
+    pub fn new(
+        view: &'a ClusterView,
+        sync: &'a SyncRecord,
+        max_lag: u64,
+        alive: &'a BTreeSet<MemberName>,
+        requested: Option<&'a MemberName>,
+    ) -> Self {
+        let candidate = sync.released.as_ref().and_then(|release| release.candidate.as_ref());
         let pledges = view
             .pledges
             .iter()
             .filter(|(_, pledge)| pledge.value.epoch == sync.epoch)
             .map(|(name, pledge)| (name, &pledge.value))
             .collect();
-        Ballot { view, sync, pledges, least: Lsn(view.optime.0.saturating_sub(max_lag)), alive }
+        Ballot {
+            view,
+            sync,
+            pledges,
+            least: Lsn(view.optime.0.saturating_sub(max_lag)),
+            alive,
+            wanted: requested.or(candidate),
+        }
     }
 
     pub fn everybody_pledged(&self, alive: &BTreeSet<MemberName>) -> bool {
@@ -68,7 +84,7 @@ impl<'a> Ballot<'a> {
             })
             .max_by_key(|(name, pledge)| {
                 let priority = self.view.members.get(**name).map_or(0, |member| member.failover_priority());
-                let wanted = self.sync.released.as_ref().and_then(|release| release.candidate.as_ref()) == Some(**name);
+                let wanted = self.wanted == Some(**name);
                 // Among equals the first name wins, so that everybody ranks alike.
                 (wanted, (pledge.timeline, pledge.lsn), priority, std::cmp::Reverse(**name))
             })
@@ -78,26 +94,22 @@ impl<'a> Ballot<'a> {
     /// The least position that certainly holds everything acknowledged, if these pledges prove any.
     fn least_position(&self, pledges: &BTreeMap<&MemberName, &Pledge>) -> Option<Position> {
         let position = |pledge: &Pledge| (pledge.timeline, pledge.lsn);
-        // The leader of the epoch itself holds everything.
-        if let Some(pledge) = pledges.get(&self.sync.leader).filter(|p| p.incarnation == self.sync.incarnation) {
-            return Some(position(pledge));
-        }
-        // So does whoever flushed the shutdown checkpoint of a leader that stopped cleanly.
-        if let Some(release) = &self.sync.released
-            && let Some(checkpoint) = release.shutdown_checkpoint
-        {
-            let beyond = (release.timeline, Lsn(checkpoint.0 + 1));
-            if pledges.values().any(|pledge| position(pledge) >= beyond) {
-                return Some(beyond);
+        // Each proof stands alone, so the least demanding one counts: what the leader of the epoch itself holds is enough,
+        let leader = pledges.get(&self.sync.leader).filter(|pledge| pledge.incarnation == self.sync.incarnation);
+        // so is the shutdown checkpoint of a leader that stopped cleanly,
+        let release = self.sync.released.as_ref();
+        let shutdown = release.and_then(|release| Some(beyond(release.timeline, release.shutdown_checkpoint?)));
+        // and so is what the voters hold, if enough of them pledged.
+        let quorum = || {
+            let mut least = self.quorum_position(&self.sync.rule, None, pledges)?;
+            if !self.sync.established {
+                for previous in &self.sync.previous {
+                    least = least.max(self.quorum_position(&previous.rule, Some(previous), pledges)?);
+                }
             }
-        }
-        let mut least = self.quorum_position(&self.sync.rule, None, pledges)?;
-        if !self.sync.established {
-            for previous in &self.sync.previous {
-                least = least.max(self.quorum_position(&previous.rule, Some(previous), pledges)?);
-            }
-        }
-        Some(least)
+            Some(least)
+        };
+        leader.map(|pledge| position(pledge)).into_iter().chain(shutdown).chain(quorum()).min()
     }
 
     /// Greatest position among the pledged voters of a rule, if enough of them pledged. For an earlier epoch its leader
@@ -111,12 +123,6 @@ impl<'a> Ballot<'a> {
         let earlier_leader = earlier.and_then(|previous| {
             pledges.get(&previous.leader).filter(|pledge| pledge.incarnation == previous.incarnation)
         });
-        if let Some((timeline, checkpoint)) = earlier.and_then(|previous| previous.shutdown) {
-            let beyond = (timeline, Lsn(checkpoint.0 + 1));
-            if pledges.values().any(|pledge| (pledge.timeline, pledge.lsn) >= beyond) {
-                return Some(beyond);
-            }
-        }
         if rule.is_empty() {
             // Asynchronous: nothing was promised beyond the lag limit.
             return Some(if earlier.is_some() { (0, Lsn::ZERO) } else { (0, self.least) });
@@ -128,6 +134,13 @@ impl<'a> Ballot<'a> {
             .collect();
         let enough = voters.len() >= rule.fence() || earlier_leader.is_some();
         let best = voters.into_iter().chain(earlier_leader.map(|pledge| (pledge.timeline, pledge.lsn))).max();
-        best.filter(|_| enough)
+        let shutdown =
+            earlier.and_then(|previous| previous.shutdown).map(|(timeline, checkpoint)| beyond(timeline, checkpoint));
+        best.filter(|_| enough).into_iter().chain(shutdown).min()
     }
+}
+
+/// The least position that includes the record at `checkpoint`.
+fn beyond(timeline: Timeline, checkpoint: Lsn) -> Position {
+    (timeline, Lsn(checkpoint.0 + 1))
 }

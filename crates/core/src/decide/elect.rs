@@ -27,6 +27,8 @@ impl Turn<'_> {
         self.answers();
         let since = *self.memory.leaderless_since.get_or_insert(self.obs.now);
         self.drop_lease();
+        // Whoever leads again tries again to start.
+        self.memory.failures.take_if(|failures| failures.job == Job::StartPrimary);
         match &self.obs.server {
             Server::Running(running) if !running.in_recovery => {
                 if self.policy.paused && self.was_leader(&sync.value) {
@@ -35,6 +37,7 @@ impl Turn<'_> {
                 self.stop_writable(Why::new("lead_lost", "we lead no more: stopping PostgreSQL"))
             }
             _ if self.obs.stopping => self.stop_replica(),
+            _ if self.runs_without_data() => self.stop_without_data(),
             Server::Unready => Why::new("unready", "PostgreSQL does not answer yet"),
             Server::Stopped => self.elect_stopped(view, sync, since),
             Server::Running(running) => self.elect_running(view, sync, running, since),
@@ -53,20 +56,15 @@ impl Turn<'_> {
         sync.leader == self.policy.me && Some(&sync.incarnation) == self.obs.incarnation()
     }
 
-    /// Our data is that of the leader of an earlier epoch that still counts: its pledge proves what was acknowledged then.
-    fn led_before(&self, sync: &SyncRecord) -> bool {
-        sync.previous
-            .iter()
-            .any(|earlier| earlier.leader == self.policy.me && Some(&earlier.incarnation) == self.obs.incarnation())
-    }
-
     fn elect_stopped(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, since: Millis) -> Why {
         let Some(facts) = self.obs.facts() else {
             return self.trouble("no_leader_to_clone_from", "waiting for a leader to clone from");
         };
         let was_leader = self.was_leader(&sync.value);
         let others = self.obs.alive.iter().any(|name| *name != self.policy.me);
-        let moving = sync.value.released.as_ref().is_some_and(|r| r.reason == ReleaseReason::Switchover);
+        // It handed over, or could not start: another one is to lead.
+        let reason = sync.value.released.as_ref().map(|release| release.reason);
+        let moving = matches!(reason, Some(ReleaseReason::Switchover | ReleaseReason::Crash));
         if was_leader && !facts.standby && (facts.clean || !others || sync.value.rule.is_empty()) {
             let wait = if moving && others { since + 3 * TURN } else { since };
             if self.obs.now >= wait {
@@ -77,10 +75,13 @@ impl Turn<'_> {
                 return Why::new("handed_over", "handed over: waiting for the new leader");
             }
         }
-        if facts.standby || was_leader || self.led_before(&sync.value) {
+        // A primary of an older epoch is rewound once somebody leads; if that takes long, its vote may be what is missing.
+        let late = since + 2 * TURN;
+        if facts.standby || was_leader || self.obs.now >= late {
             self.configure(Settings::default());
             return self.run(Job::StartStandby, Why::new("start_to_elect", "starting as a replica of nobody, to vote"));
         }
+        self.wake_at(late);
         Why::new("wait_for_leader", "this was a primary of an older epoch: waiting for a leader to rewind to")
     }
 
@@ -128,18 +129,20 @@ impl Turn<'_> {
     }
 
     fn judge(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, since: Millis) -> Why {
+        let requested = requested(view);
         let paused_for_all = self.policy.paused
+            && requested != Some(&self.policy.me)
             && sync.value.released.as_ref().is_none_or(|release| release.reason != ReleaseReason::Switchover);
         if paused_for_all {
             return Why::new("paused", "nobody leads, and the cluster is paused");
         }
-        if let Some((until, whom)) = self.patience(&sync.value, since)
+        if let Some((until, whom)) = self.patience(&sync.value, requested, since)
             && self.obs.now < until
         {
             self.wake_at(until);
             return Why::new("election_waits", format!("nobody leads: giving {whom} a moment"));
         }
-        let ballot = Ballot::new(view, &sync.value, self.policy.maximum_lag_on_failover, &self.obs.alive);
+        let ballot = Ballot::new(view, &sync.value, self.policy.maximum_lag_on_failover, &self.obs.alive, requested);
         let settled = self.obs.now >= since + SETTLE;
         if sync.value.rule.is_empty() && !ballot.everybody_pledged(&self.obs.alive) && !settled {
             self.wake_at(since + SETTLE);
@@ -155,9 +158,16 @@ impl Turn<'_> {
                     sync.value.rule.fence()
                 ),
             };
+            self.memory.outranked_since = None;
             return Why::new("election_not_ours", text);
         };
-        let turn = since + rank as Millis * TURN;
+        // Counted from when it is known who is better placed: that may be long after the leader has gone.
+        let turn = if rank == 0 {
+            self.memory.outranked_since = None;
+            since
+        } else {
+            *self.memory.outranked_since.get_or_insert(self.obs.now) + rank as Millis * TURN
+        };
         if !self.policy.may_lead {
             return self.trouble("may_not_lead", "this member holds everything but is tagged as never to be leader");
         }
@@ -170,8 +180,16 @@ impl Turn<'_> {
     }
 
     /// Somebody better suited who deserves a moment: the chosen candidate, or a leader that stopped cleanly and is back.
-    fn patience(&self, sync: &SyncRecord, since: Millis) -> Option<(Millis, MemberName)> {
+    fn patience(
+        &self,
+        sync: &SyncRecord,
+        requested: Option<&MemberName>,
+        since: Millis,
+    ) -> Option<(Millis, MemberName)> {
         let me = &self.policy.me;
+        if let Some(requested) = requested.filter(|name| self.obs.alive.contains(*name)) {
+            return (requested != me).then(|| (since + TURN, requested.clone()));
+        }
         if let Some(release) = &sync.released {
             if let Some(candidate) = release.candidate.as_ref().filter(|name| self.obs.alive.contains(*name)) {
                 return (candidate != me).then(|| (since + TURN, candidate.clone()));
@@ -224,6 +242,10 @@ impl Turn<'_> {
                 txn = txn.unchanged(&key::pledge(name), pledge.revision);
             }
         }
+        // A takeover answers a request that is due, whoever it is: nobody expects another move afterwards.
+        if let Some(request) = view.failover.as_ref().filter(|_| view.failover_due) {
+            txn = txn.unchanged(key::FAILOVER, request.revision).delete(key::FAILOVER);
+        }
         let txn = txn
             .put_text(key::LEADER, self.policy.me.to_string(), Life::LeaderLease)
             .put(key::SYNC, &next.with_patroni_fields());
@@ -232,27 +254,29 @@ impl Turn<'_> {
         Why::new("takeover", format!("{what} in epoch {epoch}"))
     }
 
-    /// The rule of the new epoch: the living members that pledged or were voters, since they will stream from us first.
-    /// A voter whose pledge we have not seen counts too, else the first commits would be on our disk alone.
+    /// The rule of the new epoch: the voters so far and the members that pledged. Who is away leaves it after the usual
+    /// delay, as from any rule; else the first commits might be on our disk alone.
     fn rule_after(&self, view: &ClusterView, old: &SyncRecord) -> Rule {
         let wanted = self.policy.synchronous;
         if wanted.needed == 0 || old.membership.len() < wanted.from_members {
             return Rule::default();
         }
         let pledged = view.pledges.iter().filter(|(_, pledge)| pledge.value.epoch == old.epoch);
-        let pledged: BTreeMap<_, _> = pledged.map(|(name, pledge)| (name, &pledge.value.incarnation)).collect();
+        let pledged = pledged.map(|(name, pledge)| (name, &pledge.value.incarnation));
         let mut voters: BTreeMap<_, _> = old
             .rule
             .voters
             .iter()
-            .chain(pledged.iter().map(|(name, incarnation)| (*name, *incarnation)))
+            .chain(pledged)
             .filter(|(name, incarnation)| {
-                let (has_pledged, voted) = (pledged.get(name) == Some(incarnation), old.rule.has(name, incarnation));
-                let member = view.members.get(*name).filter(|member| member.incarnation.as_ref() == Some(*incarnation));
-                // After an outage of the store the record of a living member may be gone for a moment.
-                let fit = member.map_or(has_pledged && voted, |member| member.may_lead() && !member.tag("nosync"));
-                let lives = has_pledged || member.is_some_and(|member| member.state == "running");
-                **name != self.policy.me && fit && lives
+                // The record of a member may be gone for a moment, as after an outage of the store.
+                let fit = match view.members.get(*name) {
+                    Some(member) => {
+                        member.incarnation.as_ref() == Some(*incarnation) && member.may_lead() && !member.tag("nosync")
+                    }
+                    None => old.rule.has(name, incarnation),
+                };
+                **name != self.policy.me && fit
             })
             .map(|(name, incarnation)| (name.clone(), incarnation.clone()))
             .collect();
@@ -265,4 +289,9 @@ impl Turn<'_> {
         let needed = if wanted.strict { wanted.needed } else { wanted.needed.min(voters.len() as u32) };
         if needed == 0 { Rule::default() } else { Rule { voters, needed } }
     }
+}
+
+/// The member that a person wants to lead, now.
+fn requested(view: &ClusterView) -> Option<&MemberName> {
+    view.failover.as_ref().filter(|_| view.failover_due)?.value.member.as_ref()
 }

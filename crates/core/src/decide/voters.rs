@@ -166,17 +166,21 @@ impl Turn<'_> {
             rule.needed = floor;
             return Step::PublishFirst(if floor == 0 { Rule::default() } else { rule });
         }
-        // A strict rule gains nothing by dropping who is merely away, and whoever is dropped may not take over later. But
-        // a member that has to touch its data, or has already lost it, waits to be dropped: its own record tells.
-        let droppable = |name: &&MemberName| {
-            left >= published.needed
-                || (wanted.strict
-                    && view.members.get(*name).is_some_and(|member| touches_data(published, name, member)))
-        };
-        if let Some(name) = gone.iter().find(droppable) {
+        let drop_from = |names: &[MemberName]| {
             let mut rule = published.clone();
-            rule.voters.remove(name);
-            return Step::EnforceFirst(rule);
+            rule.voters.retain(|name, _| !names.contains(name));
+            Step::EnforceFirst(rule)
+        };
+        if left >= published.needed && !gone.is_empty() {
+            return drop_from(&gone[..1]);
+        }
+        // A strict rule gains nothing by dropping who is merely away, and whoever is dropped may not take over later. But
+        // a member that has to touch its data, or has already lost it, waits to be dropped: its own record tells. Those
+        // who are away go with it, since they could not confirm the barrier.
+        let waits =
+            |name: &MemberName| view.members.get(name).is_some_and(|member| touches_data(published, name, member));
+        if gone.iter().any(waits) {
+            return drop_from(&gone);
         }
         if published.needed < needed.min(left) {
             let mut rule = published.clone();

@@ -110,7 +110,7 @@ impl World {
         }
         // Nobody takes over while the cluster is paused, so PostgreSQL may outlive its lease.
         let paused = self.nodes[node].agent.view.as_ref().is_some_and(|view| view.paused);
-        if paused {
+        if paused || self.setup.unguarded {
             self.nodes[node].unfenced = true;
             return;
         }

@@ -156,6 +156,7 @@ impl World {
         let mut observation = self.observation(node, snapshot);
         self.mutate_observation(node, &mut observation);
         let policy = self.policy(node);
+        self.mutate_memory(node, &observation);
         let mut decision = decide(&policy, &self.nodes[node].agent.memory, &observation);
         self.mutate_decision(&mut decision);
         let again = decision.next_wake.saturating_sub(self.now).max(1);
