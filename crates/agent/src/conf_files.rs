@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use matriarch_postgres::conf::{self, Settings};
 use matriarch_postgres::hba::{self, Rules};
-use matriarch_postgres::sql::ConfigurationError;
+use matriarch_postgres::sql::{ConfigurationError, PendingRestart};
 use matriarch_postgres::{ControlData, Instance, Sql, check, control};
 
 /// One data directory's files.
 pub struct ConfFiles {
     instance: Arc<Instance>,
     state: Mutex<State>,
+    /// Held while files are written. A job that is cut short goes on writing for a moment, and what comes after it must
+    /// come after it in the files too.
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
@@ -25,13 +28,15 @@ struct State {
     rules: Vec<ConfigurationError>,
     /// The rules that were refused.
     refused: Option<Rules>,
+    /// Limits that a standby keeps as high as its primary has them.
+    kept: Vec<PendingRestart>,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl ConfFiles {
     pub fn new(instance: Arc<Instance>) -> ConfFiles {
-        ConfFiles { instance, state: Mutex::default() }
+        ConfFiles { instance, state: Mutex::default(), writing: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -51,15 +56,20 @@ impl ConfFiles {
         (!texts.is_empty()).then(|| texts.join("; "))
     }
 
+    /// Limits that come down at the next restart after the primary's, whether PostgreSQL knows of them yet or not.
+    pub fn kept(&self) -> Vec<PendingRestart> {
+        self.state().kept.clone()
+    }
+
     /// Writes everything for a server that does not run; names that were refused before are left out.
     pub async fn write_for_start(&self, settings: &Settings, rules: &Rules, standby: bool) -> Result<(), Failure> {
         let mut effective = conf::effective(&self.instance, settings)?;
         self.leave_out(settings, &mut effective);
         let refused = self.are_refused(rules);
         let control = if standby { Some(control::read(&self.instance).await?) } else { None };
+        self.clamp(&mut effective, control.as_ref());
         let (instance, rules) = (self.instance.clone(), rules.clone());
-        blocking(move || {
-            clamp(&mut effective, control.as_ref());
+        self.write(move || {
             instance.prepare_run_dir()?;
             for name in conf::strip_auto_conf(&instance)? {
                 tracing::warn!("{name} was set by ALTER SYSTEM and is ours to set: removed from postgresql.auto.conf");
@@ -81,7 +91,7 @@ impl ConfFiles {
             state.tried = Some(settings.parameters.clone());
         }
         let instance = self.instance.clone();
-        let remembered = blocking(move || Ok(hba::remember(&instance)?)).await;
+        let remembered = self.write(move || Ok(hba::remember(&instance)?)).await;
         if let Err(error) = remembered {
             tracing::warn!("{error}");
         }
@@ -94,17 +104,14 @@ impl ConfFiles {
             let mut effective = conf::effective(&self.instance, settings)?;
             self.try_out(settings, &mut effective).await?;
             let control = if standby { Some(control::read(&self.instance).await?) } else { None };
+            self.clamp(&mut effective, control.as_ref());
             let instance = self.instance.clone();
-            return blocking(move || {
-                clamp(&mut effective, control.as_ref());
-                Ok(conf::write(&instance, &effective)?)
-            })
-            .await;
+            return self.write(move || Ok(conf::write(&instance, &effective)?)).await;
         }
         let named = [hba::FILE, hba::IDENT_FILE].into_iter().find(|name| log.contains(name));
         let Some(name) = named.filter(|_| log.contains("could not load")) else { return Ok(false) };
         let instance = self.instance.clone();
-        let Some(aside) = blocking(move || Ok(hba::fall_back(&instance, name)?)).await? else { return Ok(false) };
+        let Some(aside) = self.write(move || Ok(hba::fall_back(&instance, name)?)).await? else { return Ok(false) };
         let error = log.lines().filter(|line| line.contains(name)).map(str::trim).collect::<Vec<_>>().join("; ");
         let file = aside.display().to_string();
         tracing::error!("the rules in {file} are refused, starting without them: {error}");
@@ -128,12 +135,9 @@ impl ConfFiles {
         } else {
             self.try_out(settings, &mut effective).await?;
         }
+        self.clamp(&mut effective, standby.as_ref());
         let instance = self.instance.clone();
-        blocking(move || {
-            clamp(&mut effective, standby.as_ref());
-            Ok(conf::write(&instance, &effective)?)
-        })
-        .await?;
+        self.write(move || Ok(conf::write(&instance, &effective)?)).await?;
         if !self.are_refused(rules) {
             let errors = hba::install(&self.instance, rules, sql).await?;
             for error in &errors {
@@ -145,6 +149,34 @@ impl ConfFiles {
         }
         // Also when nothing was written: an earlier agent may have died between writing and loading.
         Ok(sql.reload().await?)
+    }
+
+    /// A standby must not have less than the primary whose WAL it replays.
+    fn clamp(&self, effective: &mut BTreeMap<String, String>, standby: Option<&ControlData>) {
+        let wanted = effective.clone();
+        let raised = standby.map(|control| conf::clamp_for_standby(effective, control)).unwrap_or_default();
+        if !raised.is_empty() {
+            tracing::info!("kept as high as the primary has them until it was restarted: {}", raised.join(", "));
+        }
+        let kept = raised.into_iter().filter_map(|name| {
+            let (current, new) = (effective.get(name)?.clone(), wanted.get(name).cloned());
+            Some(PendingRestart { name: name.to_owned(), current, new })
+        });
+        self.state().kept = kept.collect();
+    }
+
+    /// Files are flushed to disk, which may take long; the loop must not wait for that.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let turn = self.writing.clone().lock_owned().await;
+        let written = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(turn);
+            done
+        });
+        written.await.expect("writing files does not panic and is not aborted")
     }
 
     fn were_tried(&self, settings: &Settings) -> bool {
@@ -172,18 +204,6 @@ impl ConfFiles {
         state.settings = refused;
         Ok(())
     }
-}
-
-fn clamp(effective: &mut BTreeMap<String, String>, standby: Option<&ControlData>) {
-    let raised = standby.map(|control| conf::clamp_for_standby(effective, control)).unwrap_or_default();
-    if !raised.is_empty() {
-        tracing::info!("kept as high as the primary has them until it was restarted: {}", raised.join(", "));
-    }
-}
-
-/// Files are flushed to disk, which may take long; the loop must not wait for that.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.expect("writing files does not panic and is not aborted")
 }
 
 #[cfg(test)]

@@ -79,14 +79,14 @@ pub async fn initdb(instance: &Instance, options: &InitdbOptions) -> Result<Inca
         owner::check_reachable(&instance.run_dir, owner)?;
     }
     instance.prepare_run_dir()?;
-    let dir = staging::begin(instance)?;
+    let dir = staging::begin(instance).await?;
     let password = PasswordFile::write(instance)?;
     let mut command = tool::command(instance, "initdb", &dir);
     command.args(arguments(instance, options, &dir, &password.0));
     let run = tool::run(command, |_| ()).await;
     drop(password);
     if let Err(source) = run {
-        staging::sweep(instance)?;
+        staging::sweep(instance).await?;
         return Err(InitdbError::Initdb { dir: instance.data_dir.clone(), source });
     }
     conf::ensure_include_in(instance, &dir)?;

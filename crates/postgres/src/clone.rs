@@ -154,7 +154,7 @@ pub async fn clone_from(
     options: &CloneOptions,
     progress: &watch::Sender<CloneProgress>,
 ) -> Result<Incarnation, CloneError> {
-    if let Some(pid) = process::tree(&instance.data_dir).first() {
+    if let Some(pid) = process::tree_async(&instance.data_dir).await.first() {
         return Err(CloneError::Running { dir: instance.data_dir.clone(), pid: *pid });
     }
     if let Some(owner) = &instance.owner {
@@ -162,9 +162,9 @@ pub async fn clone_from(
         owner::check_reachable(&instance.run_dir, owner)?;
     }
     instance.prepare_run_dir()?;
-    let dir = staging::begin(instance)?;
+    let dir = staging::begin(instance).await?;
     if options.old_data == OldData::RemoveFirst {
-        staging::remove_current(instance)?;
+        staging::remove_current(instance).await?;
     }
     progress.send_replace(CloneProgress::default());
     let mut command = tool::command(instance, "pg_basebackup", &dir);
@@ -185,24 +185,25 @@ pub async fn clone_from(
         }
     });
     if let Err(error) = run.await {
-        staging::sweep(instance)?;
+        staging::sweep(instance).await?;
         return Err(explain(instance, source, options, error));
     }
-    finish(instance, source, &dir)
+    finish(instance, source, dir).await
 }
 
-fn finish(instance: &Instance, source: &Source, dir: &std::path::Path) -> Result<Incarnation, CloneError> {
+async fn finish(instance: &Instance, source: &Source, dir: PathBuf) -> Result<Incarnation, CloneError> {
     let found = std::fs::read_to_string(dir.join("PG_VERSION")).unwrap_or_default();
     let ours = instance.binaries.version().major;
     if found.trim() != ours.to_string() {
-        staging::sweep(instance)?;
+        staging::sweep(instance).await?;
         let found = found.trim().to_owned();
         return Err(CloneError::OtherMajor { source_address: address(source), found, ours });
     }
-    conf::ensure_include_in(instance, dir)?;
-    instance.write_in(dir, conf::STANDBY_SIGNAL, b"")?;
-    let incarnation = incarnation::renew_in(instance, dir)?;
+    conf::ensure_include_in(instance, &dir)?;
+    instance.write_in(&dir, conf::STANDBY_SIGNAL, b"")?;
+    let incarnation = incarnation::renew_in(instance, &dir)?;
     staging::replace(instance)?;
+    staging::sweep(instance).await?;
     Ok(incarnation)
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use matriarch_core::{Lsn, Timeline};
 
+use crate::blocking;
 use crate::files::FileError;
 use crate::instance::Instance;
 use crate::staging;
@@ -178,24 +179,8 @@ pub enum InspectError {
 
 /// Looks at the instance's data directory; changes nothing, and works while PostgreSQL runs.
 pub async fn inspect(instance: &Instance) -> Result<DataDirState, InspectError> {
-    let dir = &instance.data_dir;
-    let unbuilt =
-        |state| if staging::is_unfinished(instance) { DataDirState::Incomplete(Unfinished::Build) } else { state };
-    let mut entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(unbuilt(DataDirState::Missing)),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            return Ok(DataDirState::Garbage("it is a file, not a directory".into()));
-        }
-        Err(error) => return Err(FileError::new("list", dir, error).into()),
-    };
-    if entries.next().is_none() {
-        return Ok(unbuilt(DataDirState::Empty));
-    }
-    if staging::is_rewinding(instance) {
-        return Ok(DataDirState::Incomplete(Unfinished::Rewind));
-    }
-    if let Some(odd) = check_shape(instance, dir) {
+    let copy = instance.clone();
+    if let Some(odd) = blocking::run(move || shape(&copy)).await? {
         return Ok(odd);
     }
     match read(instance).await {
@@ -203,6 +188,28 @@ pub async fn inspect(instance: &Instance) -> Result<DataDirState, InspectError> 
         Err(ControlError::Unreadable(why)) => Ok(DataDirState::Garbage(why)),
         Err(ControlError::Tool(error)) => Err(error.into()),
     }
+}
+
+/// What the directory is, unless it looks like one that can be started. A dead disk makes this wait.
+fn shape(instance: &Instance) -> Result<Option<DataDirState>, InspectError> {
+    let dir = &instance.data_dir;
+    let unbuilt =
+        |state| if staging::is_unfinished(instance) { DataDirState::Incomplete(Unfinished::Build) } else { state };
+    let mut entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(unbuilt(DataDirState::Missing))),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Ok(Some(DataDirState::Garbage("it is a file, not a directory".into())));
+        }
+        Err(error) => return Err(FileError::new("list", dir, error).into()),
+    };
+    if entries.next().is_none() {
+        return Ok(Some(unbuilt(DataDirState::Empty)));
+    }
+    if staging::is_rewinding(instance) {
+        return Ok(Some(DataDirState::Incomplete(Unfinished::Rewind)));
+    }
+    Ok(check_shape(instance, dir))
 }
 
 fn check_shape(instance: &Instance, dir: &Path) -> Option<DataDirState> {

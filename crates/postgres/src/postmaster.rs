@@ -121,7 +121,7 @@ pub struct Postmaster {
 /// appended to `log_file`. The settings and rules must have been written ([`conf::write`], [`crate::hba::write`]).
 /// Must be called within a tokio runtime.
 pub async fn start(instance: &Instance, start_as: StartAs, log_file: &Path) -> Result<Postmaster, StartError> {
-    let pids = process::tree(&instance.data_dir);
+    let pids = process::tree_async(&instance.data_dir).await;
     if !pids.is_empty() {
         return Err(StartError::Occupied { dir: instance.data_dir.clone(), pids });
     }
@@ -133,6 +133,13 @@ pub async fn start(instance: &Instance, start_as: StartAs, log_file: &Path) -> R
     if start_as == StartAs::Primary {
         refuse_standby(instance).await?;
     }
+    prepare(instance, start_as)?;
+    spawn(instance, log_file)
+}
+
+/// The files that PostgreSQL must find, and must not find, when it starts. Not on another thread: when its caller is
+/// dropped, no signal file may appear or go behind the back of the next start.
+fn prepare(instance: &Instance, start_as: StartAs) -> Result<(), StartError> {
     instance.prepare_run_dir()?;
     remove_stale_locks(instance)?;
     conf::ensure_include(instance)?;
@@ -143,7 +150,7 @@ pub async fn start(instance: &Instance, start_as: StartAs, log_file: &Path) -> R
         StartAs::Primary => conf::remove_signals(instance)?,
         StartAs::Standby => conf::set_standby(instance)?,
     }
-    spawn(instance, log_file)
+    Ok(())
 }
 
 async fn refuse_standby(instance: &Instance) -> Result<(), StartError> {

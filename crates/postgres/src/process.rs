@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::blocking;
 use crate::files::parent;
 
 /// Programs that work in a data directory and may be ended with it. A shell that stands there is left alone.
@@ -179,9 +180,13 @@ pub fn terminate(pid: u32, data_dir: &Path) -> Result<bool, KillError> {
 /// [`kill_tree`] on a thread of its own.
 pub async fn kill_tree_async(data_dir: &Path, limit: Duration) -> Result<usize, KillError> {
     let dir = data_dir.to_owned();
-    tokio::task::spawn_blocking(move || kill_tree(&dir, limit))
-        .await
-        .expect("kill_tree does not panic and is not aborted")
+    blocking::run(move || kill_tree(&dir, limit)).await
+}
+
+/// [`tree`] on a thread of its own: a host may have thousands of processes.
+pub async fn tree_async(data_dir: &Path) -> Vec<u32> {
+    let dir = data_dir.to_owned();
+    blocking::run(move || tree(&dir)).await
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ pub async fn rewind(
     source: &Source,
     leader_timeline: Timeline,
 ) -> Result<RewindOutcome, RewindError> {
-    process::kill_tree(&instance.data_dir, Duration::from_secs(10))?;
+    process::kill_tree_async(&instance.data_dir, Duration::from_secs(10)).await?;
     instance.prepare_run_dir()?;
     let before = control::read(instance).await?;
     let kept = Kept::read(instance);

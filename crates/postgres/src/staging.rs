@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use crate::blocking;
 use crate::files::{self, Context, FileError, beside, fsync_dir, parent};
 use crate::instance::Instance;
 use crate::process::{self, KillError};
@@ -76,16 +77,26 @@ pub enum StagingError {
 }
 
 /// Ends and removes what an earlier try left, and makes an empty directory of the owner's to build in.
-pub(crate) fn begin(instance: &Instance) -> Result<PathBuf, StagingError> {
+pub(crate) async fn begin(instance: &Instance) -> Result<PathBuf, StagingError> {
+    let instance = instance.clone();
+    blocking::run(move || begin_now(&instance)).await
+}
+
+fn begin_now(instance: &Instance) -> Result<PathBuf, StagingError> {
     let dir = new_dir(instance);
     process::kill_tree(&dir, TOOLS_END)?;
-    sweep(instance)?;
+    sweep_now(instance)?;
     files::make_dir(&dir, 0o700, instance.owner.as_ref())?;
     Ok(dir)
 }
 
 /// Removes what we built and what we moved aside; the data directory itself stays.
-pub(crate) fn sweep(instance: &Instance) -> Result<(), FileError> {
+pub(crate) async fn sweep(instance: &Instance) -> Result<(), FileError> {
+    let instance = instance.clone();
+    blocking::run(move || sweep_now(&instance)).await
+}
+
+fn sweep_now(instance: &Instance) -> Result<(), FileError> {
     files::remove_tree(&new_dir(instance))?;
     // Between the two renames of `replace` the moved-aside directory is the only one there is.
     if instance.data_dir.exists() {
@@ -106,7 +117,8 @@ pub(crate) fn place(instance: &Instance) -> Result<(), StagingError> {
     Ok(fsync_dir(parent(data))?)
 }
 
-/// Puts the new directory in place of whatever is there and removes that afterwards.
+/// Puts the new directory in place of whatever is there; [`sweep`] then removes that. Not on another thread: when its
+/// caller is dropped, the directory must not change any more.
 pub(crate) fn replace(instance: &Instance) -> Result<(), StagingError> {
     let (data, new) = (&instance.data_dir, new_dir(instance));
     if fs::symlink_metadata(data).is_err() {
@@ -118,20 +130,20 @@ pub(crate) fn replace(instance: &Instance) -> Result<(), StagingError> {
         place(instance)?;
     }
     fsync_dir(parent(data))?;
-    clear_rewinding(instance)?;
-    Ok(sweep(instance)?)
+    Ok(clear_rewinding(instance)?)
 }
 
 /// Removes whatever is in the data directory's place, for a file system that cannot hold two copies.
-pub(crate) fn remove_current(instance: &Instance) -> Result<(), FileError> {
-    files::remove_tree(&old_dir(instance))?;
+pub(crate) async fn remove_current(instance: &Instance) -> Result<(), FileError> {
     let aside = old_dir(instance);
+    let leftover = aside.clone();
+    blocking::run(move || files::remove_tree(&leftover)).await?;
     match fs::rename(&instance.data_dir, &aside) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         renamed => renamed.doing("move aside", &instance.data_dir)?,
     }
     // Renamed first, so that a crash while deleting never leaves half a data directory in place.
-    files::remove_tree(&aside)?;
+    blocking::run(move || files::remove_tree(&aside)).await?;
     fsync_dir(parent(&instance.data_dir))
 }
 

@@ -78,3 +78,32 @@ async fn logical_slots_are_made_in_their_database() {
         assert!(matches!(&error, SqlError::Connect { .. }) && error.to_string().contains("nowhere"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn replicas_of_newer_majors_copy_logical_slots() {
+    for binaries in majors() {
+        if binaries.version().major < 17 {
+            continue;
+        }
+        let lab = Lab::new(&binaries);
+        let (mut a, mut b) = (lab.node("a"), lab.node("b"));
+        for node in [&mut a, &mut b] {
+            node.settings.parameters.insert("wal_level".into(), "logical".into());
+            node.settings.sync_slots = true;
+        }
+        let (_a_postmaster, a_sql) = a.bootstrap().await;
+        let (_b_postmaster, b_sql) = b.join(&a, &a_sql).await;
+        let wanted = LogicalSlot { name: "cdc".into(), database: "postgres".into(), plugin: "pgoutput".into() };
+        assert!(wanted.create(&a.instance).await.unwrap());
+        until("the replica has copied the slot", async || {
+            // The copy becomes permanent once the replica has passed the position of the original.
+            a_sql.query("write", "SELECT pg_log_standby_snapshot()", LONG).await.unwrap();
+            slot(&b_sql, "cdc").await.is_some_and(|slot| slot.synced && !slot.temporary)
+        })
+        .await;
+        b_sql.promote(LONG).await.unwrap();
+        let kept = slot(&b_sql, "cdc").await.unwrap();
+        assert!(kept.confirmed_lsn.is_some(), "{kept:?}");
+        assert!(!wanted.create(&b.instance).await.unwrap(), "the slot was made anew");
+    }
+}
