@@ -1,7 +1,7 @@
 //! Everything that can wake the agent.
 
 use matriarch_api::RestartRequest;
-use matriarch_core::decide::{Finished, Settings};
+use matriarch_core::decide::Finished;
 use matriarch_dcs::StoreError;
 use tokio::sync::oneshot;
 
@@ -39,10 +39,10 @@ pub enum Event {
     ServerGone,
     /// The data directory was looked at.
     DataSeen(Box<DataReport>),
+    /// A standby does not replay because these settings are lower than its primary's.
+    LimitsTooLow(Vec<String>),
     /// Settings were written and loaded, or not.
     Configured {
-        /// Which.
-        settings: Settings,
         /// Why not.
         failure: Option<String>,
     },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use matriarch_core::decide::{Data, DataFacts, Finished, Job, Millis, Running, Server, Settings};
+use matriarch_core::decide::{Data, DataFacts, Finished, Job, Millis, Running, Server};
 use matriarch_core::{Incarnation, MemberName};
 use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::clone::CloneProgress;
@@ -28,6 +28,11 @@ use crate::options::Options;
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// How long a replica that receives nothing may take to replay its local WAL before we ask again.
 const REPLAY_LIMIT: Duration = Duration::from_millis(500);
+
+/// How often PostgreSQL is asked which settings wait for a restart.
+const PENDING_INTERVAL: Millis = 10_000;
+/// How long it is asked at every look after settings were loaded.
+const PENDING_AFTER_RELOAD: Millis = 3_000;
 
 /// One look at a running server.
 pub struct Sighting {
@@ -69,8 +74,10 @@ pub struct Pg {
     pub server: Server,
     /// The newest answer, while it runs.
     pub probe: Option<Probe>,
-    /// Settings that wait for a restart.
-    pub pending_restart: Vec<PendingRestart>,
+    /// Settings that wait for a restart, as PostgreSQL says.
+    pending_restart: Vec<PendingRestart>,
+    pending_due: Millis,
+    configured_at: Millis,
     /// Why a standby that should stream cannot, as its log tells.
     pub stream_problem: Option<String>,
     /// The newest job that ended.
@@ -101,6 +108,8 @@ impl Pg {
             server: Server::Stopped,
             probe: None,
             pending_restart: Vec::new(),
+            pending_due: 0,
+            configured_at: 0,
             stream_problem: None,
             finished: None,
             progress: Arc::new(watch::channel(CloneProgress::default()).0),
@@ -235,9 +244,23 @@ impl Pg {
         });
     }
 
-    /// Asked for seldom: it reads files.
-    fn pending_restart_is_due(&self) -> bool {
-        (boot_clock_ms() / 1000).is_multiple_of(10) || self.probe.is_none()
+    /// Asked for seldom, since it reads files, and for a moment after new settings, which PostgreSQL loads in its own time.
+    fn pending_restart_is_due(&mut self) -> bool {
+        let now = boot_clock_ms();
+        let due = now >= self.pending_due || now < self.configured_at + PENDING_AFTER_RELOAD || self.probe.is_none();
+        if due {
+            self.pending_due = now + PENDING_INTERVAL;
+        }
+        due
+    }
+
+    /// Settings that wait for a restart, also those that a standby keeps until its primary has followed.
+    pub fn pending_restarts(&self) -> Vec<PendingRestart> {
+        let mut pending = self.pending_restart.clone();
+        let kept = self.files.kept();
+        pending
+            .extend(kept.into_iter().filter(|kept| !self.pending_restart.iter().any(|known| known.name == kept.name)));
+        pending
     }
 
     /// Takes a sighting into account.
@@ -279,7 +302,8 @@ impl Pg {
     fn why_no_stream(&self, probe: &Probe) -> Option<String> {
         let wanted = probe.in_recovery && probe.receiver.is_none() && !probe.primary_conninfo.is_empty();
         let log = self.postmaster.as_ref().filter(|_| wanted)?.log_tail();
-        let signs = ["could not connect to the primary server", "could not start WAL streaming", "could not receive data"];
+        let signs =
+            ["could not connect to the primary server", "could not start WAL streaming", "could not receive data"];
         let line = log.lines().rev().find(|line| signs.iter().any(|sign| line.contains(sign)))?;
         let text = line.split_once(":  ").map_or(line, |(_, text)| text);
         Some(format!("it cannot stream: {}", text.trim()))
@@ -413,7 +437,8 @@ impl Pg {
     }
 
     /// The newest settings that a decision asked for were loaded: look at once.
-    pub fn configured(&mut self, _settings: &Settings) {
+    pub fn configured(&mut self) {
+        self.configured_at = boot_clock_ms();
         self.look();
     }
 }

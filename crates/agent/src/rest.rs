@@ -16,6 +16,9 @@ use crate::shared::Shared;
 /// How long a switchover may take before the person who asked is told that it has not happened.
 const SWITCHOVER_LIMIT: Duration = Duration::from_secs(60);
 
+/// The same for a failover while nobody leads: a member that can take over does so within seconds.
+const LEADERLESS_LIMIT: Duration = Duration::from_secs(20);
+
 /// The agent behind the API.
 pub struct AgentBackend {
     shared: Arc<Shared>,
@@ -57,12 +60,11 @@ impl AgentBackend {
         }
     }
 
-    /// Asks for another primary and waits until there is one, or until the leader has refused.
+    /// Asks for another primary and waits until there is one, or until it is clear that there will be none.
     async fn move_primary(&self, request: FailoverRequest) -> Result<CommandDone, CommandError> {
-        let before = self.shared.shown();
-        let old = before.cluster.matriarch.leader.clone();
+        let before = self.shared.shown().cluster;
         let text = serde_json::to_string(&request).expect("names and times are JSON");
-        if !self.commit(Txn::new().absent(key::FAILOVER).put(key::FAILOVER, text)).await? {
+        if !self.commit(Txn::new().absent(key::FAILOVER).put(key::FAILOVER, text.clone())).await? {
             return Err(CommandError::Conflict(
                 "a switchover is already asked for; cancel it or wait until it is done".to_owned(),
             ));
@@ -70,44 +72,84 @@ impl AgentBackend {
         if let Some(at) = &request.scheduled_at {
             return Ok(CommandDone::scheduled(format!("Switchover scheduled at {at}")));
         }
-        let epoch = before.cluster.matriarch.epoch;
+        let (name, limit) = match (&request.leader, &before.matriarch.leader) {
+            (None, None) => ("Failover", LEADERLESS_LIMIT),
+            (None, Some(_)) => ("Failover", SWITCHOVER_LIMIT),
+            (Some(_), _) => ("Switchover", SWITCHOVER_LIMIT),
+        };
+        let (old, wanted) = (before.matriarch.leader.as_ref(), request.member.as_ref().map(ToString::to_string));
+        match tokio::time::timeout(limit, self.next_leader(&before)).await {
+            Ok(Ok(leader)) if Some(&leader) == old => {
+                Err(CommandError::Failed(format!("{name} failed: {leader} leads again")))
+            }
+            Ok(Ok(leader)) if wanted.as_ref().is_some_and(|wanted| *wanted != leader) => Err(CommandError::Failed(
+                format!("{name} ended with \"{leader}\" as the leader instead of \"{}\"", wanted.unwrap_or_default()),
+            )),
+            Ok(Ok(leader)) => Ok(CommandDone::done(match name {
+                "Failover" => format!("Successfully failed over to \"{leader}\""),
+                _ => format!("Successfully switched over to \"{leader}\""),
+            })),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(self.withdraw(name, limit, &text).await),
+        }
+    }
+
+    /// The leader of an epoch after the one of `before`, as soon as its PostgreSQL runs as the primary.
+    async fn next_leader(&self, before: &ClusterStatus) -> Result<String, CommandError> {
         let mut watch = self.shared.watch();
         let mut tick = tokio::time::interval(Duration::from_millis(100));
-        let wait = async {
-            loop {
-                tokio::select! {
-                    _ = tick.tick() => {}
-                    changed = watch.changed() => if changed.is_err() { return Err(CommandError::Failed("the agent is stopping".to_owned())) },
-                }
-                let shown = watch.borrow_and_update().clone();
-                let cluster = &shown.cluster;
-                let leader = cluster.members.iter().find(|member| member.role == "leader" && member.state == "running");
-                if let Some(leader) = leader.filter(|leader| {
-                    cluster.matriarch.epoch > epoch && Some(&leader.name) == cluster.matriarch.leader.as_ref()
-                }) {
-                    return Ok(leader.name.clone());
-                }
-                let snapshot =
-                    self.shared.store.read().await.map_err(|error| CommandError::StoreAway(error.to_string()))?;
-                let same = snapshot.value(key::LEADER) == old.as_deref() && old.is_some();
-                if same && snapshot.get(key::FAILOVER).is_none() {
-                    let problem = cluster.members.iter().find_map(|member| member.problem.clone());
-                    let text = problem.unwrap_or_else(|| "the leader has called the switchover off".to_owned());
-                    return Err(CommandError::Impossible(text));
-                }
+        let old = before.matriarch.leader.as_deref();
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                changed = watch.changed() => if changed.is_err() {
+                    return Err(CommandError::Failed("the agent is stopping".to_owned()));
+                },
             }
-        };
-        match tokio::time::timeout(SWITCHOVER_LIMIT, wait).await {
-            Ok(Ok(leader)) if Some(&leader) == old.as_ref() => {
-                Err(CommandError::Failed(format!("Switchover failed: {leader} leads again")))
+            let cluster = watch.borrow_and_update().cluster.clone();
+            let leader = cluster.members.iter().find(|member| member.role == "leader" && member.state == "running");
+            if let Some(leader) = leader.filter(|leader| {
+                cluster.matriarch.epoch > before.matriarch.epoch
+                    && Some(&leader.name) == cluster.matriarch.leader.as_ref()
+            }) {
+                return Ok(leader.name.clone());
             }
-            Ok(Ok(leader)) => Ok(CommandDone::done(format!("Successfully switched over to \"{leader}\""))),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(CommandError::Failed(format!(
-                "Switchover has not happened within {} s; see the leader's log and 'matriarch status'",
-                SWITCHOVER_LIMIT.as_secs()
-            ))),
+            let snapshot =
+                self.shared.store.read().await.map_err(|error| CommandError::StoreAway(error.to_string()))?;
+            let same = snapshot.value(key::LEADER) == old;
+            if same && snapshot.get(key::FAILOVER).is_none() {
+                let leader = cluster.members.iter().find(|row| Some(row.name.as_str()) == old);
+                let text = match (old, leader.and_then(|row| row.problem.clone())) {
+                    (_, Some(problem)) => problem,
+                    (Some(leader), None) => format!("{leader} has called it off; see its log"),
+                    (None, None) => "it was cancelled".to_owned(),
+                };
+                return Err(CommandError::Impossible(text));
+            }
         }
+    }
+
+    /// Takes a request back that nobody has carried out, so that nobody does when it is no longer expected.
+    async fn withdraw(&self, name: &str, limit: Duration, request: &str) -> CommandError {
+        let withdrawn = self.commit(Txn::new().value(key::FAILOVER, request).delete(key::FAILOVER)).await;
+        let outcome = match withdrawn {
+            Ok(true) => "and was withdrawn",
+            Ok(false) => "yet",
+            Err(_) => "and could not be withdrawn: cancel it when the store is back",
+        };
+        let cluster = self.shared.shown().cluster;
+        let problems =
+            cluster.members.iter().filter_map(|row| Some(format!("{}: {}", row.name, row.problem.as_ref()?)));
+        let mut problems = problems.collect::<Vec<_>>().join("; ");
+        if problems.is_empty() {
+            problems = match &cluster.matriarch.leader {
+                Some(leader) => format!("see the log of {leader}"),
+                None => "nobody leads, and no member that answers is known to hold everything that was acknowledged: \
+                         start the missing members"
+                    .to_owned(),
+            };
+        }
+        CommandError::Failed(format!("{name} has not happened within {} s {outcome}: {problems}", limit.as_secs()))
     }
 
     async fn ask(&self, request: Request) -> Result<CommandDone, CommandError> {

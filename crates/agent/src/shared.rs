@@ -60,6 +60,14 @@ impl Shared {
         self.send(Event::Stop);
     }
 
+    /// Has the agent read its configuration file again, as on SIGHUP; how it went is logged.
+    pub async fn reload(&self) {
+        match self.ask(Request::Reload).await {
+            Ok(done) => tracing::info!("{done}"),
+            Err(failure) => tracing::error!("the configuration was not loaded again: {failure}"),
+        }
+    }
+
     fn send(&self, event: Event) -> bool {
         let mailbox = self.mailbox.lock().unwrap_or_else(PoisonError::into_inner);
         mailbox.as_ref().is_some_and(|mailbox| mailbox.send(event).is_ok())

@@ -78,8 +78,12 @@ fn keep_in_order(wanted: &Wanted, slot: &SlotRow) -> Option<Step> {
         Some(Step::Advance(name.clone(), ahead))
     };
     if let Some((_, position)) = wanted.permanent.get(&slot.name) {
+        if !wanted.primary && kind == SlotKind::Logical {
+            // Left from when this was the primary: PostgreSQL's own copy (17 and later) needs the name.
+            return Some(Step::Drop(name, "it is stale on a replica"));
+        }
         // On the primary its consumer moves it.
-        return if wanted.primary || kind == SlotKind::Logical { None } else { forward(*position) };
+        return if wanted.primary { None } else { forward(*position) };
     }
     if kind == SlotKind::Physical {
         if let Some(position) = wanted.members.get(&slot.name) {

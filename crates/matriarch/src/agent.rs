@@ -12,10 +12,11 @@ use matriarch_postgres::bootstrap::InitdbOptions;
 use matriarch_postgres::conf::ServerTls;
 use matriarch_postgres::{Binaries, Credentials, Instance, Owner, owner};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::logging::{self, LogFormat};
-use crate::proxy::stop_asked;
+use crate::proxy::{beside_agent, stop_asked};
 use crate::store::{self, StoreAddress};
 
 /// `agent`.
@@ -57,6 +58,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         stop_asked(args.supervised).await;
         told.stop();
     });
+    tokio::spawn(reload_on_hangup(shared.clone()));
     tracing::info!(
         "agent of member {} of cluster {}, PostgreSQL {} in {}",
         config.name,
@@ -64,10 +66,25 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         options.instance.binaries.version().text,
         options.instance.data_dir.display()
     );
+    let proxy = match &config.proxy {
+        Some(proxy) => Some(beside_agent(proxy, store.clone(), api_down.clone()).await?),
+        None => None,
+    };
     let result = Shell::new(options, store, shared).run().await;
     api_down.cancel();
+    if let Some(proxy) = proxy {
+        let _ = proxy.await;
+    }
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), api).await;
     result
+}
+
+/// The habit of every daemon: SIGHUP loads the configuration again.
+async fn reload_on_hangup(shared: Arc<Shared>) {
+    let mut hangup = signal(SignalKind::hangup()).expect("SIGHUP can be handled");
+    while hangup.recv().await.is_some() {
+        shared.reload().await;
+    }
 }
 
 async fn listen(config: &LocalConfig) -> anyhow::Result<TcpListener> {

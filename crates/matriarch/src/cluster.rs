@@ -31,6 +31,17 @@ pub struct Which {
     /// Name of the cluster in the store: `scope` of its configuration files
     #[arg(long, global = true, value_name = "NAME", env = "MATRIARCH_SCOPE", help_heading = WHICH)]
     pub scope: Option<String>,
+    /// Where clusters live in the store: `namespace` of their configuration files
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "MATRIARCH_NAMESPACE",
+        default_value = "/service",
+        requires = "store",
+        help_heading = WHICH
+    )]
+    pub namespace: String,
     /// Token for commands, when the cluster was not made by `matriarch up`
     #[arg(
         long,
@@ -41,6 +52,17 @@ pub struct Which {
         help_heading = WHICH
     )]
     pub token: Option<String>,
+}
+
+impl Which {
+    fn store_scope(&self) -> anyhow::Result<&str> {
+        self.scope.as_deref().context("--store needs --scope, the name of the cluster in it")
+    }
+
+    /// What the keys of a cluster begin with.
+    fn prefix(&self, scope: &str) -> String {
+        format!("/{}/{scope}/", self.namespace.trim_matches('/'))
+    }
 }
 
 /// Directory of a cluster that was not given one.
@@ -181,11 +203,10 @@ pub async fn find(which: &Which) -> anyhow::Result<Found> {
 /// Finds the cluster's store.
 pub async fn find_store(which: &Which) -> anyhow::Result<Place> {
     if let Some(address) = &which.store {
-        let scope = which.scope.as_deref().context("--store needs --scope, the name of the cluster in it")?;
-        return Ok(Place { address: address.clone(), prefix: format!("/service/{scope}/") });
+        return Ok(Place { address: address.clone(), prefix: which.prefix(which.store_scope()?) });
     }
     let cluster = find_local(which)?;
-    Ok(Place { address: StoreAddress::Sqlite(cluster.store()), prefix: format!("/service/{}/", cluster.scope) })
+    Ok(Place { address: StoreAddress::Sqlite(cluster.store()), prefix: which.prefix(&cluster.scope) })
 }
 
 fn find_local(which: &Which) -> anyhow::Result<LocalCluster> {
@@ -213,8 +234,8 @@ fn find_local(which: &Which) -> anyhow::Result<LocalCluster> {
 }
 
 async fn from_store(which: &Which, address: &StoreAddress) -> anyhow::Result<Target> {
-    let scope = which.scope.as_deref().context("--store needs --scope, the name of the cluster in it")?;
-    let store = store::open(address, &format!("/service/{scope}/"), false).await?;
+    let scope = which.store_scope()?;
+    let store = store::open(address, &which.prefix(scope), false).await?;
     let reading = matriarch_agent::view::read(&store.read().await?, None, jiff::Timestamp::now());
     let members: Vec<Endpoint> = reading
         .view

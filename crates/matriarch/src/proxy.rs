@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use matriarch_config::Listen;
+use matriarch_dcs::Store;
 use matriarch_proxy::{Proxy, ProxyConfig, Routes};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{self, Which};
@@ -82,6 +85,38 @@ pub async fn run(args: ProxyArgs, which: Which) -> anyhow::Result<()> {
     });
     proxy.run(receiver, stop).await?;
     Ok(())
+}
+
+/// The proxy of an agent, by its local configuration: listens now, runs until `stop`, then drains.
+pub async fn beside_agent(
+    config: &matriarch_config::Proxy,
+    store: Arc<dyn Store>,
+    stop: CancellationToken,
+) -> anyhow::Result<JoinHandle<()>> {
+    let addresses = |listen: &Option<Listen>| listen.as_ref().map(Listen::socket_addrs);
+    let proxy = Proxy::bind(ProxyConfig {
+        read_write: addresses(&config.read_write),
+        read_only: addresses(&config.read_only),
+        hold_timeout: config.hold_timeout,
+        hold_limit: config.hold_limit,
+        max_connections: config.max_connections,
+        max_replica_lag_bytes: Some(config.maximum_lag),
+        read_only_falls_back_to_primary: config.read_only_falls_back,
+        connect_timeout: config.connect_timeout,
+        startup_timeout: config.startup_timeout,
+        drain_timeout: config.drain_timeout,
+        accept_proxy_protocol: config.accept_proxy_protocol,
+        send_proxy_protocol: config.send_proxy_protocol,
+        ..ProxyConfig::default()
+    });
+    let proxy = proxy.await?;
+    let (sender, receiver) = watch::channel(Arc::new(Routes::default()));
+    tokio::spawn(routes::follow(store, sender));
+    Ok(tokio::spawn(async move {
+        if let Err(error) = proxy.run(receiver, stop).await {
+            tracing::error!("the proxy has ended: {error}");
+        }
+    }))
 }
 
 fn config(args: &ProxyArgs) -> anyhow::Result<ProxyConfig> {

@@ -73,12 +73,10 @@ impl Shell {
         match command {
             Request::Restart(request) => self.ask_for_restart(request, reply),
             Request::CancelRestart => self.cancel_restart(reply),
-            Request::Reload => {
-                match self.reload_local() {
-                    Ok(done) => reply.done(None, &done),
-                    Err(failure) => reply.done(Some(failure), ""),
-                }
-            }
+            Request::Reload => match self.reload_local() {
+                Ok(done) => reply.done(None, &done),
+                Err(failure) => reply.done(Some(failure), ""),
+            },
             Request::Reinitialize { .. } if self.leader_name().is_none_or(|leader| leader == self.options.name()) => {
                 reply.done(Some("only a replica of a living leader can be reinitialized".to_owned()), "");
             }

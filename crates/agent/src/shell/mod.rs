@@ -2,6 +2,7 @@
 //! but the next event.
 
 mod act;
+mod limits;
 mod observe;
 mod publish;
 mod restart;
@@ -17,6 +18,7 @@ use matriarch_config::{DynamicConfig, LocalConfig};
 use matriarch_core::MemberName;
 use matriarch_core::decide::{Job, Memory, Millis, Policy, Server, decide};
 use matriarch_dcs::{Committed, Revision, Store, boot_clock_ms};
+use matriarch_postgres::hba;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
@@ -57,6 +59,9 @@ pub struct Shell {
     stopping: bool,
     reinit: bool,
     last_why: &'static str,
+    /// Nobody comes in through the Unix socket without a password.
+    socket_is_safe: bool,
+    limits_due: Millis,
     problem: Option<String>,
     shared: Arc<Shared>,
 }
@@ -96,6 +101,8 @@ impl Shell {
             stopping: false,
             reinit: false,
             last_why: "",
+            socket_is_safe: false,
+            limits_due: 0,
             problem: None,
             shared,
             options,
@@ -146,6 +153,7 @@ impl Shell {
     /// Time has passed: look again at what tells nobody when it changes.
     fn tick(&mut self) {
         self.pg.notice_deleted_data();
+        self.look_at_rules();
         if self.problem.is_some() {
             self.pg.look_at_data_again();
         }
@@ -153,6 +161,11 @@ impl Shell {
         if self.storage.committing.is_none() && self.view_is_old {
             self.storage.read();
         }
+    }
+
+    /// People edit the file by hand, too; it is small.
+    fn look_at_rules(&mut self) {
+        self.socket_is_safe = !hba::is_unsafe_now(self.pg.instance());
     }
 
     fn policy(&self) -> Policy {
@@ -180,6 +193,7 @@ impl Shell {
         self.tell_guard();
         let restart = self.start_restart(now);
         self.storage.renew_member_if_due(now);
+        self.look_at_limits(now);
         self.publish(now);
         self.keep_slots(now);
         self.keep_certificates_and_log(now);
@@ -225,10 +239,11 @@ impl Shell {
             Event::Seen(sighting) => self.pg.seen(*sighting),
             Event::ServerGone => self.pg.gone(),
             Event::DataSeen(report) => self.pg.data_seen(*report),
-            Event::Configured { settings, failure } => {
+            Event::LimitsTooLow(names) => self.limits_too_low(&names),
+            Event::Configured { failure } => {
                 self.configuring = false;
                 match failure {
-                    None => self.pg.configured(&settings),
+                    None => self.pg.configured(),
                     Some(failure) => {
                         tracing::error!("the settings could not be written: {failure}");
                         self.configured = None;

@@ -3,7 +3,7 @@
 use matriarch_core::decide::{Data, Job, Millis, Purpose, Server};
 use matriarch_core::record::{HistoryEntry, MemberRecord, Role, StatusRecord, key};
 use matriarch_core::transaction::Txn;
-use matriarch_postgres::{hba, history};
+use matriarch_postgres::history;
 
 use super::Shell;
 
@@ -51,6 +51,7 @@ impl Shell {
         let standby = probe.is_none_or(|probe| probe.in_recovery);
         let reading = self.reading.as_ref();
         let sync = reading.and_then(|reading| reading.view.sync.as_ref());
+        let pending_restarts = self.pg.pending_restarts();
         MemberRecord {
             conn_url: format!("postgres://{}/postgres", options.postgres_address),
             api_url: format!("{}/patroni", options.api_url),
@@ -71,10 +72,8 @@ impl Shell {
             upstream: self.pg.upstream(),
             timeline: probe.map(|probe| probe.timeline),
             tags: options.tags.clone(),
-            pending_restart: !self.pg.pending_restart.is_empty(),
-            pending_restart_reason: self
-                .pg
-                .pending_restart
+            pending_restart: !pending_restarts.is_empty(),
+            pending_restart_reason: pending_restarts
                 .iter()
                 .map(|pending| {
                     let new = pending.new.clone().unwrap_or_default();
@@ -85,8 +84,8 @@ impl Shell {
             pause: self.config.pause,
             incarnation: self.pg.incarnation(),
             epoch: sync.map_or(0, |sync| sync.value.epoch),
-            unix_socket: (!hba::has_unsafe_local_rules(self.config.postgresql.pg_hba.iter().map(String::as_str)))
-                .then(|| options.instance.socket_path().to_string_lossy().into_owned()),
+            // A proxy that comes through the socket would lend its identity to whoever it serves.
+            unix_socket: self.socket_is_safe.then(|| options.instance.socket_path().to_string_lossy().into_owned()),
             host_id: Some(options.host_id.clone()),
             tls: crate::policy::parameters(&self.config).get("ssl").is_some_and(|ssl| ssl == "on"),
             problem: self.problem.clone(),

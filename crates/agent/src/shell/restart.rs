@@ -117,7 +117,7 @@ impl Shell {
                 return Err(format!("PostgreSQL {version} is not older than {limit}"));
             }
         }
-        if request.only_pending && self.pg.pending_restart.is_empty() {
+        if request.only_pending && self.pg.pending_restarts().is_empty() {
             return Err("no parameter waits for a restart".to_owned());
         }
         Ok(())

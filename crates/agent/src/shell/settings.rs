@@ -63,7 +63,7 @@ impl Shell {
     fn stream_source<'a>(&'a self, leader: &'a MemberName) -> &'a MemberName {
         let wanted = self.options.tags.get("replicatefrom").and_then(serde_json::Value::as_str);
         let members = self.reading.iter().flat_map(|reading| &reading.view.members);
-        let named = members.filter(|(name, _)| Some(name.as_str()) == wanted).map(|(name, record)| (name, record));
+        let named = members.filter(|(name, _)| Some(name.as_str()) == wanted);
         let healthy =
             named.filter(|(name, record)| *name != self.options.name() && streams(record)).map(|(name, _)| name);
         let others_follow_us = |name: &&MemberName| !self.follows_us(name);
@@ -153,7 +153,7 @@ impl Shell {
         let (files, sender) = (self.pg.files.clone(), self.sender.clone());
         tokio::spawn(async move {
             let failure = files.load(&postgres, &rules, control, &sql).await.err().map(|error| error.to_string());
-            let _ = sender.send(Event::Configured { settings, failure });
+            let _ = sender.send(Event::Configured { failure });
         });
     }
 

@@ -66,6 +66,11 @@ fn permanent_slots_follow_the_leader() {
     let mut wanted = Wanted { permanent: permanent.into(), ..Wanted::default() };
     assert_eq!(plan(&wanted, &[]), [Step::Create("p".into())]);
     assert_eq!(plan(&wanted, &[slot("p", 3)]), [Step::Advance("p".into(), Lsn(9))]);
+    let mut stale = slot("l", 3);
+    stale.kind = "logical".to_owned();
+    assert_eq!(plan(&wanted, &[slot("p", 9), stale.clone()]), [Step::Drop("l".into(), "it is stale on a replica")]);
+    stale.synced = true;
+    assert_eq!(plan(&wanted, &[slot("p", 9), stale]), []);
     wanted.primary = true;
     assert!(matches!(&plan(&wanted, &[slot("p", 3)])[..], [Step::CreateLogical(slot)] if slot.database == "app"));
 }

@@ -13,6 +13,7 @@ const STREAM_LIMIT: Millis = 15_000;
 impl Turn<'_> {
     pub(super) fn follow(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, leader: &LeaderKey) -> Why {
         self.memory.leaderless_since = None;
+        self.memory.outranked_since = None;
         self.memory.switching = None;
         self.memory.barrier = None;
         self.memory.missing_since.clear();
@@ -25,6 +26,9 @@ impl Turn<'_> {
         }
         if self.obs.stopping {
             return self.stop_replica();
+        }
+        if self.runs_without_data() {
+            return self.stop_without_data();
         }
         let ready = view.members.get(&leader.name).filter(|member| {
             member.role == Role::Primary && member.state == "running" && member.epoch == sync.value.epoch
@@ -82,6 +86,7 @@ impl Turn<'_> {
         leader: &MemberName,
         ready: Option<&MemberRecord>,
     ) -> Why {
+        self.memory.not_streaming_since = None;
         if let Some(busy) = &self.obs.busy {
             return Why::new("busy", format!("{busy:?} is under way"));
         }

@@ -10,6 +10,7 @@ use crate::transaction::{Life, Txn};
 impl Turn<'_> {
     pub(super) fn lead(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, leader: &LeaderKey) -> Why {
         self.memory.leaderless_since = None;
+        self.memory.outranked_since = None;
         self.memory.not_streaming_since = None;
         let now = self.obs.now;
         if !leader.held {
@@ -30,6 +31,9 @@ impl Turn<'_> {
         }
         if matches!(self.obs.server, Server::Running(_)) {
             self.answers();
+        }
+        if self.runs_without_data() {
+            return self.stop_without_data();
         }
         match &self.obs.server {
             Server::Unready => self

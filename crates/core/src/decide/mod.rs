@@ -39,6 +39,8 @@ pub struct Memory {
     pub started: Option<Millis>,
     /// Since when nobody leads.
     pub leaderless_since: Option<Millis>,
+    /// Since when we could take over, but others are better placed.
+    pub outranked_since: Option<Millis>,
     /// Since when we do not stream although a leader is ready.
     pub not_streaming_since: Option<Millis>,
     /// Position that voters must reach before a rule counts as enforced.

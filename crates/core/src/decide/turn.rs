@@ -143,6 +143,16 @@ impl<'a> Turn<'a> {
         self.run(Job::StopImmediate, why)
     }
 
+    /// The data directory was deleted under a running PostgreSQL, which would go on answering with errors for a while.
+    pub fn stop_without_data(&mut self) -> Why {
+        let why = self.trouble("data_deleted", "the data directory was deleted: stopping PostgreSQL");
+        self.run(Job::StopImmediate, why)
+    }
+
+    pub fn runs_without_data(&self) -> bool {
+        self.obs.data == Data::Missing && self.obs.server != Server::Stopped
+    }
+
     fn account_for_finished_job(&mut self) {
         let Some(finished) = &self.obs.finished else { return };
         if self.memory.accounted == Some(finished.at) {

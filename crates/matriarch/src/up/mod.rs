@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cluster::{RunningNote, Which};
 use crate::proxy::stop_asked;
@@ -58,7 +59,14 @@ pub async fn run(args: UpArgs, which: Which) -> anyhow::Result<()> {
     let note = RunningNote::leave(&cluster.dir)?;
     let program = std::env::current_exe().context("cannot find our own program, which is the agents' too")?;
     let mut herd = Herd::start(&program, &cluster);
-    let stop = stop_asked(false);
+    let mut hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
+    let stop = async {
+        tokio::select! {
+            () = stop_asked(false) => {}
+            // The terminal was closed.
+            _ = hangup.recv() => {}
+        }
+    };
     tokio::pin!(stop);
     let ready = tokio::select! {
         ready = screen::until_ready(&cluster) => Some(ready),
