@@ -11,6 +11,8 @@
 
 mod address;
 mod check;
+#[cfg(test)]
+mod consumers;
 mod dynamic;
 mod hba;
 mod limits;

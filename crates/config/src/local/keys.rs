@@ -103,6 +103,7 @@ const LOG: &[Key] = &[
         "Least severity that is logged.",
     )
     .default("\"info\"")
+    .effect(Effect::Restart)
     .env("MATRIARCH_LOG_LEVEL"),
     key("format", Kind::Choice(&["text", "json"]), "`text` for people, `json` (one object a line) for machines.")
         .default("\"text\"")
