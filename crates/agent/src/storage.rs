@@ -14,6 +14,9 @@ use crate::event::Event;
 /// How long one operation on the store may take before it counts as failed (with an unknown outcome).
 const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Rest after a write that failed, in milliseconds: an attempt that fails at once would be made again at once.
+const REST: Millis = 200;
+
 /// A lease of this process.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
@@ -52,6 +55,10 @@ pub struct Storage {
     pub committing: Option<Purpose>,
     renewing: bool,
     renewing_member: bool,
+    /// Until then nothing is written.
+    rest_until: Millis,
+    /// Why nothing can be written, as long as that lasts.
+    trouble: Option<String>,
 }
 
 impl Storage {
@@ -68,6 +75,40 @@ impl Storage {
             committing: None,
             renewing: false,
             renewing_member: false,
+            rest_until: 0,
+            trouble: None,
+        }
+    }
+
+    /// Why the store takes no changes, while it does not.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.as_ref().map(|reason| format!("the store takes no changes: {reason}"))
+    }
+
+    /// When the next write may be tried, if that is not now.
+    pub fn rests_until(&self, now: Millis) -> Option<Millis> {
+        (now < self.rest_until).then_some(self.rest_until)
+    }
+
+    fn rests(&self) -> bool {
+        self.rests_until(boot_clock_ms()).is_some()
+    }
+
+    /// A write has ended well.
+    pub fn wrote(&mut self) {
+        self.rest_until = 0;
+        if self.trouble.take().is_some() {
+            tracing::info!("the store takes changes again");
+        }
+    }
+
+    /// A write has failed: said once, and not tried again at once.
+    pub fn could_not_write(&mut self, what: &str, error: &StoreError) {
+        self.rest_until = boot_clock_ms() + REST;
+        let reason = error.to_string();
+        if self.trouble.as_ref() != Some(&reason) {
+            tracing::warn!("{what}: {reason}");
+            self.trouble = Some(reason);
         }
     }
 
@@ -114,9 +155,9 @@ impl Storage {
         }
     }
 
-    /// Applies a change; false when another one is under way (the next decision asks again).
+    /// Applies a change; false when another one is under way or has just failed (the next decision asks again).
     pub fn commit(&mut self, purpose: Purpose, txn: transaction::Txn) -> bool {
-        if self.committing.is_some() {
+        if self.committing.is_some() || self.rests() {
             return false;
         }
         self.committing = Some(purpose);
@@ -132,7 +173,7 @@ impl Storage {
 
     /// Renews the leader lease.
     pub fn renew(&mut self) {
-        let Some(held) = self.leader.filter(|_| !self.renewing) else { return };
+        let Some(held) = self.leader.filter(|_| !self.renewing && !self.rests()) else { return };
         self.renewing = true;
         let (store, events, ttl) = (self.store.clone(), self.events.clone(), self.ttl);
         tokio::spawn(async move {
@@ -147,18 +188,21 @@ impl Storage {
     pub fn renewed(&mut self, lease: Held, result: Result<(), StoreError>) -> bool {
         self.renewing = false;
         match result {
-            Ok(()) if self.leader.is_some_and(|held| held.id == lease.id) => {
-                self.leader = Some(lease);
-                true
+            Ok(()) => {
+                self.wrote();
+                let ours = self.leader.is_some_and(|held| held.id == lease.id);
+                if ours {
+                    self.leader = Some(lease);
+                }
+                ours
             }
-            Ok(()) => false,
             Err(StoreError::LeaseGone { .. }) => {
                 tracing::warn!("the leader lease has ended in the store");
                 self.leader = self.leader.filter(|held| held.id != lease.id);
                 true
             }
             Err(error) => {
-                tracing::warn!("the leader lease could not be renewed: {error}");
+                self.could_not_write("the leader lease could not be renewed", &error);
                 false
             }
         }
@@ -175,7 +219,7 @@ impl Storage {
 
     /// Writes our member record under the membership lease, granting the lease first if there is none.
     pub fn put_member(&mut self, key: String, value: String) -> bool {
-        if self.renewing_member {
+        if self.renewing_member || self.rests() {
             return false;
         }
         self.renewing_member = true;
@@ -199,9 +243,8 @@ impl Storage {
 
     /// Renews the membership lease when it is due (a third of its life has passed).
     pub fn renew_member_if_due(&mut self, now: Millis) {
-        let Some(held) =
-            self.member.filter(|held| !self.renewing_member && now >= held.until - self.member_ttl * 2 / 3)
-        else {
+        let free = !self.renewing_member && self.rests_until(now).is_none();
+        let Some(held) = self.member.filter(|held| free && now >= held.until - self.member_ttl * 2 / 3) else {
             return;
         };
         self.renewing_member = true;
@@ -219,6 +262,7 @@ impl Storage {
         self.renewing_member = false;
         match lease {
             Ok(held) => {
+                self.wrote();
                 self.member = Some(held);
                 false
             }
@@ -227,7 +271,7 @@ impl Storage {
                 true
             }
             Err(error) => {
-                tracing::warn!("our member record could not be written: {error}");
+                self.could_not_write("our member record could not be written", &error);
                 true
             }
         }

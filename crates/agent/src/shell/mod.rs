@@ -186,7 +186,7 @@ impl Shell {
             self.last_why = decision.why.code;
             tracing::info!(why = decision.why.code, "{}", decision.why.text);
         }
-        self.problem = decision.problem.clone().or_else(|| self.other_problem());
+        self.problem = decision.problem.clone().or_else(|| self.storage.trouble()).or_else(|| self.other_problem());
         for action in decision.actions {
             self.act(action, restricted);
         }
@@ -197,7 +197,8 @@ impl Shell {
         self.publish(now);
         self.keep_slots(now);
         self.keep_certificates_and_log(now);
-        let wake = decision.next_wake.min(restart);
+        let rested = self.storage.rests_until(now).unwrap_or(Millis::MAX);
+        let wake = decision.next_wake.min(restart).min(rested);
         if restricted { wake.max(now + 20) } else { wake }
     }
 
@@ -308,6 +309,10 @@ impl Shell {
         self.storage.committing = None;
         self.view_is_old = true;
         let purpose = done.purpose;
+        match &done.result {
+            Ok(_) => self.storage.wrote(),
+            Err(error) => self.storage.could_not_write(&format!("{purpose:?}"), error),
+        }
         match done.result {
             Ok(Committed::Applied { .. }) => {
                 tracing::debug!("{purpose:?} was written to the store");
@@ -321,14 +326,10 @@ impl Shell {
                 self.forget_unused_lease(done.lease);
             }
             Err(error) if error.may_have_applied() => {
-                tracing::warn!("{purpose:?}: {error}");
                 // If it was applied, the leader key is bound to this lease, so keep it.
                 self.storage.leader = self.storage.leader.or(done.lease);
             }
-            Err(error) => {
-                tracing::warn!("{purpose:?}: {error}");
-                self.forget_unused_lease(done.lease);
-            }
+            Err(_) => self.forget_unused_lease(done.lease),
         }
         self.storage.read();
     }

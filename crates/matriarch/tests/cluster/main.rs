@@ -7,5 +7,6 @@ mod bad_input;
 mod config;
 mod faults;
 mod majors;
+mod requests;
 mod up;
 mod verbs;
