@@ -4,60 +4,30 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use matriarch_core::decide::{Data, DataFacts, Finished, Job, Millis, Running, Server};
+use matriarch_core::decide::{Data, Finished, Job, Millis, Server};
 use matriarch_core::{Incarnation, MemberName};
 use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::clone::CloneProgress;
-use matriarch_postgres::control::Unfinished;
 use matriarch_postgres::sql::PendingRestart;
-use matriarch_postgres::{
-    ControlData, DataDirState, Instance, Postmaster, Probe, Sql, SqlError, incarnation, inspect, postmaster, process,
-};
+use matriarch_postgres::{ControlData, Instance, Postmaster, Probe, Sql, postmaster, process};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::claim;
 use crate::conf_files::ConfFiles;
+pub use crate::data_dir::DataReport;
+use crate::data_dir::data_report;
 use crate::event::Event;
 pub use crate::jobs::JobReport;
 use crate::jobs::{self, JobContext};
 use crate::options::Options;
-
-/// How long PostgreSQL may take to say how it is.
-const PROBE_LIMIT: Duration = Duration::from_secs(3);
-/// How long a replica that receives nothing may take to replay its local WAL before we ask again.
-const REPLAY_LIMIT: Duration = Duration::from_millis(500);
+pub use crate::sighting::Sighting;
+use crate::sighting::{self, sight};
 
 /// How often PostgreSQL is asked which settings wait for a restart.
 const PENDING_INTERVAL: Millis = 10_000;
 /// How long it is asked at every look after settings were loaded.
 const PENDING_AFTER_RELOAD: Millis = 3_000;
-
-/// One look at a running server.
-pub struct Sighting {
-    /// When it began (boot clock, ms).
-    pub begun: Millis,
-    /// The connection it was made over, for the next one.
-    pub sql: Option<Arc<Sql>>,
-    /// What it said.
-    pub probe: Result<Probe, SqlError>,
-    /// End of the WAL of a replica that receives nothing, once replayed.
-    pub end: Option<matriarch_core::Lsn>,
-    /// Settings that wait for a restart.
-    pub pending_restart: Option<Vec<PendingRestart>>,
-}
-
-/// One look at the data directory.
-#[derive(Debug)]
-pub struct DataReport {
-    /// How many jobs had begun when a mere second look began; such a look counts only while none has begun since.
-    pub second_look: Option<u64>,
-    /// For decisions.
-    pub data: Data,
-    /// The control file.
-    pub control: Option<ControlData>,
-}
 
 /// Everything known about PostgreSQL.
 pub struct Pg {
@@ -282,7 +252,8 @@ impl Pg {
         match sighting.probe {
             Ok(probe) => {
                 self.stream_problem = self.why_no_stream(&probe);
-                self.server = Server::Running(self.as_running(&probe, sighting.end));
+                self.server =
+                    Server::Running(sighting::running(&probe, sighting.end, &self.upstreams, self.options.name()));
                 self.probe = Some(probe);
             }
             Err(error) => {
@@ -307,32 +278,6 @@ impl Pg {
         let line = log.lines().rev().find(|line| signs.iter().any(|sign| line.contains(sign)))?;
         let text = line.split_once(":  ").map_or(line, |(_, text)| text);
         Some(format!("it cannot stream: {}", text.trim()))
-    }
-
-    fn as_running(&self, probe: &Probe, end: Option<matriarch_core::Lsn>) -> Running {
-        let upstream = (probe.in_recovery && !probe.primary_conninfo.is_empty()).then(|| {
-            // A connection string that is not of this process's making still means that it streams from somebody.
-            self.upstreams.get(&probe.primary_conninfo).cloned().unwrap_or_else(|| self.options.name().clone())
-        });
-        let replicas = probe
-            .replication
-            .iter()
-            .filter(|row| row.state.as_deref() == Some("streaming"))
-            .filter_map(|row| Some((row.application_name.clone(), row.flush_lsn?)))
-            .collect();
-        Running {
-            in_recovery: probe.in_recovery,
-            timeline: probe.timeline,
-            // A primary's flushed position covers every commit that was or can be acknowledged; what is inserted and
-            // not flushed may stay so for long on an idle server.
-            lsn: end.unwrap_or_else(|| probe.position()),
-            receiving: probe.receiver.is_some(),
-            streaming: probe.receiver.as_ref().is_some_and(|receiver| receiver.status == "streaming"),
-            caught_up: end.is_some(),
-            upstream,
-            synchronous_standby_names: probe.synchronous_standby_names.clone(),
-            replicas,
-        }
     }
 
     /// Remembers which member a connection string that we write names.
@@ -453,79 +398,5 @@ async fn end_everything(data_dir: &std::path::Path) {
             Ok(_) => return,
             Err(error) => tracing::error!("{error}; trying again"),
         }
-    }
-}
-
-async fn sight(instance: &Instance, sql: Option<Arc<Sql>>, pending: bool) -> Sighting {
-    let begun = boot_clock_ms();
-    let failed = |error| Sighting { begun, sql: None, probe: Err(error), end: None, pending_restart: None };
-    let sql = match sql.filter(|sql| !sql.is_closed()) {
-        Some(sql) => sql,
-        None => match Sql::connect(instance).await {
-            Ok(sql) => Arc::new(sql),
-            Err(error) => return failed(error),
-        },
-    };
-    let probe = match sql.probe(PROBE_LIMIT).await {
-        Ok(probe) => probe,
-        Err(error) => return failed(error),
-    };
-    let alone = probe.in_recovery && probe.receiver.is_none() && probe.primary_conninfo.is_empty();
-    let end = if alone { settled_end(&sql).await } else { None };
-    let pending_restart = if pending { sql.pending_restart().await.ok() } else { None };
-    Sighting { begun, sql: Some(sql), probe: Ok(probe), end, pending_restart }
-}
-
-/// A walreceiver that still tries to connect is invisible in its view and could yet receive; only when its process is
-/// gone is the end of the WAL final.
-async fn settled_end(sql: &Sql) -> Option<matriarch_core::Lsn> {
-    if sql.walreceiver_pid().await.ok()?.is_some() {
-        return None;
-    }
-    sql.flushed_end(REPLAY_LIMIT).await.ok()
-}
-
-async fn data_report(instance: &Instance) -> DataReport {
-    let state = match inspect(instance).await {
-        Ok(state) => state,
-        Err(error) => return DataReport { second_look: None, data: Data::Unusable(error.to_string()), control: None },
-    };
-    let (data, control) = match state {
-        DataDirState::Missing | DataDirState::Empty => (Data::Missing, None),
-        DataDirState::Incomplete(Unfinished::Build) => (Data::Unfinished, None),
-        DataDirState::Incomplete(Unfinished::Rewind) => {
-            (Data::Unusable("pg_rewind did not finish, so it mixes two histories".to_owned()), None)
-        }
-        DataDirState::Garbage(reason) => (Data::Unusable(reason), None),
-        DataDirState::OtherMajor { found } => {
-            let ours = instance.binaries.version().major;
-            (Data::Unusable(format!("it was made by PostgreSQL {found}, the programs are of {ours}")), None)
-        }
-        DataDirState::Ready(control) => match identity(instance) {
-            Ok(incarnation) => (Data::Ready(facts(instance, &control, incarnation)), Some(control)),
-            Err(error) => (Data::Unusable(error.to_string()), Some(control)),
-        },
-    };
-    DataReport { second_look: None, data, control }
-}
-
-/// The directory's identity; one that has none (somebody else made it) gets one now.
-fn identity(instance: &Instance) -> Result<Incarnation, matriarch_postgres::files::FileError> {
-    match incarnation::read(instance)? {
-        Some(incarnation) => Ok(incarnation),
-        None => incarnation::renew(instance),
-    }
-}
-
-fn facts(instance: &Instance, control: &ControlData, incarnation: Incarnation) -> DataFacts {
-    DataFacts {
-        system_identifier: control.system_identifier.to_string(),
-        incarnation: Some(incarnation),
-        timeline: control.timeline,
-        checkpoint: control.checkpoint_lsn,
-        clean: control.state.is_clean(),
-        // A signal file that is still there counts as well: PostgreSQL would start as a standby.
-        standby: control.state.is_standby() || instance.data("standby.signal").exists(),
-        unclaimed: claim::is_marked(instance),
     }
 }

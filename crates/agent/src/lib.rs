@@ -7,6 +7,7 @@
 pub mod certificates;
 mod claim;
 mod conf_files;
+mod data_dir;
 mod event;
 pub mod guard;
 mod instance;
@@ -17,6 +18,7 @@ mod postgres_log;
 pub mod rest;
 pub mod shared;
 mod shell;
+mod sighting;
 mod slots;
 mod storage;
 pub mod view;

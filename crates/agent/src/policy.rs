@@ -61,3 +61,6 @@ pub fn parameters(config: &DynamicConfig) -> BTreeMap<String, String> {
     parameters.entry("max_slot_wal_keep_size".to_owned()).or_insert_with(|| format!("{keep}MB"));
     parameters
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,3 +96,6 @@ fn keyed<T: DeserializeOwned>(
     }
     found
 }
+
+#[cfg(test)]
+mod tests;
