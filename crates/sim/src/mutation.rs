@@ -46,6 +46,8 @@ pub enum Mutation {
     EnforceBeforePublish,
     /// A barrier counts as soon as a session has seen the new setting.
     BarrierTooEarly,
+    /// A rule that was sent for publication, and not answered, is forgotten.
+    ProposalForgotten,
     /// Pledges against earlier epochs count.
     StalePledgesCount,
     /// A leader goes on with other data than it was made leader with.
@@ -57,7 +59,7 @@ pub enum Mutation {
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 18] = [
+pub const MUTATIONS: [Mutation; 19] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -72,6 +74,7 @@ pub const MUTATIONS: [Mutation; 18] = [
     Mutation::PromoteBeforeRule,
     Mutation::EnforceBeforePublish,
     Mutation::BarrierTooEarly,
+    Mutation::ProposalForgotten,
     Mutation::StalePledgesCount,
     Mutation::LeaderOfOtherData,
     Mutation::TimelineNotReserved,
@@ -93,7 +96,10 @@ impl Mutation {
             Mutation::DeposedKeepsRunning => Profile::Freezing,
             Mutation::GuardMissing => Profile::Steps,
             Mutation::PublishBeforeBarrier | Mutation::BarrierTooEarly => Profile::Single,
-            Mutation::HandoverUnchecked | Mutation::PromoteBeforeRule | Mutation::LeaderOfOtherData => Profile::Storm,
+            Mutation::ProposalForgotten
+            | Mutation::HandoverUnchecked
+            | Mutation::PromoteBeforeRule
+            | Mutation::LeaderOfOtherData => Profile::Storm,
         }
     }
 }
@@ -106,6 +112,9 @@ impl World {
 
     /// Has `decide` remember something else than it did.
     pub(crate) fn mutate_memory(&mut self, node: NodeId, observation: &Observation) {
+        if self.setup.mutation == Some(Mutation::ProposalForgotten) {
+            self.nodes[node].agent.memory.proposed = None;
+        }
         let Some(running) = observation.running() else { return };
         let barrier = &mut self.nodes[node].agent.memory.barrier;
         let names = &running.synchronous_standby_names;

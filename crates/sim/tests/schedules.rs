@@ -10,7 +10,7 @@ const KNOWN: &str = include_str!("../testdata/seeds.txt");
 
 /// Schedules per profile, unless the environment asks for more.
 fn seeds() -> u64 {
-    std::env::var("MATRIARCH_SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(400)
+    std::env::var("MATRIARCH_SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
 }
 
 /// Runs a seed and tells its story when something is wrong.

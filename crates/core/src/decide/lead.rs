@@ -53,11 +53,12 @@ impl Turn<'_> {
                 "the leader key is ours but was taken with other data: waiting for it to expire",
             ));
         }
-        let txn = Txn::new().unchanged(key::LEADER, leader.revision).unchanged(key::SYNC, sync.revision).put_text(
-            key::LEADER,
-            self.policy.me.to_string(),
-            Life::LeaderLease,
-        );
+        // Writing the record anew voids what the earlier process sent and what has not landed yet.
+        let txn = Txn::new()
+            .unchanged(key::LEADER, leader.revision)
+            .unchanged(key::SYNC, sync.revision)
+            .put_text(key::LEADER, self.policy.me.to_string(), Life::LeaderLease)
+            .put(key::SYNC, &sync.value);
         self.commit(Purpose::Reclaim, txn);
         Why::new("reclaim", "an earlier process of this agent led: taking its lead over")
     }
@@ -113,7 +114,7 @@ impl Turn<'_> {
         }
         self.configure(Settings {
             upstream: None,
-            synchronous_standby_names: sync.value.rule.synchronous_standby_names(),
+            synchronous_standby_names: self.enforced_rule(sync).synchronous_standby_names(),
         });
         self.run(Job::StartPrimary, Why::new("start_primary", "starting PostgreSQL as the primary"))
     }

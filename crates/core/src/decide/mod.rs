@@ -30,6 +30,7 @@ pub use turn::{RETRY_STEPS, TICK};
 
 use crate::lsn::Lsn;
 use crate::name::MemberName;
+use crate::rule::Rule;
 use turn::Turn;
 
 /// What one call wants the next one to know. Losing it (an agent restart) costs time, never safety.
@@ -45,6 +46,8 @@ pub struct Memory {
     pub not_streaming_since: Option<Millis>,
     /// Position that voters must reach before a rule counts as enforced.
     pub barrier: Option<Barrier>,
+    /// A rule that was sent for publication after PostgreSQL had begun to enforce it.
+    pub proposed: Option<Proposed>,
     /// Since when a voter does not stream.
     pub missing_since: BTreeMap<MemberName, Millis>,
     /// The planned switchover under way.
@@ -76,6 +79,15 @@ pub struct Barrier {
     pub settled: bool,
     /// The position, taken after that.
     pub lsn: Option<Lsn>,
+}
+
+/// See [`Memory::proposed`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// Revision of `sync` that it compares: once that has changed it has landed, or never will.
+    pub revision: u64,
+    /// The rule.
+    pub rule: Rule,
 }
 
 /// A planned switchover, seen from the leader.

@@ -39,7 +39,7 @@ impl Turn<'_> {
         }
         self.configure(Settings {
             upstream: None,
-            synchronous_standby_names: sync.value.rule.synchronous_standby_names(),
+            synchronous_standby_names: self.enforced_rule(sync).synchronous_standby_names(),
         });
         Some(self.prepare(sync, &candidate, phase, since))
     }

@@ -97,6 +97,8 @@ impl<'a> Turn<'a> {
     }
 
     pub fn configure(&mut self, settings: Settings) {
+        // A barrier says nothing about names that were changed in between, even if they are the same again.
+        self.memory.barrier.take_if(|barrier| barrier.names != settings.synchronous_standby_names);
         self.actions.push(Action::Configure(settings));
     }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::decide::turn::Turn;
-use crate::decide::{Barrier, ClusterView, Millis, Purpose, Running, Settings, Why};
+use crate::decide::{Barrier, ClusterView, Millis, Proposed, Purpose, Running, Settings, Why};
 use crate::lsn::Lsn;
 use crate::name::{Incarnation, MemberName};
 use crate::record::{MemberRecord, SyncRecord, Versioned, key};
@@ -26,6 +26,8 @@ enum Step {
     PublishFirst(Rule),
     /// Enforce, prove by a barrier, publish.
     EnforceFirst(Rule),
+    /// Make it impossible that a rule sent for publication earlier still lands.
+    Withdraw,
 }
 
 impl Turn<'_> {
@@ -33,10 +35,15 @@ impl Turn<'_> {
         let record = &sync.value;
         let joined = self.obs.alive.iter().any(|name| !record.membership.contains(name));
         let streaming = self.streaming(view, running);
-        let step = self.next_step(view, record, &streaming);
+        let enforced = self.enforced_rule(sync);
+        let step = match self.next_step(view, record, &streaming) {
+            Step::Keep if enforced != record.rule => Step::Withdraw,
+            Step::EnforceFirst(rule) if enforced != record.rule && enforced != rule => Step::Withdraw,
+            step => step,
+        };
         let enforced = match &step {
             Step::EnforceFirst(rule) => rule,
-            _ => &record.rule,
+            _ => &enforced,
         };
         let names = enforced.synchronous_standby_names();
         self.configure(Settings { upstream: None, synchronous_standby_names: names.clone() });
@@ -51,10 +58,18 @@ impl Turn<'_> {
             }
             Step::EnforceFirst(rule) if self.passed(&rule, &names, running) => {
                 let why = Why::new("rule_publish", format!("rule: from {} to {rule}, proved", record.rule));
+                self.memory.proposed = Some(Proposed { revision: sync.revision, rule: rule.clone() });
                 next.rule = rule;
                 next.established = true;
                 next.previous.clear();
                 why
+            }
+            Step::Withdraw => {
+                self.wake_at(self.obs.now + 50);
+                Why::new(
+                    "rule_withdraw",
+                    format!("rule: stays {}, a change that was never answered is void", record.rule),
+                )
             }
             Step::EnforceFirst(rule) => {
                 self.wake_at(self.obs.now + 50);
@@ -78,6 +93,13 @@ impl Turn<'_> {
         };
         self.publish(sync, next);
         why
+    }
+
+    /// What PostgreSQL is to enforce at least: the published rule, or a stricter one that was sent for publication. Its
+    /// answer may be lost and it may still land, until another write of the record makes its compare fail.
+    pub(super) fn enforced_rule(&self, sync: &Versioned<SyncRecord>) -> Rule {
+        let proposed = self.memory.proposed.as_ref().filter(|proposed| proposed.revision == sync.revision);
+        proposed.map_or_else(|| sync.value.rule.clone(), |proposed| proposed.rule.clone())
     }
 
     fn publish(&mut self, sync: &Versioned<SyncRecord>, next: SyncRecord) {
