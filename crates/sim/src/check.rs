@@ -103,8 +103,9 @@ impl World {
         let known: Vec<bool> =
             self.nodes[node].pg.senders.values().map(|sender| holds(&self.nodes[sender.node])).collect();
         let flushed = known.into_iter().filter(|holds| *holds).count();
-        // A confirmation may be older than the loss of what it confirmed.
-        let lost = self.checker.data_lost.is_some_and(|at| self.now < at + 5000);
+        // A confirmation may be older than the loss of what it confirmed, much older when it waited on a frozen machine.
+        let since = self.nodes[node].thawed.filter(|at| self.now < at + 5000);
+        let lost = self.checker.data_lost.is_some_and(|at| self.now < at + 5000 || since.is_some());
         if flushed < names.needed && !lost {
             self.violate(format!("{node} acknowledges with {flushed} of {} voters", names.needed));
         }
