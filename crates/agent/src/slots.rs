@@ -38,6 +38,8 @@ pub struct Wanted {
     pub abandoned: BTreeSet<String>,
     /// The configuration's `slots`, each with its position on the leader.
     pub permanent: BTreeMap<String, (Slot, Option<Lsn>)>,
+    /// Slots that have left the configuration's `slots`.
+    pub released: BTreeSet<String>,
     /// The configuration's `ignore_slots`.
     pub ignored: Vec<SlotMatch>,
     /// Slots that nobody has used for `member_slots_ttl`.
@@ -85,6 +87,9 @@ fn keep_in_order(wanted: &Wanted, slot: &SlotRow) -> Option<Step> {
         // On the primary its consumer moves it.
         return if wanted.primary { None } else { forward(*position) };
     }
+    if wanted.released.contains(&slot.name) && !wanted.members.contains_key(&slot.name) {
+        return Some(Step::Drop(name, "it is no longer in the configuration"));
+    }
     if kind == SlotKind::Physical {
         if let Some(position) = wanted.members.get(&slot.name) {
             // PostgreSQL has given it up; only a new one is of use.
@@ -107,6 +112,8 @@ pub struct Keeper {
     seen: BTreeMap<MemberName, Seen>,
     idle_since: BTreeMap<String, Millis>,
     abandoned: BTreeSet<MemberName>,
+    /// Names that `slots` has had since the agent started.
+    configured: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -140,12 +147,15 @@ impl Keeper {
         if !config.postgresql.use_slots {
             abandoned.extend(waited_for.iter().map(|(name, _)| name.slot()));
         }
+        self.configured.extend(config.slots.keys().cloned());
+        let released = self.configured.iter().filter(|name| !config.slots.contains_key(*name)).cloned().collect();
         let idle = self.idle_since.iter().filter(|(_, since)| !recent(**since, now, ttl));
         Wanted {
             primary: !probe.in_recovery,
             members,
             abandoned,
             permanent: permanent(config, positions),
+            released,
             ignored: config.ignore_slots.clone(),
             idle: idle.map(|(name, _)| name.clone()).collect(),
         }

@@ -181,5 +181,4 @@ fn streams(record: &MemberRecord) -> bool {
     record.role == Role::Replica
         && record.state == "running"
         && record.replication_state.as_deref() == Some("streaming")
-        && record.problem.is_none()
 }

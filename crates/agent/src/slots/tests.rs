@@ -1,3 +1,5 @@
+use serde_json::Value;
+
 use super::*;
 
 fn name(text: &str) -> MemberName {
@@ -127,4 +129,18 @@ fn a_member_away_keeps_its_slot_for_a_while() {
     let none = DynamicConfig::from_json(&serde_json::json!({"postgresql": {"use_slots": false}})).unwrap();
     let none = wanted(13_000, &view(&[("b", 1, 500)]), &none);
     assert!(none.members.is_empty() && none.abandoned.contains("b"));
+}
+
+#[test]
+fn a_slot_taken_out_of_the_configuration_goes() {
+    let mut keeper = Keeper::default();
+    let probe = probe(false, vec![slot("dr", 1), slot("theirs", 1)]);
+    let mut wanted = |config: Value| {
+        let config = DynamicConfig::from_json(&config).unwrap();
+        keeper.wanted(0, &name("a"), &config, &view(&[]), (&probe, &BTreeMap::new()))
+    };
+    let with = wanted(serde_json::json!({"slots": {"dr": {"type": "physical"}}}));
+    assert_eq!(plan(&with, &probe.slots), []);
+    let without = wanted(serde_json::json!({}));
+    assert_eq!(plan(&without, &probe.slots), [Step::Drop("dr".into(), "it is no longer in the configuration")]);
 }
