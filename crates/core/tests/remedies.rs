@@ -1,0 +1,176 @@
+//! Keys of the configuration that hold a member back: how long a start may take, and what may be done to its data.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+
+use matriarch_core::decide::{
+    Action, ClusterView, CrashPolicy, Data, DataFacts, Decision, Finished, Job, JobFailure, LeaderKey, Lease, Memory,
+    Millis, Observation, Policy, Server, Synchronous, decide,
+};
+use matriarch_core::record::{MemberRecord, SyncRecord, Versioned};
+use matriarch_core::rule::Rule;
+use matriarch_core::{Incarnation, Lsn, MemberName};
+use serde_json::json;
+
+fn name(text: &str) -> MemberName {
+    text.parse().unwrap()
+}
+
+fn data(text: &str) -> Incarnation {
+    serde_json::from_value(json!(text)).unwrap()
+}
+
+fn policy() -> Policy {
+    Policy {
+        me: name("a"),
+        ttl: 5_000,
+        paused: false,
+        crash: CrashPolicy::Restart,
+        synchronous: Synchronous { needed: 1, strict: false, from_members: 0 },
+        shrink_delay: 2_000,
+        maximum_lag_on_failover: 0,
+        start_timeout: 60_000,
+        use_rewind: true,
+        clone_after_rewind: true,
+        clone_diverged: true,
+        may_lead: true,
+        bootstrap_config: None,
+    }
+}
+
+fn member(role: &str, incarnation: &str) -> MemberRecord {
+    serde_json::from_value(json!({
+        "conn_url": "postgres://h:1/postgres", "api_url": "http://h:2/patroni", "state": "running", "role": role,
+        "version": "4.1.5", "timeline": 2, "xlog_location": 100, "incarnation": incarnation, "epoch": 2,
+    }))
+    .unwrap()
+}
+
+/// Two members; `leader` leads in epoch 2 and the other is the only voter.
+fn view(leader: &str) -> ClusterView {
+    let voter = if leader == "a" { ("b", "bbbbbbbb") } else { ("a", "aaaaaaaa") };
+    let rule = Rule { voters: BTreeMap::from([(name(voter.0), data(voter.1))]), needed: 1 };
+    let sync: SyncRecord = serde_json::from_value(json!({
+        "leader": leader, "sync_standby": voter.0, "quorum": 0, "epoch": 2,
+        "incarnation": if leader == "a" { "aaaaaaaa" } else { "bbbbbbbb" }, "rule": rule, "established": true,
+        "timeline": 2, "membership": ["a", "b"],
+    }))
+    .unwrap();
+    let role = |name: &str| if name == leader { "primary" } else { "replica" };
+    ClusterView {
+        revision: 9,
+        initialize: Some(Versioned { revision: 1, value: "7575".into() }),
+        leader: Some(LeaderKey { name: name(leader), revision: 5, held: leader == "a" }),
+        sync: Some(Versioned { revision: 6, value: sync }),
+        members: [(name("a"), member(role("a"), "aaaaaaaa")), (name("b"), member(role("b"), "bbbbbbbb"))].into(),
+        ..ClusterView::default()
+    }
+}
+
+fn observation(now: Millis, view: ClusterView, data: Data, server: Server) -> Observation {
+    Observation {
+        now,
+        lease: view.leader.as_ref().filter(|leader| leader.held).map(|_| Lease { renewed: now, until: now + 5_000 }),
+        alive: view.members.keys().cloned().collect(),
+        store: Some(view),
+        data,
+        server,
+        busy: None,
+        finished: None,
+        stopping: false,
+        reinit: false,
+    }
+}
+
+fn facts(incarnation: &str) -> Data {
+    Data::Ready(DataFacts {
+        system_identifier: "7575".into(),
+        incarnation: Some(data(incarnation)),
+        timeline: 2,
+        checkpoint: Lsn(50),
+        clean: false,
+        standby: false,
+        unclaimed: false,
+    })
+}
+
+fn runs(decision: &Decision) -> Vec<&Job> {
+    let jobs = decision.actions.iter().filter_map(|action| match action {
+        Action::Run(job) => Some(job),
+        _ => None,
+    });
+    jobs.collect()
+}
+
+#[test]
+fn a_start_in_place_that_takes_too_long_gives_up_the_lead() {
+    let mut starting = observation(1_000, view("a"), facts("aaaaaaaa"), Server::Stopped);
+    starting.busy = Some(Job::StartPrimary);
+    let first = decide(&policy(), &Memory::default(), &starting);
+    assert_eq!((first.why.code, runs(&first)), ("busy", vec![]));
+
+    starting.now = 60_999;
+    starting.lease = Some(Lease { renewed: 60_999, until: 65_999 });
+    let early = decide(&policy(), &first.memory, &starting);
+    assert_eq!(runs(&early), Vec::<&Job>::new());
+    assert!(early.next_wake <= 61_000, "it looks again when the time is over");
+
+    starting.now = 61_000;
+    starting.lease = Some(Lease { renewed: 61_000, until: 66_000 });
+    let late = decide(&policy(), &early.memory, &starting);
+    assert_eq!((late.why.code, runs(&late)), ("start_overdue", vec![&Job::StopImmediate]));
+
+    let stopped = observation(62_000, view("a"), facts("aaaaaaaa"), Server::Stopped);
+    let given_up = decide(&policy(), &late.memory, &stopped);
+    assert_eq!(given_up.why.code, "release");
+}
+
+#[test]
+fn with_nobody_to_take_over_it_may_take_as_long_as_it_needs() {
+    let mut alone = view("a");
+    alone.members.remove(&name("b"));
+    let mut unready = observation(1_000, alone, facts("aaaaaaaa"), Server::Unready);
+    let first = decide(&policy(), &Memory::default(), &unready);
+    unready.now = 500_000;
+    unready.lease = Some(Lease { renewed: 500_000, until: 505_000 });
+    let late = decide(&policy(), &first.memory, &unready);
+    assert_eq!((late.why.code, runs(&late)), ("leader_unready", vec![]));
+}
+
+/// Our data is not that of the voter any more, so that it may be touched.
+fn diverged(now: Millis) -> Observation {
+    observation(now, view("b"), facts("cccccccc"), Server::Stopped)
+}
+
+#[test]
+fn a_failed_rewind_leads_to_a_clone_unless_a_person_wants_to_look() {
+    let mut failed = diverged(20_000);
+    let failure = Some(JobFailure { message: "could not find common ancestor".into(), hopeless: true });
+    failed.finished = Some(Finished { job: Job::Rewind, at: 5_000, failure });
+    let allowed = decide(&policy(), &Memory::default(), &failed);
+    assert_eq!(runs(&allowed), [&Job::Clone]);
+
+    let kept = Policy { clone_after_rewind: false, ..policy() };
+    let left = decide(&kept, &Memory::default(), &failed);
+    assert_eq!((left.why.code, runs(&left)), ("left_after_rewind", vec![]));
+    let problem = left.problem.unwrap();
+    assert!(problem.contains("common ancestor") && problem.contains("reinitialize"), "{problem}");
+
+    failed.reinit = true;
+    assert_eq!(runs(&decide(&kept, &left.memory, &failed)), [&Job::Clone]);
+    let broken = observation(1_000, view("b"), Data::Unusable("half rewound".into()), Server::Stopped);
+    assert_eq!(decide(&kept, &Memory::default(), &broken).why.code, "left_after_rewind");
+    assert_eq!(runs(&decide(&policy(), &Memory::default(), &broken)), [&Job::Clone]);
+}
+
+#[test]
+fn without_pg_rewind_a_diverged_member_is_cloned_only_if_it_may_be() {
+    assert_eq!(runs(&decide(&policy(), &Memory::default(), &diverged(1_000))), [&Job::Rewind]);
+    let no_rewind = Policy { use_rewind: false, ..policy() };
+    assert_eq!(runs(&decide(&no_rewind, &Memory::default(), &diverged(1_000))), [&Job::Clone]);
+    let kept = Policy { clone_diverged: false, ..no_rewind };
+    let left = decide(&kept, &Memory::default(), &diverged(1_000));
+    assert_eq!((left.why.code, runs(&left)), ("left_diverged", vec![]));
+    assert!(left.problem.unwrap().contains("remove_data_directory_on_diverged_timelines"));
+}
