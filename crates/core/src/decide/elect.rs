@@ -292,6 +292,6 @@ impl Turn<'_> {
 }
 
 /// The member that a person wants to lead, now.
-fn requested(view: &ClusterView) -> Option<&MemberName> {
+pub(super) fn requested(view: &ClusterView) -> Option<&MemberName> {
     view.failover.as_ref().filter(|_| view.failover_due)?.value.member.as_ref()
 }

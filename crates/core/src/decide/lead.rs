@@ -1,5 +1,6 @@
 //! This member holds the leader key: keep the lease, keep the rule, promote, restart, release.
 
+use crate::decide::elect::requested;
 use crate::decide::turn::Turn;
 use crate::decide::{
     Action, ClusterView, CrashPolicy, Data, DataFacts, Job, LeaderKey, Purpose, Running, Server, Settings, Why,
@@ -101,6 +102,10 @@ impl Turn<'_> {
             let reason = if facts.clean { ReleaseReason::Stop } else { ReleaseReason::Crash };
             return self.release(sync, leader, reason, shutdown, "stopping: giving up the lead");
         }
+        if self.another_is_wanted(view) && self.somebody_can_take_over(view, &sync.value) {
+            let text = "PostgreSQL does not run, and another primary is asked for: giving up the lead";
+            return self.release(sync, leader, ReleaseReason::Switchover, shutdown, text);
+        }
         if facts.standby {
             // It stopped between the takeover and the promotion.
             self.configure(Settings::default());
@@ -117,6 +122,15 @@ impl Turn<'_> {
             synchronous_standby_names: self.enforced_rule(sync).synchronous_standby_names(),
         });
         self.run(Job::StartPrimary, Why::new("start_primary", "starting PostgreSQL as the primary"))
+    }
+
+    /// Also while paused: a person asks for it.
+    fn another_is_wanted(&self, view: &ClusterView) -> bool {
+        let request = view.failover.as_ref().filter(|_| view.failover_due).map(|request| &request.value);
+        request.is_some_and(|request| {
+            request.leader.as_ref().is_none_or(|leader| *leader == self.policy.me)
+                && request.member.as_ref() != Some(&self.policy.me)
+        })
     }
 
     /// PostgreSQL answers, or is no leader's any more.
@@ -164,12 +178,14 @@ impl Turn<'_> {
         shutdown: Option<&DataFacts>,
         text: &str,
     ) -> Why {
+        let switching = self.memory.switching.as_ref().map(|switching| switching.candidate.clone());
+        let asked = self.obs.store.as_ref().and_then(requested).filter(|member| **member != self.policy.me).cloned();
         let mut record = sync.value.clone();
         record.released = Some(Release {
             reason,
             timeline: self.obs.facts().map_or(0, |facts| facts.timeline),
             shutdown_checkpoint: shutdown.map(|facts| facts.checkpoint),
-            candidate: self.memory.switching.as_ref().map(|switching| switching.candidate.clone()),
+            candidate: switching.or(asked),
         });
         let txn = Txn::new()
             .unchanged(key::LEADER, leader.revision)

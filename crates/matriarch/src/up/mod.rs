@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cluster::{RunningNote, Which};
 use crate::proxy::stop_asked;
+use crate::store::StoreAddress;
 use supervise::Herd;
 
 /// `up`.
@@ -56,6 +57,8 @@ pub struct UpArgs {
 pub async fn run(args: UpArgs, which: Which) -> anyhow::Result<()> {
     let dir = layout::choose_dir(which.dir.as_deref())?;
     let (cluster, lock) = layout::prepare(&dir, &args)?;
+    // Before anybody who needs it and may not make it, as the proxy.
+    drop(crate::store::open(&StoreAddress::Sqlite(cluster.store()), "up", true).await?);
     let note = RunningNote::leave(&cluster.dir)?;
     let program = std::env::current_exe().context("cannot find our own program, which is the agents' too")?;
     let mut herd = Herd::start(&program, &cluster);
