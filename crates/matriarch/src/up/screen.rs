@@ -1,9 +1,9 @@
 //! What the person at the terminal sees.
 
+use std::cell::{Cell, RefCell};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use matriarch_api::{Client, ClusterStatus, MemberRow};
 use matriarch_cli::{Format, ListArgs, Ui, Verb};
 
@@ -78,39 +78,53 @@ fn told(member: &MemberRow) -> String {
 }
 
 /// One moving line on a terminal; a line for each change elsewhere.
+///
+/// By hand: a progress bar's library brings floating point mathematics, and with it the C library's part for that into
+/// every agent and guard.
 struct Progress {
-    bar: Option<ProgressBar>,
-    last: std::cell::RefCell<String>,
+    terminal: bool,
+    begun: Instant,
+    last: RefCell<String>,
+    unfinished: Cell<bool>,
 }
+
+const SPINNER: [char; 4] = ['-', '\\', '|', '/'];
+const CLEAR_LINE: &str = "\r\x1b[2K";
 
 impl Progress {
     fn new() -> Progress {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(Duration::from_millis(100));
-            bar
-        });
-        Progress { bar, last: Default::default() }
+        Progress {
+            terminal: std::io::stderr().is_terminal(),
+            begun: Instant::now(),
+            last: RefCell::default(),
+            unfinished: Cell::default(),
+        }
     }
 
     fn say(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.set_message(text.to_owned()),
-            None if *self.last.borrow() != text => {
-                eprintln!("{text}");
-                text.clone_into(&mut self.last.borrow_mut());
-            }
-            None => {}
+        if self.terminal {
+            let elapsed = self.begun.elapsed();
+            let spinner = SPINNER[(elapsed.as_millis() / 100) as usize % SPINNER.len()];
+            // A line that is too long is cut at the edge: wrapped, it could not be cleared.
+            eprint!("{CLEAR_LINE}\x1b[?7l{spinner} {} s  {text}\x1b[?7h", elapsed.as_secs());
+            self.unfinished.set(true);
+        } else if *self.last.borrow() != text {
+            eprintln!("{text}");
+            text.clone_into(&mut self.last.borrow_mut());
         }
     }
 
     fn done(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.finish_with_message(text.to_owned()),
-            None => eprintln!("{text}"),
+        let clear = if self.terminal { CLEAR_LINE } else { "" };
+        eprintln!("{clear}{text}");
+        self.unfinished.set(false);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.unfinished.get() {
+            eprintln!();
         }
     }
 }
