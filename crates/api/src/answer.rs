@@ -43,8 +43,8 @@ pub fn unauthorized(refusal: Refusal) -> Response {
         Refusal::Missing => "this request needs credentials and came without",
         Refusal::Wrong => "the credentials of this request are not the right ones",
     };
-    let remedy = "send 'Authorization: Bearer TOKEN' with the token of the cluster (written at bootstrap to the file \
-                  that the agent names in its log), or the user name and password of the restapi section";
+    let remedy = "send 'Authorization: Bearer TOKEN' with the agent's restapi.token (of a cluster made by `matriarch up`: \
+                  'token' in its cluster.json), or the user name and password of restapi.authentication";
     let mut response = error(StatusCode::UNAUTHORIZED, what, remedy);
     let challenges = [r#"Bearer realm="matriarch""#, r#"Basic realm="matriarch""#];
     for challenge in challenges {

@@ -16,8 +16,12 @@ use crate::types::{
 };
 
 async fn carry_out(app: &App, command: Command) -> Response {
-    tracing::info!(?command, "request accepted");
     let what = name(&command);
+    match &command {
+        // Its values may be secrets.
+        Command::PatchConfig(_) | Command::PutConfig(_) => tracing::info!("asked to change the configuration"),
+        command => tracing::info!("asked for {command:?}"),
+    }
     match tokio::time::timeout(app.limits.command, app.backend.command(command)).await {
         Ok(result) => answer::outcome(result),
         Err(_) => text(

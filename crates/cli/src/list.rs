@@ -22,6 +22,8 @@ pub struct Line {
     /// Bytes not replayed.
     replay_lag: Option<u64>,
     pending_restart: bool,
+    /// When a restart is to come (RFC 3339).
+    scheduled_restart: Option<String>,
     /// `ok`, `silent` (does not answer) or `gone` (its record has expired).
     agent: &'static str,
     problem: Option<String>,
@@ -53,6 +55,7 @@ fn line(view: &View, row: &MemberRow) -> Line {
         lag: received.and_then(|lag| lag.bytes()),
         replay_lag: row.replay_lag.and_then(|lag| lag.bytes()),
         pending_restart: row.pending_restart,
+        scheduled_restart: row.scheduled_restart.as_ref().map(|planned| planned.schedule.clone()),
         agent,
         problem: row.problem.clone(),
         lags: (units::lag(received), units::lag(row.replay_lag)),
@@ -63,7 +66,7 @@ fn line(view: &View, row: &MemberRow) -> Line {
 pub fn parts(view: &View) -> Vec<Part> {
     let lines = lines(view);
     let mut parts = vec![Part::Line(Tone::Strong, title(view))];
-    let notes = lines.iter().any(|line| note(line).is_some());
+    let notes = lines.iter().any(|line| absence(line).is_some());
     let mut head = vec!["Member", "Host", "Role", "State", "TL", "Lag", "Replay lag", "Pending restart"];
     if notes {
         head.push("Note");
@@ -81,11 +84,16 @@ pub fn parts(view: &View) -> Vec<Part> {
             if line.pending_restart { "*".to_owned() } else { String::new() },
         ];
         if notes {
-            cells.push(note(line).unwrap_or_default());
+            cells.push(absence(line).unwrap_or_default().to_owned());
         }
         grid.row(tone(line), cells);
     }
     parts.push(Part::Grid(grid));
+    // Sentences would make the table wider than any terminal.
+    let one_line = |text: &String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let problems =
+        lines.iter().filter_map(|line| Some(format!("{}: {}", line.member, line.problem.as_ref().map(one_line)?)));
+    parts.extend(problems.map(|text| Part::Line(Tone::Warn, text)));
     parts.extend(footer(view));
     parts
 }
@@ -130,16 +138,11 @@ pub fn scheduled(planned: &matriarch_api::ScheduledSwitchover) -> String {
     format!("{}{from}{to}", planned.at)
 }
 
-fn note(line: &Line) -> Option<String> {
-    let agent = match line.agent {
+fn absence(line: &Line) -> Option<&'static str> {
+    match line.agent {
         "gone" => Some("agent is gone (record expired)"),
         "silent" => Some("agent does not answer"),
         _ => None,
-    };
-    match (agent, &line.problem) {
-        (Some(agent), Some(problem)) => Some(format!("{agent}; {problem}")),
-        (Some(agent), None) => Some(agent.to_owned()),
-        (None, problem) => problem.clone(),
     }
 }
 

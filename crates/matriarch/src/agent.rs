@@ -120,9 +120,11 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
     let binaries = Binaries::find(local.bin_dir.as_deref(), None)?;
     let owner = Owner::choose(local.user.as_deref())?;
     let data_dir = absolute(&local.data_dir)?;
-    if let (Some(owner), Some(parent)) = (&owner, data_dir.parent()) {
+    if let Some(parent) = data_dir.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-        owner::check_reachable(parent, owner)?;
+        if let Some(owner) = &owner {
+            owner::check_reachable(parent, owner)?;
+        }
     }
     let credentials = |role: &Role| Credentials {
         username: role.username.clone(),

@@ -76,8 +76,11 @@ async fn restarts_at_a_time_and_under_conditions() {
 
     let far = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(2);
     cluster.verb(&["restart", &replica, "--scheduled", &far.to_string(), "--force"]).await.ok();
-    let shown = cluster.verb(&["status", "-o", "json"]).await.json();
-    assert!(shown.to_string().contains("scheduled_restart"), "{shown}");
+    health::wait(&cluster, PATIENCE, "the restart in the status", |_, rows| {
+        let row = rows.iter().find(|row| row["member"] == replica.as_str());
+        row.is_none_or(|row| row["scheduled_restart"].is_null()).then(|| "it is not shown".to_owned())
+    })
+    .await;
     let twice = cluster.verb(&["restart", &replica, "--scheduled", &far.to_string(), "--force"]).await;
     assert!(
         twice.refused(TEMPORARY).contains("already scheduled") || twice.out.contains("already scheduled"),
