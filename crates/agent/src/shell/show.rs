@@ -42,7 +42,7 @@ impl Shell {
     fn member_status(&self, record: &MemberRecord) -> MemberStatus {
         let probe = self.pg.probe.as_ref();
         let sync = self.sync();
-        let voter = sync.is_some_and(|sync| sync.rule.voters.contains_key(self.options.name()));
+        let voter = votes(sync, self.options.name(), record);
         MemberStatus {
             state: record.state.clone(),
             postmaster_start_time: probe.and_then(|probe| start_time(probe.postmaster_start_time)),
@@ -192,6 +192,13 @@ fn previous_rule(sync: &SyncRecord) -> Option<PreviousRuleView> {
     })
 }
 
+/// Whether the rule counts on the data that the member has now. A wiped member's old data may still be named in it, and
+/// nobody can speak for that.
+fn votes(sync: Option<&SyncRecord>, name: &MemberName, record: &MemberRecord) -> bool {
+    let rule = sync.map(|sync| &sync.rule).filter(|rule| !rule.is_empty());
+    rule.zip(record.incarnation.as_ref()).is_some_and(|(rule, incarnation)| rule.has(name, incarnation))
+}
+
 fn row(
     name: &MemberName,
     record: &MemberRecord,
@@ -199,7 +206,7 @@ fn row(
     head: Option<Lsn>,
     sync: Option<&SyncRecord>,
 ) -> MemberRow {
-    let voter = sync.is_some_and(|sync| !sync.rule.is_empty() && sync.rule.voters.contains_key(name));
+    let voter = votes(sync, name, record);
     let role = match (leads, voter) {
         (true, _) => "leader",
         (false, true) => "quorum_standby",

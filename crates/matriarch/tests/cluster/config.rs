@@ -108,9 +108,12 @@ async fn checks_files(cluster: &Cluster) {
     let all = unknown.out.clone() + &unknown.err;
     assert!(all.contains("data_dri") && all.contains("data_dir") && all.contains("line"), "{unknown}");
 
-    write(&format!("{text}\nlog: [1]\n").replace("name: a\n", "name: {x: 1}\n"));
+    write(&text.replace("name: a\n", "name: {x: 1}\n"));
     let wrong = check(bad.clone()).await;
     wrong.refused(CONFIG);
+    for words in ["line 2", "name: expected", "found a section"] {
+        assert!(wrong.out.contains(words), "no '{words}': {wrong}");
+    }
     write("scope: [unclosed");
     check(bad.clone()).await.refused(CONFIG);
     let missing = check(cluster.root().join("missing.yaml")).await;

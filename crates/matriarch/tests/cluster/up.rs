@@ -78,11 +78,11 @@ fn keeps_secrets_and_privileges(cluster: &Cluster) {
 
 async fn routes(cluster: &Cluster) {
     let recovering = |port| cluster.ask(port, "select pg_is_in_recovery()::text");
-    assert_eq!(recovering(cluster.read_write()).await.unwrap(), "false");
-    assert_eq!(recovering(cluster.read_only()).await.unwrap(), "true");
+    assert_eq!(recovering(cluster.read_write()).await.expect("somebody answers"), "false");
+    assert_eq!(recovering(cluster.read_only()).await.expect("somebody answers"), "true");
     let mut ports = std::collections::BTreeSet::new();
     for _ in 0..20 {
-        ports.insert(cluster.ask(cluster.read_only(), "show port").await.unwrap());
+        ports.insert(cluster.ask(cluster.read_only(), "show port").await.expect("somebody answers"));
     }
     assert_eq!(ports.len(), 2, "sessions are spread over the replicas: {ports:?}");
 }
