@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use matriarch_config::HOT_STANDBY_LIMITS;
 use matriarch_core::Incarnation;
 
 use crate::conninfo::Source;
@@ -76,15 +77,6 @@ const DEFAULTS: [(&str, &str); 18] = [
     ("wal_retrieve_retry_interval", "100ms"),
     ("wal_sender_timeout", "5s"),
     ("wal_level", "replica"),
-];
-
-/// Settings that a standby must not have lower than its primary, with PostgreSQL's defaults.
-const HOT_STANDBY_LIMITS: [(&str, u32); 5] = [
-    ("max_connections", 100),
-    ("max_locks_per_transaction", 64),
-    ("max_prepared_transactions", 0),
-    ("max_wal_senders", 10),
-    ("max_worker_processes", 8),
 ];
 
 /// The server's certificate files, absolute paths readable by the owner.
@@ -272,40 +264,17 @@ pub fn quote(value: &str) -> String {
 pub fn clamp_for_standby(effective: &mut BTreeMap<String, String>, control: &ControlData) -> Vec<&'static str> {
     let mut raised = Vec::new();
     for (name, needed) in &control.limits {
-        let value = effective.get(*name).and_then(|text| text.trim().parse::<u32>().ok());
+        let default = HOT_STANDBY_LIMITS.iter().find(|(limit, _)| limit == name).map(|(_, default)| *default);
+        let value = match effective.get(*name) {
+            Some(text) => text.trim().parse::<u32>().ok(),
+            None => default,
+        };
         if value.is_some_and(|value| value < *needed) {
             effective.insert((*name).to_owned(), needed.to_string());
             raised.push(*name);
         }
     }
     raised
-}
-
-/// In which order the members of a cluster must restart for a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RestartOrder {
-    /// A limit was raised: a replica that still has the old value would stop when it replays the new one.
-    ReplicasFirst,
-    /// Limits were only lowered.
-    PrimaryFirst,
-    /// No hot-standby limit changed; any order will do, if a restart is needed at all.
-    Any,
-}
-
-/// Compares the hot-standby limits of two sets of [`effective`] settings. With both raised and lowered limits replicas
-/// go first; [`clamp_for_standby`] keeps the lowered ones high there until the primary has followed.
-pub fn restart_order(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> RestartOrder {
-    let value = |from: &BTreeMap<String, String>, name: &str, default: u32| {
-        from.get(name).and_then(|text| text.trim().parse::<u32>().ok()).unwrap_or(default)
-    };
-    let changes = HOT_STANDBY_LIMITS.map(|(name, default)| value(new, name, default).cmp(&value(old, name, default)));
-    if changes.contains(&std::cmp::Ordering::Greater) {
-        RestartOrder::ReplicasFirst
-    } else if changes.contains(&std::cmp::Ordering::Less) {
-        RestartOrder::PrimaryFirst
-    } else {
-        RestartOrder::Any
-    }
 }
 
 /// Writes `matriarch.conf` durably and makes sure that it is included; returns whether anything changed. A running
@@ -392,19 +361,5 @@ mod tests {
         for bad in ["", "1a", "a b", "a=b", "a\nb", "a..b", "a.b.c", "include 'x'"] {
             assert!(!is_name(bad), "{bad}");
         }
-    }
-
-    #[test]
-    fn raised_limits_start_with_replicas() {
-        let order = |old, new| restart_order(&with(&[("max_connections", old)]), &with(&[("max_connections", new)]));
-        assert_eq!(order("100", "200"), RestartOrder::ReplicasFirst);
-        assert_eq!(order("200", "100"), RestartOrder::PrimaryFirst);
-        assert_eq!(order("100", "100"), RestartOrder::Any);
-        let mixed = restart_order(
-            &with(&[("max_connections", "100"), ("max_wal_senders", "10")]),
-            &with(&[("max_connections", "50"), ("max_wal_senders", "20")]),
-        );
-        assert_eq!(mixed, RestartOrder::ReplicasFirst);
-        assert_eq!(restart_order(&with(&[]), &with(&[("max_worker_processes", "16")])), RestartOrder::ReplicasFirst);
     }
 }
