@@ -342,10 +342,6 @@ pub fn remove_signals(instance: &Instance) -> Result<(), FileError> {
 mod tests {
     use super::*;
 
-    fn with(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
-    }
-
     #[test]
     fn quotes_every_value() {
         assert_eq!(quote("it's"), "'it''s'");
