@@ -37,10 +37,12 @@ soak: ## FAULTS random faults in a row under a ledger client (minutes to hours)
 	@$(with_postgres) MATRIARCH_SOAK_FAULTS=$(FAULTS) \
 		cargo test --release --locked -p matriarch --test soak -- --ignored --nocapture
 
-bench: ## Measure failover, routing and idle cost against the peers
+bench: ## Measure idle cost, routing and failover against the peers (about an hour; figures go to bench/results)
 	@scripts/install-deps --bench
 	cargo build --release --locked -p matriarch -p matriarch-testkit
-	@for run in bench/*/run; do echo "== $$run"; $(with_postgres) "$$run"; done
+	cargo build --release --locked -p matriarch-proxy --example static_proxy
+	@mkdir -p bench/results; failed=0; for name in idle routing failover; do echo "== bench/$$name/run"; \
+		$(with_postgres) bench/$$name/run --json bench/results/$$name.json || failed=1; done; exit $$failed
 
 clean: ## Remove what was built; the cluster's data in ./.matriarch stays
 	cargo clean

@@ -100,6 +100,17 @@ def make_folder(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def forget_cached(path: pathlib.Path) -> None:
+    """Has a file's pages read from the disk again, as an installed program's are.
+
+    A file that was just written lies in the page cache in larger pieces, and the kernel counts a piece as the memory of
+    everybody who touches one page of it.
+    """
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def start(arguments: list[str], folder: pathlib.Path, environment: dict[str, str] | None = None) -> subprocess.Popen:
     """Starts a program in the folder as the unprivileged user; its output goes to FOLDER/NAME.log."""
     user = account()

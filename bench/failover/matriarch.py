@@ -26,6 +26,7 @@ class Matriarch(Contender):
             machine.fail(f"{BINARY} is missing; cargo build --release -p matriarch")
         # The unprivileged user may not be able to reach the checkout.
         self.program = shutil.copy(BINARY, machine.make_folder(self.folder / "bin") / "matriarch")
+        machine.forget_cached(self.program)
         self.rest = {member: machine.free_port() for member in self.members}
         self.router = machine.free_port()
         # Not within a folder that names a member: a node's processes are found by its folder.

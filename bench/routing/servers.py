@@ -61,14 +61,16 @@ class Servers:
         machine.wait_until("PostgreSQL ready", lambda: subprocess.run(ready).returncode == 0, 30)
         self.run(self.bin / "pgbench", "-h", "127.0.0.1", "-p", self.port, "-U", "postgres", "-i", "-q", "-s", self.scale, "postgres")
 
-    def ways(self) -> dict[str, int]:
-        """Names and ports of the ways to PostgreSQL, the direct connection first."""
+    def ways(self, threads: list[str]) -> dict[str, int]:
+        """Names and ports of the ways to PostgreSQL, the direct connection first; ours also with so many relay threads."""
         ways = {"direct": self.port}
         if program := shutil.which("haproxy"):
             ways["haproxy"] = self.haproxy(program)
         if program := shutil.which("pgbouncer"):
             ways["pgbouncer"] = self.pgbouncer(program)
-        for name, extra in (("matriarch", ["--socket", self.dir / f".s.PGSQL.{self.port}"]), ("matriarch-tcp", [])):
+        socket = ["--socket", self.dir / f".s.PGSQL.{self.port}"]
+        ours = {"matriarch": socket, "matriarch-tcp": []} | {f"matriarch-{n}": [*socket, "--threads", n] for n in threads}
+        for name, extra in ours.items():
             port = machine.free_port()
             fixed = ["--read-write", f"127.0.0.1:{port}", "--primary", f"127.0.0.1:{self.port}"]
             ways[name] = self.start(name, port, *self.proxy, *fixed, *extra)
