@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use matriarch_api::{Backend, ClusterStatus, Command, CommandDone, CommandError, HistoryLine, Live, MemberStatus};
 use matriarch_config::DynamicConfig;
+use matriarch_core::MemberName;
 use matriarch_core::record::{FailoverRequest, key};
 use matriarch_dcs::{Committed, Txn};
 use serde_json::Value;
@@ -152,6 +153,40 @@ impl AgentBackend {
         CommandError::Failed(format!("{name} has not happened within {} s {outcome}: {problems}", limit.as_secs()))
     }
 
+    /// Takes a member out of the cluster's list. Only the leader drops voters, with the proof that this needs.
+    async fn forget(&self, member: &MemberName) -> Result<CommandDone, CommandError> {
+        let away = |error: matriarch_dcs::StoreError| CommandError::StoreAway(error.to_string());
+        for _ in 0..5 {
+            let snapshot = self.shared.store.read().await.map_err(away)?;
+            let view = crate::view::read(&snapshot, None, jiff::Timestamp::now()).view;
+            let Some(sync) = view.sync.filter(|sync| sync.value.membership.contains(member)) else {
+                return Err(CommandError::Absent(format!("'{member}' is not known any more")));
+            };
+            if view.members.contains_key(member) || sync.value.leader == *member {
+                return Err(CommandError::Impossible(format!("'{member}' is alive, or was the last to lead")));
+            }
+            let previous = sync.value.previous.iter().any(|earlier| earlier.rule.voters.contains_key(member));
+            if sync.value.rule.voters.contains_key(member) || previous {
+                return Err(CommandError::Conflict(format!(
+                    "the durability rule still counts on '{member}': wait until the leader has dropped it, which needs a \
+                     leader and another voter that streams"
+                )));
+            }
+            let mut record = sync.value;
+            record.membership.remove(member);
+            let text = serde_json::to_string(&record).expect("records have string keys");
+            let txn = Txn::new()
+                .revision(key::SYNC, sync.revision)
+                .absent(key::member(member))
+                .put(key::SYNC, text)
+                .delete(key::pledge(member));
+            if self.commit(txn).await? {
+                return Ok(CommandDone::done(format!("'{member}' is forgotten")));
+            }
+        }
+        Err(CommandError::Conflict("the cluster's record kept changing meanwhile; try again".to_owned()))
+    }
+
     async fn ask(&self, request: Request) -> Result<CommandDone, CommandError> {
         match self.shared.ask(request).await {
             Ok(text) => Ok(CommandDone::done(text)),
@@ -160,7 +195,7 @@ impl AgentBackend {
     }
 }
 
-fn name(text: &str) -> Result<matriarch_core::MemberName, CommandError> {
+fn name(text: &str) -> Result<MemberName, CommandError> {
     text.parse().map_err(|error: matriarch_core::name::BadName| CommandError::Invalid(error.to_string()))
 }
 
@@ -229,6 +264,7 @@ impl Backend for AgentBackend {
                     false => Err(CommandError::Conflict("the switchover has begun meanwhile".to_owned())),
                 }
             }
+            Command::Forget { member } => self.forget(&name(&member)?).await,
             Command::Stop => self.ask(Request::Stop).await,
         }
     }

@@ -84,6 +84,11 @@ pub enum Command {
     },
     /// Forget a scheduled switchover.
     CancelSwitchover,
+    /// Forget a member that is away for good.
+    Forget {
+        /// Whom; it is known and its record has expired.
+        member: String,
+    },
     /// Stop PostgreSQL and the agent, as on SIGTERM.
     Stop,
 }

@@ -227,6 +227,11 @@ impl Client {
         self.post("/reinitialize", body).await
     }
 
+    /// `DELETE /members/{name}`.
+    pub async fn forget(&self, member: &str) -> Result<Reply, ClientError> {
+        self.ask(Method::DELETE, &format!("/members/{member}"), None, self.command).await
+    }
+
     /// `POST /switchover`; answers when it is done.
     pub async fn switchover(&self, body: &SwitchoverBody) -> Result<Reply, ClientError> {
         self.post("/switchover", body).await

@@ -1,7 +1,7 @@
 //! Requests that change something: checked here as far as the snapshot allows, carried out by the agent.
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::Value;
@@ -42,6 +42,7 @@ fn name(command: &Command) -> &'static str {
         Command::Reinitialize { .. } => "Reinitialize",
         Command::Switchover { .. } | Command::CancelSwitchover => "Switchover",
         Command::Failover { .. } => "Failover",
+        Command::Forget { .. } => "Forgetting",
         Command::Stop => "Shutdown",
     }
 }
@@ -290,6 +291,29 @@ fn check_failover(body: FailoverBody, cluster: &ClusterStatus, now: jiff::Timest
         return Err(CommandError::Impossible(format!("failover is not possible: '{candidate}' leads already")));
     }
     Ok(Command::Failover { candidate })
+}
+
+#[utoipa::path(delete, path = "/members/{name}", tag = "cluster", summary = "Forget a member that is away for good",
+    params(("name" = String, Path, description = "Name of the member")), security(("token" = []), ("basic" = [])),
+    responses((status = 200, body = String), (status = 401, body = ErrorBody), (status = 404, body = String),
+        (status = 409, body = String), (status = 412, body = String), (status = 503, body = String)))]
+pub async fn forget(State(app): State<App>, Path(member): Path<String>) -> Response {
+    match check_forget(member, &app.backend.cluster()) {
+        Ok(command) => carry_out(&app, command).await,
+        Err(refused) => answer::outcome(Err(refused)),
+    }
+}
+
+fn check_forget(member: String, cluster: &ClusterStatus) -> Result<Command, CommandError> {
+    let Some(row) = cluster.members.iter().find(|row| row.name == member) else {
+        let known = cluster.members.iter().map(|row| row.name.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(CommandError::Absent(format!("there is no member '{member}'; there are: {known}")));
+    };
+    if !row.expired {
+        let text = format!("'{member}' is alive and would be known again at once; stop its agent first");
+        return Err(CommandError::Impossible(text));
+    }
+    Ok(Command::Forget { member })
 }
 
 #[utoipa::path(post, path = "/failsafe", tag = "cluster", summary = "Ask for consent to go on without the store",

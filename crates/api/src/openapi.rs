@@ -15,7 +15,7 @@ use crate::{commands, routes, types};
         routes::member, routes::cluster, routes::history, routes::status, routes::metrics_text, routes::openapi_json,
         routes::config, commands::patch_config, commands::put_config, routes::failsafe, commands::failsafe,
         commands::reload, commands::restart, commands::cancel_restart, commands::reinitialize, commands::switchover,
-        commands::cancel_switchover, commands::failover, commands::stop,
+        commands::cancel_switchover, commands::failover, commands::forget, commands::stop,
     ),
     components(schemas(types::MemberStatus)),
     tags(

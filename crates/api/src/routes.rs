@@ -13,7 +13,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Extension, Json};
 
 use crate::auth::Auth;
@@ -56,6 +56,7 @@ pub fn router_with(backend: Arc<dyn Backend>, auth: Auth, limits: Limits) -> Rou
         .route("/reinitialize", post(commands::reinitialize))
         .route("/switchover", post(commands::switchover).delete(commands::cancel_switchover))
         .route("/failover", post(commands::failover))
+        .route("/members/{name}", delete(commands::forget))
         .route("/sigterm", post(commands::stop))
         .fallback(unknown_path)
         .with_state(App { backend, limits });
@@ -81,6 +82,7 @@ pub const OTHER_PATHS: &[&str] = &[
     "/reinitialize",
     "/switchover",
     "/failover",
+    "/members/{name}",
     "/sigterm",
 ];
 

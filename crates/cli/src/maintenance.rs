@@ -1,4 +1,4 @@
-//! `reload`, `reinit`, `pause` and `resume`, and what they share with `restart`.
+//! `reload`, `reinit`, `forget`, `pause` and `resume`, and what they share with `restart`.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::movement::in_turn;
 use crate::prompt::consent;
 use crate::target::Target;
 use crate::ui::Ui;
-use crate::verbs::{MembersArgs, PauseArgs, ReinitArgs, RoleFilter};
+use crate::verbs::{ForgetArgs, MembersArgs, PauseArgs, ReinitArgs, RoleFilter};
 use crate::view::{self, View};
 
 /// How often it is looked whether what is waited for has come.
@@ -147,6 +147,22 @@ fn not_copied(view: &View, before: &[(String, Option<String>)]) -> Vec<String> {
             None => format!("{name} is unknown"),
         })
         .collect()
+}
+
+/// Takes a member that is away for good out of the cluster.
+pub async fn forget(target: &Target, ui: &mut Ui, args: ForgetArgs) -> anyhow::Result<()> {
+    let view = view::read(target).await?;
+    select(&view, std::slice::from_ref(&args.member), RoleFilter::Any, false)?;
+    let left = view.cluster.members.len() - 1;
+    let question = format!("Forget {}? Then {left} members are left.", args.member);
+    consent(ui.prompt.as_mut(), args.force, &question)?;
+    let endpoints = view.in_order(view.leader());
+    let reply = in_turn(target, &endpoints, |client| {
+        let member = args.member.clone();
+        async move { client.forget(&member).await }
+    })
+    .await?;
+    ui.say(Tone::Plain, &reply.text)
 }
 
 /// Stops or resumes everything automatic.

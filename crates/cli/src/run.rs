@@ -33,6 +33,7 @@ async fn dispatch(verb: Verb, target: &Target, ui: &mut Ui) -> anyhow::Result<()
         Verb::Restart(args) => restart::restart(target, ui, args).await,
         Verb::Reload(args) => maintenance::reload(target, ui, args).await,
         Verb::Reinit(args) => maintenance::reinit(target, ui, args).await,
+        Verb::Forget(args) => maintenance::forget(target, ui, args).await,
         Verb::Pause(args) => maintenance::pause(target, ui, args, true).await,
         Verb::Resume(args) => maintenance::pause(target, ui, args, false).await,
         Verb::History => {

@@ -29,17 +29,18 @@ pub enum Verb {
         matriarch switchover --candidate b --scheduled 2026-12-24T03:00:00+01:00\n  matriarch switchover --cancel"
     )]
     Switchover(SwitchoverArgs),
-    /// Move the primary to a named member
+    /// Move the primary to a named member, also when nobody leads
     #[command(
-        long_about = "Asks the leader to hand over to the named member, as switchover does, without naming the leader. \
-        It cannot yet make a member primary when nobody leads: members then take over by themselves as soon as enough \
-        voters are there, and the request waits for the next leader ('matriarch switchover --cancel' forgets it).",
+        long_about = "Makes the named member primary, whoever leads. A living leader hands over as in a switchover. When \
+        nobody leads, or the cluster is paused, the named member takes over as soon as enough members are there to be \
+        sure that nothing acknowledged is lost; if that does not come true, the request is withdrawn and it says why.",
         after_long_help = "Example:\n  matriarch failover --candidate b"
     )]
     Failover(FailoverArgs),
-    /// Restart PostgreSQL of members, replicas first
+    /// Restart PostgreSQL of members, one after the other
     #[command(
-        long_about = "Restarts PostgreSQL of the named members, or of all, one after the other, the primary last.",
+        long_about = "Restarts PostgreSQL of the named members, or of all, one after the other, each once the one before is \
+        back; the primary last, or first when a limit such as max_connections was lowered.",
         after_long_help = "Examples:\n  matriarch restart b\n  matriarch restart --pending --force\n  matriarch restart \
         --role replica --scheduled 2026-12-24T03:00:00+01:00\n  matriarch restart b --cancel"
     )]
@@ -50,6 +51,13 @@ pub enum Verb {
     /// Throw the data of a replica away and copy it anew
     #[command(after_long_help = "Examples:\n  matriarch reinit b\n  matriarch reinit b --force --wait")]
     Reinit(ReinitArgs),
+    /// Forget a member that will not come back
+    #[command(
+        long_about = "Takes a member whose agent is gone out of the cluster, so that it is no longer listed and no longer \
+        counted. Its data is not touched, and it is welcome again as soon as its agent starts.",
+        after_long_help = "Example:\n  matriarch forget c"
+    )]
+    Forget(ForgetArgs),
     /// Stop doing anything automatically
     #[command(
         long_about = "Pauses the cluster: no failover, no restart, nothing automatic, until 'resume'. PostgreSQL goes on.",
@@ -187,6 +195,17 @@ pub struct ReinitArgs {
     /// Wait until the members stream again
     #[arg(long)]
     pub wait: bool,
+}
+
+/// `forget`.
+#[derive(Args, Clone, Debug)]
+pub struct ForgetArgs {
+    /// The member
+    #[arg(value_name = "MEMBER")]
+    pub member: String,
+    /// Do not ask
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `pause` and `resume`.
