@@ -61,6 +61,11 @@ impl ConfFiles {
         self.state().kept.clone()
     }
 
+    /// PostgreSQL has told, as a primary, what waits for a restart.
+    pub fn forget_kept(&self) {
+        self.state().kept.clear();
+    }
+
     /// Writes everything for a server that does not run; names that were refused before are left out.
     pub async fn write_for_start(&self, settings: &Settings, rules: &Rules, standby: bool) -> Result<(), Failure> {
         let mut effective = conf::effective(&self.instance, settings)?;
@@ -135,7 +140,10 @@ impl ConfFiles {
         } else {
             self.try_out(settings, &mut effective).await?;
         }
-        self.clamp(&mut effective, standby.as_ref());
+        // After a promotion, PostgreSQL itself soon tells what waits for a restart.
+        if standby.is_some() {
+            self.clamp(&mut effective, standby.as_ref());
+        }
         let instance = self.instance.clone();
         self.write(move || Ok(conf::write(&instance, &effective)?)).await?;
         if !self.are_refused(rules) {

@@ -26,6 +26,8 @@ use crate::sighting::{self, sight};
 
 /// How often PostgreSQL is asked which settings wait for a restart.
 const PENDING_INTERVAL: Millis = 10_000;
+/// When PostgreSQL has surely loaded settings.
+const LOADED_BY: Millis = 1_000;
 /// How long it is asked at every look after settings were loaded.
 const PENDING_AFTER_RELOAD: Millis = 3_000;
 
@@ -118,6 +120,13 @@ impl Pg {
     /// Takes over what an earlier agent left running, or makes sure that nothing runs.
     pub fn adopt(&mut self) -> anyhow::Result<()> {
         match postmaster::adopt(&self.instance, &self.options.postgres_log)? {
+            Some(_) if process::any_stopped(&self.instance.data_dir) => {
+                // The kernel continues the postmaster when its stopped agent dies, but not its children: a primary that
+                // answers and cannot commit, or replicas that never get their slots back.
+                tracing::warn!("PostgreSQL was stopped by a signal together with an agent that is gone: ending it");
+                self.server = Server::Unready;
+                self.confirm_gone();
+            }
             Some(found) => {
                 tracing::info!("PostgreSQL already runs (pid {}): taking it over", found.pid());
                 self.running(Arc::new(found));
@@ -247,6 +256,10 @@ impl Pg {
         }
         self.sql = sighting.sql;
         if let Some(pending) = sighting.pending_restart {
+            // It loads new settings in its own time.
+            if self.is_primary() && sighting.begun > self.configured_at + LOADED_BY {
+                self.files.forget_kept();
+            }
             self.pending_restart = pending;
         }
         match sighting.probe {

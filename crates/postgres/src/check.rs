@@ -82,7 +82,9 @@ fn read_refusals(said: &str, effective: &BTreeMap<String, String>) -> Vec<Config
             }
             continue;
         }
-        let name = text.split_once("parameter \"").and_then(|(_, rest)| rest.split_once('"')).map(|(name, _)| name);
+        let named = text.split_once("parameter \"").and_then(|(_, rest)| rest.split_once('"')).map(|(name, _)| name);
+        // The one message without a name.
+        let name = named.or(text.starts_with("SSL is not supported by this build").then_some("ssl"));
         let Some(name) = name.filter(|name| effective.contains_key(*name)) else { continue };
         if found.iter().any(|known| known.name.as_deref() == Some(name)) {
             continue;

@@ -177,6 +177,14 @@ pub fn terminate(pid: u32, data_dir: &Path) -> Result<bool, KillError> {
     }
 }
 
+/// Whether any process of the data directory is stopped by a signal (SIGSTOP). One under a debugger is not meant.
+pub fn any_stopped(data_dir: &Path) -> bool {
+    tree(data_dir).into_iter().any(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+    })
+}
+
 /// [`kill_tree`] on a thread of its own.
 pub async fn kill_tree_async(data_dir: &Path, limit: Duration) -> Result<usize, KillError> {
     let dir = data_dir.to_owned();

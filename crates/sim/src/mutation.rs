@@ -96,10 +96,8 @@ impl Mutation {
             Mutation::DeposedKeepsRunning => Profile::Freezing,
             Mutation::GuardMissing => Profile::Steps,
             Mutation::PublishBeforeBarrier | Mutation::BarrierTooEarly => Profile::Single,
-            Mutation::ProposalForgotten
-            | Mutation::HandoverUnchecked
-            | Mutation::PromoteBeforeRule
-            | Mutation::LeaderOfOtherData => Profile::Storm,
+            Mutation::ProposalForgotten => Profile::Overlapping,
+            Mutation::HandoverUnchecked | Mutation::PromoteBeforeRule | Mutation::LeaderOfOtherData => Profile::Storm,
         }
     }
 }

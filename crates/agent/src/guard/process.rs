@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -51,6 +53,8 @@ const LONELY: Duration = Duration::from_secs(30);
 /// # Errors
 /// When its socket cannot be made or the clock's timer is not available.
 pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
+    // When an agent dies while its node is stopped, the kernel continues the guard with a SIGHUP: it has work to do then.
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::new(AtomicBool::new(false)))?;
     let listener = listen(&options.socket)?;
     let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
     let mut agent: Option<UnixStream> = None;

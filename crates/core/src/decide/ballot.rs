@@ -60,6 +60,21 @@ impl<'a> Ballot<'a> {
         self.pledges.iter().filter(|(name, pledge)| self.sync.rule.has(name, &pledge.incarnation)).count()
     }
 
+    /// Whose data would help, in words.
+    pub fn missing(&self) -> String {
+        let leader = (&self.sync.leader, &self.sync.incarnation);
+        let wanted = self.sync.rule.voters.iter().chain(std::iter::once(leader));
+        let missing = wanted.filter(|(name, incarnation)| {
+            self.pledges.get(*name).is_none_or(|pledge| pledge.incarnation != **incarnation)
+        });
+        let missing = missing.map(|(name, incarnation)| match self.view.members.get(name) {
+            None => format!("{name} is away"),
+            Some(member) if member.incarnation.as_ref() == Some(incarnation) => format!("{name} has not pledged yet"),
+            Some(_) => format!("{name} no longer has the data that counts"),
+        });
+        missing.collect::<Vec<_>>().join(", ")
+    }
+
     /// Who is to take over, best first; each of them holds everything acknowledged if those before it are ignored.
     pub fn ranking(&self) -> Vec<MemberName> {
         let mut ignored = BTreeSet::new();

@@ -16,6 +16,8 @@ const TURN: Millis = 2_000;
 const CLEAN_LEADER_PATIENCE: Millis = 10_000;
 /// How long a member that has just started waits for the last leader to show up.
 const START_PATIENCE: Millis = 2_000;
+/// When too few pledges are more than the usual moment.
+const MISSING_FOR: Millis = 10_000;
 /// Under the empty rule: how long to wait for members that have not pledged.
 const SETTLE: Millis = 500;
 
@@ -150,16 +152,21 @@ impl Turn<'_> {
         }
         let ranking = ballot.ranking();
         let Some(rank) = ranking.iter().position(|name| *name == self.policy.me) else {
-            let text = match ranking.first() {
-                Some(best) => format!("nobody leads: {best} is to take over"),
-                None => format!(
-                    "nobody leads: {} of {} pledges needed to be sure that nothing acknowledged is lost",
-                    ballot.fence_pledges(),
-                    sync.value.rule.fence()
-                ),
-            };
             self.memory.outranked_since = None;
-            return Why::new("election_not_ours", text);
+            if let Some(best) = ranking.first() {
+                return Why::new("election_not_ours", format!("nobody leads: {best} is to take over"));
+            }
+            let text = format!(
+                "nobody leads: {} of {} pledges needed to be sure that nothing acknowledged is lost; {}",
+                ballot.fence_pledges(),
+                sync.value.rule.fence(),
+                ballot.missing()
+            );
+            if self.obs.now >= since + MISSING_FOR {
+                return self.trouble("election_short", text);
+            }
+            self.wake_at(since + MISSING_FOR);
+            return Why::new("election_short", text);
         };
         // Counted from when it is known who is better placed: that may be long after the leader has gone.
         let turn = if rank == 0 {

@@ -126,7 +126,12 @@ impl Turn<'_> {
     }
 
     /// A voter counts as gone when it has not streamed for `shrink_delay`.
-    fn gone(&mut self, rule: &Rule, streaming: &BTreeMap<MemberName, (Incarnation, Lsn)>) -> Vec<MemberName> {
+    fn gone(
+        &mut self,
+        view: &ClusterView,
+        rule: &Rule,
+        streaming: &BTreeMap<MemberName, (Incarnation, Lsn)>,
+    ) -> Vec<MemberName> {
         let now = self.obs.now;
         let streams = |name: &MemberName, incarnation: &Incarnation| {
             streaming.get(name).is_some_and(|(current, _)| current == incarnation)
@@ -139,7 +144,10 @@ impl Turn<'_> {
             if streams(name, incarnation) {
                 continue;
             }
-            let due = *self.memory.missing_since.entry(name.clone()).or_insert(now) + self.policy.shrink_delay;
+            let since = *self.memory.missing_since.entry(name.clone()).or_insert(now);
+            // One whose own record says that it has lost that data will not be back with it.
+            let lost = view.members.get(name).is_some_and(|member| member.incarnation.as_ref() != Some(incarnation));
+            let due = if lost { now } else { since + self.policy.shrink_delay };
             if now >= due {
                 gone.push(name.clone());
             } else {
@@ -162,7 +170,7 @@ impl Turn<'_> {
         if needed == 0 {
             return if published.is_empty() { Step::Keep } else { Step::PublishFirst(Rule::default()) };
         }
-        let gone = self.gone(published, streaming);
+        let gone = self.gone(view, published, streaming);
         let present: BTreeMap<_, _> =
             streaming.iter().map(|(name, (incarnation, _))| (name.clone(), incarnation.clone())).collect();
 
