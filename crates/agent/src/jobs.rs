@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use matriarch_core::Timeline;
 use matriarch_core::decide::{Job, JobFailure};
@@ -24,6 +24,11 @@ use crate::conf_files::ConfFiles;
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long the checkpoint before a stop may take.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(30);
+/// How long statements under way may hold up a planned switchover; then they are cut off.
+const SETTLE_LIMIT: Duration = Duration::from_millis(300);
+const SETTLE_LOOK: Duration = Duration::from_millis(5);
+/// How long routers need to hear that they shall hold new work: one notification.
+const HOLD_HEARD: Duration = Duration::from_millis(20);
 /// How long a promotion may take.
 const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -50,6 +55,8 @@ pub struct JobContext {
     pub progress: Arc<watch::Sender<CloneProgress>>,
     /// Role for a restart.
     pub primary: bool,
+    /// Routers have been told to hold new work: statements under way are given a moment before a stop.
+    pub handover: bool,
 }
 
 /// What a job changed.
@@ -167,8 +174,27 @@ fn start_failure(error: StartError) -> JobFailure {
 }
 
 async fn stop_fast(context: &JobContext) -> Done {
+    if let Some(sql) = context.sql.as_deref().filter(|_| context.handover) {
+        settle(sql).await;
+    }
     let mode = StopMode::Fast { checkpoint: Some(CHECKPOINT_LIMIT), deadline: context.stop_limit };
     stop_by(context, mode).await
+}
+
+/// Waits until no client has a statement or a transaction under way, so that a planned switchover cuts none off.
+async fn settle(sql: &Sql) {
+    let query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
+                 AND pid <> pg_backend_pid() AND state <> 'idle'";
+    let end = Instant::now() + SETTLE_LIMIT;
+    // Until routers have heard of it, clients begin new statements over sessions that look idle.
+    tokio::time::sleep(HOLD_HEARD).await;
+    while let Ok(rows) = sql.query("look for statements under way", query, SETTLE_LIMIT).await {
+        let busy = rows.first().and_then(|row| row.first().cloned().flatten());
+        if busy.as_deref() == Some("0") || Instant::now() >= end {
+            return;
+        }
+        tokio::time::sleep(SETTLE_LOOK).await;
+    }
 }
 
 async fn stop_immediate(context: &JobContext) -> Done {

@@ -15,9 +15,24 @@ pub(crate) struct Frames {
     key: Option<Vec<u8>>,
     started: bool,
     broken: bool,
+    /// The message under way is ReadyForQuery.
+    at_status: bool,
+    /// Transaction status of the last ReadyForQuery, until either side begins something.
+    ready: Option<u8>,
 }
 
 impl Frames {
+    /// Whether the server waits for a statement outside any transaction, as far as its side tells. A client that sends
+    /// several batches ahead is not seen through.
+    pub fn idle(&self) -> bool {
+        self.at_boundary() && self.ready == Some(b'I')
+    }
+
+    /// The client has sent something.
+    pub fn asked(&mut self) {
+        self.ready = None;
+    }
+
     /// Whether the next byte would begin a message, so that a message of our own may be inserted.
     pub fn at_boundary(&self) -> bool {
         !self.broken && self.have == 0 && self.body == 0
@@ -32,6 +47,9 @@ impl Frames {
                 let n = self.body.min(bytes.len());
                 if let Some(key) = &mut self.key {
                     key.extend_from_slice(&bytes[..n]);
+                }
+                if self.at_status {
+                    self.ready = Some(bytes[0]);
                 }
                 self.body -= n;
                 bytes = &bytes[n..];
@@ -57,6 +75,11 @@ impl Frames {
         match (u32::from_be_bytes(length) as usize).checked_sub(4) {
             Some(body) => self.body = body,
             None => self.broken = true,
+        }
+        self.at_status = tag == b'Z';
+        // Notices, parameters and notifications also come in between.
+        if !matches!(tag, b'N' | b'S' | b'A') {
+            self.ready = None;
         }
         if self.started {
             return;
@@ -187,6 +210,26 @@ mod tests {
         assert_eq!(frames.observe(&message(b'Z', b"I")), None);
         assert_eq!(frames.observe(&message(b'K', &[1; 8])), None);
         assert!(frames.at_boundary());
+    }
+
+    #[test]
+    fn idle_is_between_transactions_only() {
+        let mut frames = Frames::default();
+        frames.observe(&greeting(&[1; 4]).0);
+        assert!(frames.idle());
+        frames.asked();
+        assert!(!frames.idle());
+        frames.observe(&[message(b'C', b"BEGIN\0"), message(b'Z', b"T")].concat());
+        assert!(!frames.idle());
+        frames.observe(&message(b'C', b"COMMIT\0"));
+        let ready = message(b'Z', b"I");
+        frames.observe(&ready[..5]);
+        assert!(!frames.idle(), "only half of it is there");
+        frames.observe(&ready[5..]);
+        frames.observe(&message(b'A', b"notification"));
+        assert!(frames.idle());
+        frames.observe(&message(b'T', b""));
+        assert!(!frames.idle());
     }
 
     #[test]

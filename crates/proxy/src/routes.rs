@@ -74,6 +74,12 @@ pub(crate) struct Binding {
 }
 
 impl Binding {
+    /// Whether a session under this route may go on, and whether it shall end by itself between two statements: its
+    /// primary is about to stop, and a statement under way then would be cut off.
+    pub fn stands(&self, routes: &Routes) -> (bool, bool) {
+        (self.holds(routes), routes.hold && self.reign.is_some())
+    }
+
     /// Whether a session under this route may go on.
     pub fn holds(&self, routes: &Routes) -> bool {
         let is_primary = routes.primary.as_ref().is_some_and(|p| p.name == self.backend.name);

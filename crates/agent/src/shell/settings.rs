@@ -48,6 +48,7 @@ impl Shell {
             slots: self.first_slots(),
             progress: self.pg.progress.clone(),
             primary,
+            handover: self.sync().is_some_and(|sync| sync.handover),
         }
     }
 

@@ -35,7 +35,7 @@ impl Shell {
         entries.map(|e| HistoryLine(e.0, e.1, e.2.clone(), e.3.clone(), e.4.clone())).collect()
     }
 
-    fn sync(&self) -> Option<&SyncRecord> {
+    pub(super) fn sync(&self) -> Option<&SyncRecord> {
         Some(&self.reading.as_ref()?.view.sync.as_ref()?.value)
     }
 

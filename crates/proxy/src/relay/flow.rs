@@ -67,6 +67,8 @@ pub(super) struct Session {
     flows: [Flow; 2],
     frames: Option<Frames>,
     pub binding: Binding,
+    /// Its member is about to hand over: the session ends between two statements.
+    pub leaving: bool,
     tickets: Tickets,
 }
 
@@ -74,7 +76,14 @@ impl Session {
     pub fn new(handover: Handover) -> Self {
         let Handover { client, server, to_client, to_server, frames, binding, tickets } = handover;
         let flow = |pending| Flow { pending, ..Flow::default() };
-        Self { ends: [client, server], flows: [flow(to_server), flow(to_client)], frames, binding, tickets }
+        Self {
+            ends: [client, server],
+            flows: [flow(to_server), flow(to_client)],
+            frames,
+            binding,
+            leaving: false,
+            tickets,
+        }
     }
 
     /// Looks at the answer that came with the handover, as if it had just been read.
@@ -82,6 +91,11 @@ impl Session {
         let answer = std::mem::take(&mut self.flows[End::Server as usize].pending);
         self.observe(&answer, keys);
         self.flows[End::Server as usize].pending = answer;
+    }
+
+    /// Whether it can be ended now without anybody's statement being under way.
+    pub fn is_idle(&self) -> bool {
+        self.frames.as_ref().is_some_and(Frames::idle) && self.flows.iter().all(|flow| flow.pending.is_empty())
     }
 
     pub fn port(&self) -> Port {
@@ -117,6 +131,9 @@ impl Session {
 
     /// Moves bytes from `from` to the other end until there are none, the receiver is full, or the turn is over.
     pub fn pump(&mut self, from: End, buffer: &mut [u8], keys: &Arc<CancelKeys>) -> Pumped {
+        if from == End::Client && !self.flows[from as usize].pending.is_empty() {
+            self.asked();
+        }
         match self.flush(from) {
             Ok(true) => {}
             Ok(false) => return Pumped::Blocked,
@@ -138,8 +155,9 @@ impl Session {
                 flow.ended = true;
                 return self.finish(from);
             }
-            if from == End::Server {
-                self.observe(&buffer[..n], keys);
+            match from {
+                End::Server => self.observe(&buffer[..n], keys),
+                End::Client => self.asked(),
             }
             match self.forward(from, &buffer[..n]) {
                 Ok(true) => {}
@@ -152,6 +170,12 @@ impl Session {
             }
         }
         Pumped::Again
+    }
+
+    fn asked(&mut self) {
+        if let Some(frames) = &mut self.frames {
+            frames.asked();
+        }
     }
 
     /// Sends `bytes`; what the receiver does not take is kept. `Ok(false)` when it is full.

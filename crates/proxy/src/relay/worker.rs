@@ -133,8 +133,11 @@ impl Loop {
             let to = from.other();
             let token = EventData::new_u64((slot as u64) << 1 | to as u64);
             if epoll::modify(&self.epoll, session.fd(to), token, interest(blocked)).is_err() {
-                self.end(slot);
+                return self.end(slot);
             }
+        }
+        if session.leaving && session.is_idle() {
+            self.cut(slot, &moving());
         }
     }
 
@@ -173,7 +176,8 @@ impl Loop {
             epoll::add(&self.epoll, session.fd(end), token, interest(false))
         });
         // Routes may have changed since the session was started; from here on rechecks find it.
-        let holds = session.binding.holds(&self.routes.borrow());
+        let (holds, leaving) = session.binding.stands(&self.routes.borrow());
+        session.leaving = leaving;
         self.sessions[slot] = Some(session);
         if let Err(error) = added {
             tracing::warn!(%error, "a session could not be added to the relay");
@@ -193,9 +197,15 @@ impl Loop {
         let routes = Arc::clone(&self.routes.borrow());
         let mut cut = [0usize; 2];
         for slot in 0..self.sessions.len() {
-            if let Some(session) = self.sessions[slot].as_ref().filter(|s| !s.binding.holds(&routes)) {
+            let Some(session) = &mut self.sessions[slot] else { continue };
+            let (holds, leaving) = session.binding.stands(&routes);
+            session.leaving = leaving;
+            if !holds {
                 cut[usize::from(session.port() == Port::ReadOnly)] += 1;
                 self.cut(slot, &route_ended());
+            } else if leaving {
+                // What the client has sent already goes first.
+                self.pump(slot, End::Client);
             }
         }
         if cut != [0, 0] {
@@ -222,6 +232,11 @@ impl Loop {
 fn interest(writable: bool) -> EventFlags {
     let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
     if writable { flags | EventFlags::OUT } else { flags }
+}
+
+fn moving() -> Report {
+    Report::new("57P01", "terminating connection between two statements because a switchover is under way")
+        .hint("Connect again: the proxy holds the new session until the new primary is there.")
 }
 
 fn route_ended() -> Report {

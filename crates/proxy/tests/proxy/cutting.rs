@@ -25,7 +25,10 @@ async fn a_deposed_primary_loses_its_sessions_at_once() {
     router.primary(backend("a", a.port()));
     let mut session_1 = session(router.rw).await;
     let mut session_2 = session(router.rw).await;
-    // Neither a planned switchover that begins nor a replica's lag ends anything.
+    // A replica that comes ends nothing, and a planned switchover that begins ends no statement under way.
+    for session in [&mut session_1, &mut session_2] {
+        session.write_all(&message(b'Q', b"select 1\0")).await.unwrap();
+    }
     router.route(|r| {
         r.hold = true;
         r.replicas.push(backend("b", 1));

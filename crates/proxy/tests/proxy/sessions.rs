@@ -165,3 +165,56 @@ async fn cancel_keys_of_256_bytes_find_their_member_and_unknown_ones_find_all() 
     assert_eq!(at_a.recv().await.unwrap(), keys[1]);
     drop(dial(router.ro).await);
 }
+
+/// Sessions end when a planned switchover begins, but each between two statements and outside any transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switchover_that_begins_cuts_no_statement_off() {
+    let dir = TestDir::new("proxy-hold");
+    let primary = Server::create(postgres::any(), &dir, "primary", "").await.unwrap();
+    let router = Router::start(ProxyConfig::default()).await;
+    router.primary(backend("a", primary.port()));
+    let (idle, busy, open) = (
+        router.connect(router.rw).await.unwrap(),
+        router.connect(router.rw).await.unwrap(),
+        router.connect(router.rw).await.unwrap(),
+    );
+    open.batch_execute("begin; create table kept ()").await.unwrap();
+    let statement = tokio::spawn(async move {
+        let answer = value(&busy, "select 7 from pg_sleep(1)").await;
+        (answer, busy)
+    });
+    while router
+        .ask(router.rw, "select count(*) from pg_stat_activity where query like '%pg_sleep(1)' and state = 'active'")
+        .await
+        != "1"
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    router.route(|r| r.hold = true);
+    ends(&idle).await;
+    open.batch_execute("alter table kept add column x int").await.unwrap();
+    assert!(!open.is_closed(), "its transaction is still open");
+    let (answer, busy) = statement.await.unwrap();
+    assert_eq!(answer, "7", "the statement under way is answered");
+    ends(&busy).await;
+    open.batch_execute("commit").await.unwrap();
+    ends(&open).await;
+
+    let held = tokio::spawn({
+        let to = router.rw.port();
+        async move { value(&connect(to).await.unwrap(), "select count(*) from kept").await }
+    });
+    router.route(|r| r.hold = false);
+    assert_eq!(held.await.unwrap(), "0", "what was committed is there");
+    let after = router.connect(router.rw).await.unwrap();
+    assert_eq!(value(&after, "select 1").await, "1");
+    assert!(!after.is_closed());
+}
+
+async fn ends(client: &tokio_postgres::Client) {
+    let deadline = Instant::now() + LIMIT;
+    while !client.is_closed() {
+        assert!(Instant::now() < deadline, "the session goes on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
