@@ -1,5 +1,6 @@
 //! `matriarch agent`: one member, from its configuration file.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +33,22 @@ pub struct AgentArgs {
     /// End when the standard input ends: whoever started this process is gone
     #[arg(long, hide = true)]
     pub supervised: bool,
+}
+
+impl AgentArgs {
+    /// Recognises `agent [--supervised] --config FILE` among a program's arguments (without its name), which is how `up`
+    /// and systemd start agents: the parser of all verbs would stay in the memory of a process that runs for months.
+    pub fn from_arguments(arguments: impl Iterator<Item = OsString>) -> Option<AgentArgs> {
+        let words: Vec<OsString> = arguments.take(5).collect();
+        let (supervised, config) = match words.as_slice() {
+            [verb, supervised, flag, file] if verb == "agent" && supervised == "--supervised" && flag == "--config" => {
+                (true, file)
+            }
+            [verb, flag, file] if verb == "agent" && flag == "--config" => (false, file),
+            _ => return None,
+        };
+        Some(AgentArgs { config: config.into(), log_format: None, supervised })
+    }
 }
 
 /// Runs until it is told to stop; PostgreSQL is stopped with it.
@@ -200,4 +217,31 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use clap::Parser;
+
+    use super::AgentArgs;
+
+    #[derive(Parser)]
+    struct Whole {
+        #[command(flatten)]
+        args: AgentArgs,
+    }
+
+    #[test]
+    fn the_short_way_reads_what_the_whole_parser_reads() {
+        let short = |words: &[&str]| AgentArgs::from_arguments(words.iter().map(OsString::from));
+        for words in [&["agent", "--config", "a b.yaml"][..], &["agent", "--supervised", "--config", "x"]] {
+            let (short, whole) = (short(words).expect("it is the usual form"), Whole::parse_from(words).args);
+            assert_eq!((short.config, short.supervised), (whole.config, whole.supervised));
+        }
+        for words in [&["agent"][..], &["agent", "--help"], &["agent", "--config"], &["agent", "--config", "x", "y"]] {
+            assert!(short(words).is_none(), "{words:?}");
+        }
+    }
 }

@@ -48,13 +48,17 @@ enum Mode {
 }
 
 fn main() -> ExitCode {
+    let arguments = || std::env::args_os().skip(1);
     // First of all, and without a runtime: the guard must stay tiny.
-    let done = match GuardOptions::from_arguments(std::env::args_os().skip(1)) {
-        Some(options) => matriarch_agent::guard::run(&options),
-        None => match Cli::try_parse() {
+    let done = if let Some(options) = GuardOptions::from_arguments(arguments()) {
+        matriarch_agent::guard::run(&options)
+    } else if let Some(args) = agent::AgentArgs::from_arguments(arguments()) {
+        block_on(agent::run(args))
+    } else {
+        match Cli::try_parse() {
             Ok(cli) => run(cli),
             Err(error) => return misused(&error),
-        },
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
