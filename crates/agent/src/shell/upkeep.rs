@@ -7,6 +7,7 @@ use matriarch_api::CertificateRow;
 use matriarch_config::Slot;
 use matriarch_core::MemberName;
 use matriarch_core::decide::{Millis, Server};
+use matriarch_dcs::boot_clock_ms;
 use tokio::task::JoinHandle;
 
 use super::Shell;
@@ -28,6 +29,8 @@ pub struct Upkeep {
 
 /// Files are looked at again after this time: certificates end in days, a log grows in hours.
 const FILES: Millis = 60_000;
+/// How long a replica may look for its stream before that is a problem.
+const STREAM_PATIENCE: Millis = 3_000;
 
 impl Shell {
     /// Reads the certificates again, and looks at the size of PostgreSQL's log, when it is time.
@@ -57,7 +60,9 @@ impl Shell {
     /// What is wrong beside the decision, for the member record: settings and rules that were refused, a stream that
     /// is refused, certificates that have ended.
     pub(super) fn other_problem(&self) -> Option<String> {
-        let stream = || self.pg.stream_problem.clone();
+        // While the lead moves every stream breaks for a moment.
+        let broken = self.memory.not_streaming_since.is_some_and(|since| boot_clock_ms() >= since + STREAM_PATIENCE);
+        let stream = || self.pg.stream_problem.clone().filter(|_| broken);
         self.pg.files.problem().or_else(stream).or_else(|| certificates::problem(&self.certificates()))
     }
 
