@@ -15,7 +15,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use matriarch_agent::guard::GuardOptions;
 use matriarch_cli::{OutputArgs, Ui, Verb};
 
-/// Keeps a PostgreSQL cluster available, backed up, routed and watched.
+/// Keeps a PostgreSQL cluster available: failover that loses nothing acknowledged, switchover, repair, routing.
 #[derive(Debug, Parser)]
 #[command(name = "matriarch", version, arg_required_else_help = true, propagate_version = true)]
 #[command(
