@@ -195,6 +195,10 @@ pub struct SyncRecord {
     pub quorum: u32,
     /// Counts takeovers; a fencing token.
     pub epoch: u64,
+    /// Counts the writes of this record, over all epochs: with the epoch it tells which of two records is the newer one,
+    /// also in a store that went back in time.
+    #[serde(default)]
+    pub serial: u64,
     /// Identity of the leader's data.
     pub incarnation: Incarnation,
     /// The rule in force.
@@ -254,6 +258,9 @@ pub struct Pledge {
     pub timeline: Timeline,
     /// End of the WAL it has flushed.
     pub lsn: Lsn,
+    /// It counts no more. The record stays, so that a pledge still under way to the store finds it changed and fails.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawn: bool,
 }
 
 /// `failover`: a wish to move the primary. With `leader` it is a switchover, without a failover.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use matriarch_core::decide::{
     Action, ClusterView, CrashPolicy, Data, DataFacts, Decision, Finished, Job, JobFailure, LeaderKey, Lease, Memory,
-    Millis, Observation, Policy, Server, Synchronous, decide,
+    Millis, Observation, Policy, Pulse, Server, Synchronous, decide,
 };
 use matriarch_core::record::{MemberRecord, SyncRecord, Versioned};
 use matriarch_core::rule::Rule;
@@ -80,6 +80,10 @@ fn observation(now: Millis, view: ClusterView, data: Data, server: Server) -> Ob
         finished: None,
         stopping: false,
         reinit: false,
+        pulse: Pulse::default(),
+        support: BTreeMap::new(),
+        newest: None,
+        promised_until: 0,
     }
 }
 

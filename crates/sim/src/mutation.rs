@@ -135,7 +135,13 @@ impl World {
                 let pledged = |name| view.pledges.get(name).is_some_and(|pledge| pledge.value.epoch == epoch);
                 let missing = sync.rule.voters.iter().find(|(name, _)| !pledged(*name));
                 if let Some((name, incarnation)) = missing {
-                    let nothing = Pledge { epoch, incarnation: incarnation.clone(), timeline: 0, lsn: Lsn::ZERO };
+                    let nothing = Pledge {
+                        epoch,
+                        incarnation: incarnation.clone(),
+                        timeline: 0,
+                        lsn: Lsn::ZERO,
+                        withdrawn: false,
+                    };
                     view.pledges.insert(name.clone(), Versioned { revision: INVENTED, value: nothing });
                 }
             }

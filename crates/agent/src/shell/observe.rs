@@ -1,8 +1,8 @@
 //! Gathers one frozen observation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use matriarch_core::decide::{Millis, Observation};
+use matriarch_core::decide::{Millis, Observation, Pulse};
 
 use super::Shell;
 
@@ -30,6 +30,10 @@ impl Shell {
             stopping: self.stopping,
             reinit: self.reinit,
             alive,
+            pulse: Pulse::default(),
+            support: BTreeMap::new(),
+            newest: None,
+            promised_until: 0,
         }
     }
 }

@@ -86,6 +86,24 @@ impl fmt::Display for Why {
     }
 }
 
+/// What this member tells the others directly about where it stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Stance {
+    /// Nothing that anybody could rely on: not a member yet, in an election, pledged, or about to pledge.
+    #[default]
+    Neutral,
+    /// It follows the leader of this epoch and has not pledged against it.
+    Follows {
+        /// The epoch.
+        epoch: u64,
+    },
+    /// It leads in this epoch, and its PostgreSQL may be written to.
+    Leads {
+        /// The epoch.
+        epoch: u64,
+    },
+}
+
 /// What to do now, what to remember, and when to look again at the latest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -99,4 +117,11 @@ pub struct Decision {
     pub why: Why,
     /// What stands in the way of this member, for the member record.
     pub problem: Option<String>,
+    /// What other members are told.
+    pub stance: Stance,
+    /// PostgreSQL may be writable until then, and the guard ends it afterwards: the end of the lease, or later while enough
+    /// members stand by this leader. None when this member does not lead.
+    pub authority: Option<Millis>,
+    /// The lease cannot be renewed and the rule is empty: the others are to be asked to promise not to take over.
+    pub asks_promise: bool,
 }

@@ -70,6 +70,7 @@ impl Turn<'_> {
             sync_standby: None,
             quorum: 0,
             epoch: 1,
+            serial: 1,
             incarnation,
             rule: Rule::default(),
             established: true,

@@ -109,7 +109,13 @@ impl Turn<'_> {
         let Some(incarnation) = self.obs.incarnation().cloned() else {
             return Why::new("no_incarnation", "waiting for the data directory to get its identity");
         };
-        let mine = Pledge { epoch: sync.value.epoch, incarnation, timeline: running.timeline, lsn: running.lsn };
+        let mine = Pledge {
+            epoch: sync.value.epoch,
+            incarnation,
+            timeline: running.timeline,
+            lsn: running.lsn,
+            withdrawn: false,
+        };
         if view.pledges.get(&self.policy.me).map(|pledge| &pledge.value) != Some(&mine) {
             let txn = Txn::new()
                 .absent(key::LEADER)

@@ -21,10 +21,10 @@ mod voters;
 
 use std::collections::BTreeMap;
 
-pub use action::{Action, Change, Decision, Purpose, Settings, Why};
+pub use action::{Action, Change, Decision, Purpose, Settings, Stance, Why};
 pub use observation::{
-    ClusterView, CrashPolicy, Data, DataFacts, Finished, Job, JobFailure, LeaderKey, Lease, Millis, Observation,
-    Policy, Running, Server, Synchronous,
+    ClusterView, CrashPolicy, Data, DataFacts, Evidence, Finished, Job, JobFailure, LeaderKey, Lease, Millis,
+    Observation, Policy, Pulse, Running, Server, Support, Synchronous,
 };
 pub use turn::{RETRY_STEPS, TICK};
 

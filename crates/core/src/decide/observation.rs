@@ -225,6 +225,48 @@ pub struct JobFailure {
     pub hopeless: bool,
 }
 
+/// What this member hears of the leader that the store names, from agent to agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Pulse {
+    /// Nothing is known: there is no other leader, or it has not been listened to for long enough.
+    #[default]
+    Unknown,
+    /// Its agent answers, and says that it leads in this epoch.
+    Alive {
+        /// The epoch it says it leads in.
+        epoch: u64,
+    },
+    /// It is held to be gone. That starts pledges and never authorises anything.
+    Suspected {
+        /// Since when.
+        since: Millis,
+        /// On what grounds.
+        evidence: Evidence,
+    },
+}
+
+/// Grounds for a suspicion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Evidence {
+    /// The ports of both its agent and its PostgreSQL refuse or reset connections.
+    Refused,
+    /// Its agent was heard before and has been silent for longer than it may.
+    Silent,
+}
+
+/// What another member told this one directly, when this one leads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Support {
+    /// Identity of its data.
+    pub incarnation: Incarnation,
+    /// It follows the leader of this epoch, and has not pledged against it.
+    pub epoch: u64,
+    /// What it said was said after this moment of our clock: it answers a message that we sent then.
+    pub heard: Millis,
+    /// It will not take over before this moment of our clock, whatever the store says (asked for under the empty rule).
+    pub promised_until: Option<Millis>,
+}
+
 /// One frozen look at everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
@@ -248,6 +290,14 @@ pub struct Observation {
     pub reinit: bool,
     /// Members whose record is alive.
     pub alive: BTreeSet<MemberName>,
+    /// What is heard of the leader that the store names.
+    pub pulse: Pulse,
+    /// What the other members told us directly, newest word of each; empty unless we lead.
+    pub support: BTreeMap<MemberName, Support>,
+    /// The newest `sync` record this member ever saw, kept on its disk: a store that shows an older one went back in time.
+    pub newest: Option<SyncRecord>,
+    /// We promised a leader under the empty rule not to take over before then; kept on disk.
+    pub promised_until: Millis,
 }
 
 impl Observation {

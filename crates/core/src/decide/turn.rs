@@ -2,7 +2,7 @@
 
 use crate::decide::{
     Action, Change, Data, Decision, Failures, Job, Memory, Millis, Observation, Policy, Purpose, Remedy, Server,
-    Settings, Why,
+    Settings, Stance, Why,
 };
 use crate::record::SyncRecord;
 use crate::transaction::Txn;
@@ -19,6 +19,9 @@ pub(super) struct Turn<'a> {
     pub memory: Memory,
     pub actions: Vec<Action>,
     pub problem: Option<String>,
+    pub stance: Stance,
+    pub authority: Option<Millis>,
+    pub asks_promise: bool,
     wake: Millis,
 }
 
@@ -26,7 +29,17 @@ impl<'a> Turn<'a> {
     pub fn new(policy: &'a Policy, memory: &Memory, obs: &'a Observation) -> Self {
         let mut memory = memory.clone();
         memory.started.get_or_insert(obs.now);
-        Turn { policy, obs, memory, actions: Vec::new(), problem: None, wake: obs.now + TICK }
+        Turn {
+            policy,
+            obs,
+            memory,
+            actions: Vec::new(),
+            problem: None,
+            stance: Stance::default(),
+            authority: obs.lease.map(|lease| lease.until),
+            asks_promise: false,
+            wake: obs.now + TICK,
+        }
     }
 
     pub fn finish(self, why: Why) -> Decision {
@@ -36,6 +49,9 @@ impl<'a> Turn<'a> {
             next_wake: self.wake.max(self.obs.now + 1),
             why,
             problem: self.problem,
+            stance: self.stance,
+            authority: self.authority,
+            asks_promise: self.asks_promise,
         }
     }
 

@@ -4,10 +4,11 @@ mod announce;
 mod lease;
 mod state;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use matriarch_core::decide::{
-    Action, ClusterView, Finished, Job, JobFailure, Lease, Millis, Observation, Settings, decide,
+    Action, ClusterView, Finished, Job, JobFailure, Lease, Millis, Observation, Pulse, Settings, decide,
 };
 
 pub(crate) use announce::MEMBER_TTL;
@@ -144,6 +145,10 @@ impl World {
             finished: snapshot.finished,
             stopping: agent.stopping,
             reinit: agent.reinit,
+            pulse: Pulse::default(),
+            support: BTreeMap::new(),
+            newest: None,
+            promised_until: 0,
         }
     }
 
