@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use matriarch_config::DynamicConfig;
-use matriarch_core::decide::{CrashPolicy, Millis, Policy, Synchronous};
+use matriarch_config::{DynamicConfig, SynchronousMode, SynchronousZones};
+use matriarch_core::decide::{CrashPolicy, Millis, Policy, Synchronous, Zones};
 
 use crate::options::Options;
 
@@ -30,7 +30,15 @@ pub fn policy(options: &Options, config: &DynamicConfig) -> Policy {
             needed: config.voters_needed(),
             strict: config.synchronous_mode_strict,
             from_members: config.synchronous_min_members as usize,
+            first: config.synchronous_mode == SynchronousMode::On,
+            zones: match config.synchronous_zones {
+                SynchronousZones::Ignore => Zones::Ignore,
+                SynchronousZones::Prefer => Zones::Prefer,
+                SynchronousZones::Require => Zones::Require,
+            },
+            max_lag: config.voter_lag(),
         },
+        zone: tag("zone").and_then(serde_json::Value::as_str).map(str::to_owned),
         shrink_delay: config.shrink_delay.as_millis() as Millis,
         maximum_lag_on_failover: config.maximum_lag_on_failover,
         start_timeout: start_timeout(config),

@@ -10,6 +10,7 @@ const NAMES: &[(&str, &str)] = &[
     ("synchronous_mode", "voters_needed()"),
     ("synchronous_node_count", "voters_needed()"),
     ("primary_stop_timeout", "stop_timeout()"),
+    ("maximum_lag_on_syncnode", "voter_lag()"),
     ("namespace", "prefix()"),
     ("sqlite.path", "Store::Sqlite { path"),
     ("slots.type", "Slot::Physical"),
@@ -28,6 +29,8 @@ const NAMES: &[(&str, &str)] = &[
     ("tags.noloadbalance", "\"noloadbalance\""),
     ("tags.clonefrom", "\"clonefrom\""),
     ("tags.replicatefrom", "\"replicatefrom\""),
+    ("tags.zone", "\"zone\""),
+    ("tags.sync_priority", "\"sync_priority\""),
 ];
 
 /// libpq's options of a role are handed over as a whole.

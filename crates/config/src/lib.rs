@@ -29,7 +29,9 @@ mod units;
 mod yaml;
 
 pub use address::{Address, BadAddress, Listen};
-pub use dynamic::{Crash, DynamicConfig, SharedPostgres, Slot, SlotKind, SlotMatch, SynchronousMode, validate};
+pub use dynamic::{
+    Crash, DynamicConfig, SharedPostgres, Slot, SlotKind, SlotMatch, SynchronousMode, SynchronousZones, validate,
+};
 pub use limits::{HOT_STANDBY_LIMITS, RestartOrder, restart_order};
 pub use local::load::ConfigError;
 pub use local::{

@@ -149,6 +149,22 @@ impl MemberRecord {
         self.tags.get("failover_priority").and_then(Value::as_i64).unwrap_or(1)
     }
 
+    /// May its flushes acknowledge commits: not tagged `nosync` or `nostream`, `sync_priority` is not 0, and it may lead,
+    /// since the voters are who takes over.
+    pub fn may_vote(&self) -> bool {
+        self.may_lead() && !self.tag("nosync") && !self.tag("nostream") && self.sync_priority() > 0
+    }
+
+    /// `sync_priority`, 1 unless set; the highest is asked first.
+    pub fn sync_priority(&self) -> i64 {
+        self.tags.get("sync_priority").and_then(Value::as_i64).unwrap_or(1)
+    }
+
+    /// Its failure domain: what dies together (a rack, a site).
+    pub fn zone(&self) -> Option<&str> {
+        self.tags.get("zone").and_then(Value::as_str)
+    }
+
     /// `host:port` out of `conn_url`.
     pub fn address(&self) -> Option<&str> {
         self.conn_url.strip_prefix("postgres://")?.split('/').next()

@@ -12,7 +12,7 @@ const NOBODY: &str = "nobody:00000000";
 
 /// A commit is acknowledged only when `needed` of `voters` have flushed it. With `needed` 0 it is empty: asynchronous.
 ///
-/// It is PostgreSQL's `synchronous_standby_names = 'ANY needed (voters)'`. A strict cluster may need more than there are:
+/// It is PostgreSQL's `synchronous_standby_names = 'ANY needed (voters)'`, or `FIRST`. A strict cluster may need more than there are:
 /// then nothing is acknowledged until another voter has joined.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rule {
@@ -20,6 +20,11 @@ pub struct Rule {
     pub voters: BTreeMap<MemberName, Incarnation>,
     /// How many of them must have flushed.
     pub needed: u32,
+    /// All voters in the order in which they are asked, when it is always the first ones that connect whose word counts
+    /// (`FIRST`); else whichever flush soonest (`ANY`). Nothing that is proved depends on it: either way an acknowledged
+    /// commit is on `needed` of the voters, and nobody knows on which.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first: Vec<MemberName>,
 }
 
 impl Rule {
@@ -41,10 +46,27 @@ impl Rule {
 
     /// The same rule without a voter; `needed` never exceeds the voters left.
     pub fn without(&self, name: &MemberName) -> Rule {
-        let mut rule = self.clone();
-        rule.voters.remove(name);
+        let mut rule = self.only(|voter, _| voter != name);
         rule.needed = rule.needed.min(rule.voters.len() as u32);
         rule
+    }
+
+    /// The same rule with those voters only; as many are needed as before.
+    pub fn only(&self, keep: impl Fn(&MemberName, &Incarnation) -> bool) -> Rule {
+        let mut rule = self.clone();
+        rule.voters.retain(|name, incarnation| keep(name, incarnation));
+        rule.first.retain(|name| rule.voters.contains_key(name));
+        rule
+    }
+
+    /// Voters in the order in which PostgreSQL is told of them.
+    fn in_order(&self) -> impl Iterator<Item = (&MemberName, &Incarnation)> {
+        let rest = self.voters.iter().filter(|(name, _)| !self.first.contains(name));
+        self.first.iter().filter_map(|name| self.voters.get_key_value(name)).chain(rest)
+    }
+
+    fn method(&self) -> &'static str {
+        if self.first.is_empty() { "ANY" } else { "FIRST" }
     }
 
     /// The value of `synchronous_standby_names` that enforces the rule.
@@ -55,12 +77,9 @@ impl Rule {
         if self.voters.is_empty() {
             return format!("ANY {} (\"{NOBODY}\")", self.needed);
         }
-        let names: Vec<String> = self
-            .voters
-            .iter()
-            .map(|(name, incarnation)| format!("\"{}\"", application_name(name, incarnation)))
-            .collect();
-        format!("ANY {} ({})", self.needed, names.join(", "))
+        let names: Vec<String> =
+            self.in_order().map(|(name, incarnation)| format!("\"{}\"", application_name(name, incarnation))).collect();
+        format!("{} {} ({})", self.method(), self.needed, names.join(", "))
     }
 }
 
@@ -72,8 +91,8 @@ impl fmt::Display for Rule {
         if self.voters.is_empty() {
             return write!(f, "any {} of nobody", self.needed);
         }
-        let names: Vec<&str> = self.voters.keys().map(MemberName::as_str).collect();
-        write!(f, "any {} of {}", self.needed, names.join(", "))
+        let names: Vec<&str> = self.in_order().map(|(name, _)| name.as_str()).collect();
+        write!(f, "{} {} of {}", self.method().to_lowercase(), self.needed, names.join(", "))
     }
 }
 
@@ -90,7 +109,7 @@ mod tests {
     fn rule(names: &[&str], needed: u32) -> Rule {
         let voters =
             names.iter().map(|name| (name.parse().unwrap(), Incarnation::from_bits(0xABCD_0000_0000_0001))).collect();
-        Rule { voters, needed }
+        Rule { voters, needed, first: Vec::new() }
     }
 
     #[test]
@@ -113,6 +132,10 @@ mod tests {
         assert_eq!(rule(&["b", "c-1"], 1).synchronous_standby_names(), r#"ANY 1 ("b:abcd0000", "c-1:abcd0000")"#);
         assert_eq!(rule(&[], 0).synchronous_standby_names(), "");
         assert_eq!(rule(&["b"], 0).synchronous_standby_names(), "");
+        let ordered = Rule { first: vec!["c-1".parse().unwrap(), "b".parse().unwrap()], ..rule(&["b", "c-1"], 1) };
+        assert_eq!(ordered.synchronous_standby_names(), r#"FIRST 1 ("c-1:abcd0000", "b:abcd0000")"#);
+        assert_eq!(ordered.to_string(), "first 1 of c-1, b");
+        assert_eq!(ordered.without(&"c-1".parse().unwrap()).to_string(), "first 1 of b");
         assert_eq!(rule(&[], 1).synchronous_standby_names(), r#"ANY 1 ("nobody:00000000")"#);
     }
 

@@ -27,7 +27,8 @@ fn policy() -> Policy {
         ttl: 5_000,
         paused: false,
         crash: CrashPolicy::Restart,
-        synchronous: Synchronous { needed: 1, strict: false, from_members: 0 },
+        synchronous: Synchronous { needed: 1, ..Synchronous::default() },
+        zone: None,
         shrink_delay: 2_000,
         maximum_lag_on_failover: 0,
         start_timeout: 60_000,
@@ -50,7 +51,7 @@ fn member(role: &str, incarnation: &str) -> MemberRecord {
 /// Two members; `leader` leads in epoch 2 and the other is the only voter.
 fn view(leader: &str) -> ClusterView {
     let voter = if leader == "a" { ("b", "bbbbbbbb") } else { ("a", "aaaaaaaa") };
-    let rule = Rule { voters: BTreeMap::from([(name(voter.0), data(voter.1))]), needed: 1 };
+    let rule = Rule { voters: BTreeMap::from([(name(voter.0), data(voter.1))]), needed: 1, ..Rule::default() };
     let sync: SyncRecord = serde_json::from_value(json!({
         "leader": leader, "sync_standby": voter.0, "quorum": 0, "epoch": 2,
         "incarnation": if leader == "a" { "aaaaaaaa" } else { "bbbbbbbb" }, "rule": rule, "established": true,

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use matriarch_core::decide::Millis;
+use matriarch_core::decide::{Millis, Zones};
 use matriarch_core::record::SyncRecord;
+use matriarch_core::{Incarnation, MemberName};
 
 use crate::node::{Node, NodeId};
-use crate::server::{Names, Waiting};
+use crate::server::{Names, Sender, Waiting};
 use crate::world::World;
 
 /// Two primaries that both move may not last longer than this.
@@ -108,6 +109,12 @@ impl World {
         let lost = self.checker.data_lost.is_some_and(|at| self.now < at + 5000 || since.is_some());
         if flushed < names.needed && !lost {
             self.violate(format!("{node} acknowledges with {flushed} of {} voters", names.needed));
+        }
+        let zones = &self.setup.zones;
+        let elsewhere = |sender: &Sender| zones[sender.node] != zones[node] && holds(&self.nodes[sender.node]);
+        let insists = self.setup.synchronous.zones == Zones::Require && !zones.is_empty();
+        if insists && !lost && !self.nodes[node].pg.senders.values().any(elsewhere) {
+            self.violate(format!("{node} acknowledges what nobody outside its zone has flushed"));
         }
     }
 
@@ -293,6 +300,23 @@ impl World {
         (!streams).then(|| format!("{}: does not stream from the primary", this.name))
     }
 
+    /// Who is to vote once everybody is well.
+    fn wanted_voters(&self, leader: &MemberName) -> BTreeMap<MemberName, Incarnation> {
+        let zone_of = |name: &MemberName| self.find(name).and_then(|node| self.setup.zones.get(node));
+        let others = || self.nodes.iter().filter(|node| node.name != *leader && !node.nofailover);
+        let ignored = self.setup.synchronous.zones == Zones::Ignore;
+        let elsewhere = |node: &&Node| ignored || zone_of(leader).is_none() || zone_of(&node.name) != zone_of(leader);
+        let outside = others().filter(elsewhere).count();
+        let needed = self.setup.synchronous.needed as usize;
+        let inside = if outside == 0 { usize::MAX } else { needed.saturating_sub(outside) };
+        let neighbours = others().filter(|node| !elsewhere(node)).take(inside);
+        others()
+            .filter(elsewhere)
+            .chain(neighbours)
+            .filter_map(|node| Some((node.name.clone(), node.disk.dir()?.incarnation.clone()?)))
+            .collect()
+    }
+
     /// Why the cluster is not as it should be, if it is not.
     pub fn trouble(&mut self) -> Option<String> {
         for node in 0..self.nodes.len() {
@@ -304,13 +328,8 @@ impl World {
         let Some(sync) = view.cluster.sync.as_ref().map(|sync| &sync.value) else {
             return Some("there is no epoch".to_owned());
         };
-        let voters: BTreeMap<_, _> = self
-            .nodes
-            .iter()
-            .filter(|node| node.name != sync.leader && !node.nofailover)
-            .filter_map(|node| Some((node.name.clone(), node.disk.dir()?.incarnation.clone()?)))
-            .collect();
         let wanted = self.setup.synchronous;
+        let voters = self.wanted_voters(&sync.leader);
         let needed = if self.nodes.len() >= wanted.from_members { wanted.needed } else { 0 };
         let needed = if wanted.strict && !voters.is_empty() { needed } else { needed.min(voters.len() as u32) };
         if needed > 0 && (sync.rule.voters != voters || sync.rule.needed != needed) {

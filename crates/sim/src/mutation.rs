@@ -1,7 +1,9 @@
 //! Bugs put in on purpose, to prove that the simulator would notice them. They change what `decide` is shown or what
 //! it answered; `decide` itself stays as it is.
 
-use matriarch_core::decide::{Action, Barrier, Decision, Job, LeaderKey, Observation, Purpose, Server};
+use matriarch_core::decide::{
+    Action, Barrier, Decision, Job, LeaderKey, Observation, Purpose, Server, Synchronous, Zones,
+};
 
 use matriarch_core::Lsn;
 use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
@@ -54,12 +56,14 @@ pub enum Mutation {
     LeaderOfOtherData,
     /// A promotion takes the next number it can see for its timeline.
     TimelineNotReserved,
+    /// A cluster that insists on other zones does not look at them.
+    ZonesIgnored,
     /// A takeover does not wait for anybody, and living voters are left out of its rule.
     TakeoverAsynchronous,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 19] = [
+pub const MUTATIONS: [Mutation; 20] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -79,6 +83,7 @@ pub const MUTATIONS: [Mutation; 19] = [
     Mutation::LeaderOfOtherData,
     Mutation::TimelineNotReserved,
     Mutation::TakeoverAsynchronous,
+    Mutation::ZonesIgnored,
 ];
 
 impl Mutation {
@@ -91,7 +96,8 @@ impl Mutation {
             | Mutation::EnforceBeforePublish
             | Mutation::StalePledgesCount
             | Mutation::TimelineNotReserved
-            | Mutation::TakeoverAsynchronous => Profile::Cascade,
+            | Mutation::TakeoverAsynchronous
+            | Mutation::ZonesIgnored => Profile::Cascade,
             Mutation::IncarnationsIgnored | Mutation::CrashCalledClean => Profile::DataLoss,
             Mutation::DeposedKeepsRunning => Profile::Freezing,
             Mutation::GuardMissing => Profile::Steps,
@@ -106,6 +112,12 @@ impl World {
     /// The guard is part of the bug.
     pub(crate) fn mutes_guard(&self) -> bool {
         matches!(self.setup.mutation, Some(Mutation::DeposedKeepsRunning | Mutation::GuardMissing))
+    }
+
+    /// Has members configured otherwise than they were.
+    pub(crate) fn mutated(&self, synchronous: Synchronous) -> Synchronous {
+        let ignored = self.setup.mutation == Some(Mutation::ZonesIgnored);
+        Synchronous { zones: if ignored { Zones::Ignore } else { synchronous.zones }, ..synchronous }
     }
 
     /// Has `decide` remember something else than it did.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use matriarch_core::decide::{CrashPolicy, Millis, Synchronous};
+use matriarch_core::decide::{CrashPolicy, Millis, Synchronous, Zones};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -92,8 +92,23 @@ pub(crate) fn random_setup(rng: &mut SmallRng, profile: Profile) -> Setup {
         1..=2 if count >= 3 => 2,
         _ => 1,
     };
-    let synchronous =
-        Synchronous { needed, strict: rng.random_range(0..8) == 0, from_members: *pick(rng, &[3, 3, 3, 0]) };
+    let synchronous = Synchronous {
+        needed,
+        strict: rng.random_range(0..8) == 0,
+        from_members: *pick(rng, &[3, 3, 3, 0]),
+        ..Synchronous::default()
+    };
+    // Drawn aside, so that the seeds known from before still mean the same schedules.
+    let aside = &mut rng.clone();
+    let synchronous = Synchronous {
+        first: aside.random_range(0..6) == 0,
+        zones: *pick(aside, &[Zones::Ignore, Zones::Prefer, Zones::Prefer, Zones::Require]),
+        ..synchronous
+    };
+    let zoned = aside.random_range(0..4) == 0;
+    // The first two are apart, so that somebody is elsewhere whoever leads.
+    let mut zone = |index| if index < 2 { index } else { aside.random_range(0..2) };
+    let zones = (0..count).filter(|_| zoned).map(|index| format!("zone{}", zone(index))).collect();
     let nofailover = (count >= 4 && rng.random_range(0..3) == 0).then(|| members[count - 1].clone());
     Setup {
         nofailover: nofailover.into_iter().collect(),
@@ -105,6 +120,7 @@ pub(crate) fn random_setup(rng: &mut SmallRng, profile: Profile) -> Setup {
         use_rewind: rng.random_range(0..8) != 0,
         stream_timeout: *pick(rng, &[3, 10, 60]),
         clients: 2,
+        zones,
         unguarded: profile == Profile::Unguarded,
         flaky: if rng.random_range(0..4) == 0 { 5 } else { 0 },
         mutation: None,

@@ -18,9 +18,11 @@ pub struct Names {
 }
 
 impl Names {
-    /// Reads `ANY k ("name:inc", …)`; the empty text is asynchronous.
+    /// Reads `ANY k ("name:inc", …)`, or `FIRST`; the empty text is asynchronous. `FIRST` counts as `ANY` here, which
+    /// acknowledges whatever it would, and sooner.
     pub fn parse(text: &str) -> Names {
-        let Some((count, list)) = text.strip_prefix("ANY ").and_then(|rest| rest.split_once('(')) else {
+        let method = text.strip_prefix("ANY ").or_else(|| text.strip_prefix("FIRST "));
+        let Some((count, list)) = method.and_then(|rest| rest.split_once('(')) else {
             assert!(text.is_empty(), "PostgreSQL would refuse synchronous_standby_names = '{text}'");
             return Names::default();
         };

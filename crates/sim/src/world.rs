@@ -27,6 +27,8 @@ pub struct Setup {
     pub ttl: Millis,
     /// How acknowledgements wait.
     pub synchronous: Synchronous,
+    /// Zone of each member; none without it.
+    pub zones: Vec<String>,
     /// See [`Policy::shrink_delay`].
     pub shrink_delay: Millis,
     /// See [`Policy::crash`].
@@ -51,7 +53,8 @@ impl Default for Setup {
             members: ["a", "b", "c"].map(str::to_owned).to_vec(),
             nofailover: BTreeSet::new(),
             ttl: 5000,
-            synchronous: Synchronous { needed: 1, strict: false, from_members: 3 },
+            synchronous: Synchronous { needed: 1, from_members: 3, ..Synchronous::default() },
+            zones: Vec::new(),
             shrink_delay: 2000,
             crash: CrashPolicy::Failover,
             use_rewind: true,
@@ -223,7 +226,7 @@ impl World {
             ttl: self.setup.ttl,
             paused,
             crash: self.setup.crash,
-            synchronous: self.setup.synchronous,
+            synchronous: self.mutated(self.setup.synchronous),
             shrink_delay: self.setup.shrink_delay,
             maximum_lag_on_failover: 1 << 20,
             start_timeout: 300_000,
@@ -231,6 +234,7 @@ impl World {
             clone_after_rewind: true,
             clone_diverged: true,
             may_lead: !self.nodes[node].nofailover,
+            zone: self.setup.zones.get(node).cloned(),
             bootstrap_config: None,
         }
     }

@@ -44,8 +44,9 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "synchronous_mode",
         Kind::Choice(&["off", "on", "quorum"]),
-        "How a commit is acknowledged. `quorum`: when any `synchronous_node_count` of the voters have flushed it. `on` \
-         means the same here. `off`: at once, and a failover may lose it.",
+        "How a commit is acknowledged. `quorum`: when any `synchronous_node_count` of the voters have flushed it. `on`: \
+         when the first of them have, in the order of `tags.sync_priority`, of those that are connected. `off`: at once, \
+         and a failover may lose it.",
     )
     .default("\"quorum\""),
     key(
@@ -60,6 +61,21 @@ pub(crate) const KEYS: &[Key] = &[
         "Rather block writes than acknowledge with fewer voters than `synchronous_node_count`.",
     )
     .default("false"),
+    key(
+        "synchronous_zones",
+        Kind::Choice(&["ignore", "prefer", "require"]),
+        "What `tags.zone` means for the choice of voters. `prefer`: voters are members outside the leader's zone as long \
+         as there are any, so that losing its zone loses nothing acknowledged. `require`: rather block writes than \
+         acknowledge them within that zone only. `ignore`: zones mean nothing.",
+    )
+    .default("\"prefer\""),
+    key(
+        "maximum_lag_on_syncnode",
+        Kind::Integer { min: -1, max: ANY_BYTES as i64 },
+        "Bytes that a voter may be behind the leader; one that is further behind for `shrink_delay` leaves the rule until \
+         it has caught up. -1: no limit.",
+    )
+    .default("-1"),
     key(
         "synchronous_min_members",
         Kind::Integer { min: 0, max: 64 },
@@ -133,12 +149,6 @@ pub(crate) const KEYS: &[Key] = &[
         "going on without the store is not supported yet",
         "remove it, or set it to false",
         &["false"],
-    ),
-    refused(
-        "maximum_lag_on_syncnode",
-        "replacing a slow voter by its lag is not supported yet",
-        "remove it",
-        &["-1"],
     ),
     refused(
         "max_timelines_history",

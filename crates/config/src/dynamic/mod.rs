@@ -34,6 +34,10 @@ pub struct DynamicConfig {
     pub synchronous_node_count: u32,
     /// Block rather than shrink below `synchronous_node_count`.
     pub synchronous_mode_strict: bool,
+    /// What zones mean for the choice of voters.
+    pub synchronous_zones: SynchronousZones,
+    /// Bytes a voter may be behind; -1: no limit. See [`DynamicConfig::voter_lag`].
+    pub maximum_lag_on_syncnode: i64,
     /// Members the cluster must have had before the synchronous rule is used.
     pub synchronous_min_members: u32,
     /// How long a voter may be away before the rule shrinks.
@@ -66,10 +70,22 @@ pub struct DynamicConfig {
 pub enum SynchronousMode {
     /// At once.
     Off,
-    /// As `Quorum`.
+    /// When the first `synchronous_node_count` connected voters, by priority, have flushed it.
     On,
     /// When any `synchronous_node_count` voters have flushed it.
     Quorum,
+}
+
+/// What zones mean for the choice of voters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SynchronousZones {
+    /// Nothing.
+    Ignore,
+    /// Voters outside the leader's zone, as long as there are any.
+    Prefer,
+    /// Rather block writes than acknowledge within one zone.
+    Require,
 }
 
 /// What a leader does when its PostgreSQL dies.
@@ -201,6 +217,11 @@ impl DynamicConfig {
             SynchronousMode::Off => 0,
             SynchronousMode::On | SynchronousMode::Quorum => self.synchronous_node_count,
         }
+    }
+
+    /// Bytes that a voter may be behind, none when there is no limit.
+    pub fn voter_lag(&self) -> Option<u64> {
+        u64::try_from(self.maximum_lag_on_syncnode).ok()
     }
 
     /// How long a clean stop may take, none when it may take as long as it needs.

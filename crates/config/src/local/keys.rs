@@ -14,7 +14,7 @@ use super::initdb;
 use super::rules;
 use crate::dynamic;
 use crate::problem::Problems;
-use crate::schema::{Effect, Key, Kind, Rule, absolute_path, key, one_line, refused};
+use crate::schema::{Effect, Key, Kind, Rule, absolute_path, any_text, key, one_line, refused};
 
 const LATER: &str = "this store comes with a later release";
 const USE_SQLITE: &str = "use `sqlite` for now";
@@ -224,6 +224,16 @@ const TAGS: &[Key] = &[
         "Among members with the same data the highest takes over; 0 is the same as `nofailover`.",
     ),
     key("nosync", Kind::Bool, "This member is never a voter of the synchronous rule.").default("false"),
+    key(
+        "sync_priority",
+        Kind::Integer { min: 0, max: 1000 },
+        "With `synchronous_mode: on`, voters with the highest are asked first; 0 is the same as `nosync`.",
+    ),
+    key(
+        "zone",
+        Kind::Text { what: "the name of a zone", check: any_text },
+        "What dies together with this member: a rack, a site, an availability zone. See `synchronous_zones`.",
+    ),
     key("noloadbalance", Kind::Bool, "No read-only sessions: `/replica` answers 503, the proxy leaves it out.")
         .default("false"),
     key("clonefrom", Kind::Bool, "New members prefer to clone from this one.").default("false"),
@@ -233,7 +243,6 @@ const TAGS: &[Key] = &[
         "Stream from this member instead of the leader.",
     ),
     refused("nostream", "members that only read the archive are not supported yet", "remove it", &["false"]),
-    refused("sync_priority", "an order among voters is not supported yet", "use `nosync`", &[]),
 ];
 
 /// The document itself is kept as it was written: that is what goes into the store.

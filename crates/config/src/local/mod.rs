@@ -233,6 +233,10 @@ pub struct Tags {
     pub failover_priority: Option<u32>,
     /// Never a voter.
     pub nosync: bool,
+    /// Preference among voters when their order counts, if given; 0: never a voter.
+    pub sync_priority: Option<u32>,
+    /// What dies together with it.
+    pub zone: Option<String>,
     /// Gets no read-only sessions.
     pub noloadbalance: bool,
     /// New members prefer to clone from it.
@@ -331,6 +335,8 @@ impl Tags {
         ];
         tags.extend(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name.to_owned(), true.into())));
         tags.extend(self.failover_priority.map(|priority| ("failover_priority".to_owned(), priority.into())));
+        tags.extend(self.sync_priority.map(|priority| ("sync_priority".to_owned(), priority.into())));
+        tags.extend(self.zone.iter().map(|zone| ("zone".to_owned(), zone.as_str().into())));
         tags.extend(self.replicatefrom.iter().map(|name| ("replicatefrom".to_owned(), name.as_str().into())));
         tags
     }

@@ -21,7 +21,7 @@ postgresql:
   authentication:
     superuser: {password: hunter2-super}
     replication: {password: hunter2-replication, sslmode: require}
-tags: {nofailover: yes, rack: r1, zone: 7}
+tags: {nofailover: yes, rack: r1, age: 7}
 bootstrap:
   initdb: [encoding: UTF8, data-checksums, {locale: C.UTF-8, wal-segsize: 64}]
 ";
@@ -66,7 +66,7 @@ fn a_good_file_is_read_with_defaults() {
     assert_eq!(config.postgresql.authentication.replication.username, "replicator");
     assert_eq!(config.postgresql.authentication.rewind().username, "postgres");
     assert!(!config.tags.may_lead());
-    assert_eq!(Value::Object(config.tags.to_json()), serde_json::json!({"nofailover": true, "rack": "r1", "zone": 7}));
+    assert_eq!(Value::Object(config.tags.to_json()), serde_json::json!({"nofailover": true, "rack": "r1", "age": 7}));
     let options: Vec<String> = config.bootstrap.initdb.iter().map(|o| format!("{}={:?}", o.name, o.value)).collect();
     assert_eq!(
         options,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::decide::ballot::Ballot;
+use crate::decide::candidates;
 use crate::decide::turn::Turn;
 use crate::decide::{ClusterView, Job, Millis, Purpose, Running, Server, Settings, Why};
 use crate::name::MemberName;
@@ -284,9 +285,7 @@ impl Turn<'_> {
             .filter(|(name, incarnation)| {
                 // The record of a member may be gone for a moment, as after an outage of the store.
                 let fit = match view.members.get(*name) {
-                    Some(member) => {
-                        member.incarnation.as_ref() == Some(*incarnation) && member.may_lead() && !member.tag("nosync")
-                    }
+                    Some(member) => candidates::may_vote(member, incarnation),
                     None => old.rule.has(name, incarnation),
                 };
                 **name != self.policy.me && fit
@@ -300,7 +299,8 @@ impl Turn<'_> {
             }
         }
         let needed = if wanted.strict { wanted.needed } else { wanted.needed.min(voters.len() as u32) };
-        if needed == 0 { Rule::default() } else { Rule { voters, needed } }
+        let rule = Rule { voters, needed, ..Rule::default() };
+        if needed == 0 { Rule::default() } else { candidates::in_order(self.policy, view, rule) }
     }
 }
 

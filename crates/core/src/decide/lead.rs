@@ -41,7 +41,7 @@ impl Turn<'_> {
                 .start_overdue(view, &sync.value)
                 .unwrap_or_else(|| Why::new("leader_unready", "PostgreSQL does not answer yet")),
             Server::Stopped => self.lead_stopped(view, sync, leader),
-            Server::Running(running) if running.in_recovery => self.promote(sync, leader, running),
+            Server::Running(running) if running.in_recovery => self.promote(view, sync, leader, running),
             Server::Running(running) => self.lead_running(view, sync, running),
         }
     }
@@ -64,11 +64,17 @@ impl Turn<'_> {
         Why::new("reclaim", "an earlier process of this agent led: taking its lead over")
     }
 
-    fn promote(&mut self, sync: &Versioned<SyncRecord>, leader: &LeaderKey, running: &Running) -> Why {
+    fn promote(
+        &mut self,
+        view: &ClusterView,
+        sync: &Versioned<SyncRecord>,
+        leader: &LeaderKey,
+        running: &Running,
+    ) -> Why {
         if Some(&sync.value.incarnation) != self.obs.incarnation() {
             return self.release(sync, leader, ReleaseReason::DataLost, None, "the data we led with is gone");
         }
-        let names = sync.value.rule.synchronous_standby_names();
+        let names = self.names_for(view, &sync.value.rule);
         // The rule must be in force before the first commit.
         let ready = running.upstream.is_none() && running.synchronous_standby_names == names;
         self.configure(Settings { upstream: None, synchronous_standby_names: names });
@@ -119,7 +125,7 @@ impl Turn<'_> {
         }
         self.configure(Settings {
             upstream: None,
-            synchronous_standby_names: self.enforced_rule(sync).synchronous_standby_names(),
+            synchronous_standby_names: self.names_for(view, &self.enforced_rule(sync)),
         });
         self.run(Job::StartPrimary, Why::new("start_primary", "starting PostgreSQL as the primary"))
     }

@@ -11,6 +11,7 @@
 mod action;
 mod ballot;
 mod bootstrap;
+mod candidates;
 mod elect;
 mod follow;
 mod lead;
@@ -24,7 +25,7 @@ use std::collections::BTreeMap;
 pub use action::{Action, Change, Decision, Purpose, Settings, Stance, Why};
 pub use observation::{
     ClusterView, CrashPolicy, Data, DataFacts, Evidence, Finished, Job, JobFailure, LeaderKey, Lease, Millis,
-    Observation, Policy, Pulse, Running, Server, Support, Synchronous,
+    Observation, Policy, Pulse, Running, Server, Support, Synchronous, Zones,
 };
 pub use turn::{RETRY_STEPS, TICK};
 

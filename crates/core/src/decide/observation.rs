@@ -38,6 +38,8 @@ pub struct Policy {
     pub clone_diverged: bool,
     /// This member may become leader.
     pub may_lead: bool,
+    /// The failure domain this member is in.
+    pub zone: Option<String>,
     /// Dynamic configuration that a founder writes into the store.
     pub bootstrap_config: Option<String>,
 }
@@ -53,7 +55,7 @@ pub enum CrashPolicy {
 }
 
 /// How acknowledgements wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Synchronous {
     /// Voters needed; 0 is asynchronous.
     pub needed: u32,
@@ -62,6 +64,24 @@ pub struct Synchronous {
     /// How many members the cluster must have had before the rule is used at all: 3 by default, since a pair can be
     /// safe or always writable, not both; 0 when a person asked for it.
     pub from_members: usize,
+    /// The voters' order counts: always the first ones that connect.
+    pub first: bool,
+    /// What zones mean for the choice of voters.
+    pub zones: Zones,
+    /// Bytes that a voter may be behind; no limit when none.
+    pub max_lag: Option<u64>,
+}
+
+/// What failure domains mean for the choice of voters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Zones {
+    /// Nothing.
+    Ignore,
+    /// Voters outside the leader's zone, as long as there are any.
+    #[default]
+    Prefer,
+    /// Rather block writes than acknowledge one within the leader's zone only.
+    Require,
 }
 
 /// The store as last read, at one revision.

@@ -39,7 +39,7 @@ impl Turn<'_> {
         }
         self.configure(Settings {
             upstream: None,
-            synchronous_standby_names: self.enforced_rule(sync).synchronous_standby_names(),
+            synchronous_standby_names: self.names_for(view, &self.enforced_rule(sync)),
         });
         Some(self.prepare(sync, &candidate, phase, since))
     }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::decide::candidates::{self, may_vote};
 use crate::decide::turn::Turn;
 use crate::decide::{Barrier, ClusterView, Millis, Proposed, Purpose, Running, Settings, Why};
 use crate::lsn::Lsn;
@@ -34,9 +35,9 @@ impl Turn<'_> {
     pub(super) fn keep_rule(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, running: &Running) -> Why {
         let record = &sync.value;
         let joined = self.obs.alive.iter().any(|name| !record.membership.contains(name));
-        let streaming = self.streaming(view, running);
+        let able = self.able(view, running);
         let enforced = self.enforced_rule(sync);
-        let step = match self.next_step(view, record, &streaming) {
+        let step = match self.next_step(view, record, &able) {
             Step::Keep if enforced != record.rule => Step::Withdraw,
             Step::EnforceFirst(rule) if enforced != record.rule && enforced != rule => Step::Withdraw,
             step => step,
@@ -45,7 +46,7 @@ impl Turn<'_> {
             Step::EnforceFirst(rule) => rule,
             _ => &enforced,
         };
-        let names = enforced.synchronous_standby_names();
+        let names = self.names_for(view, enforced);
         self.configure(Settings { upstream: None, synchronous_standby_names: names.clone() });
 
         let mut next = record.clone();
@@ -102,6 +103,11 @@ impl Turn<'_> {
         proposed.map_or_else(|| sync.value.rule.clone(), |proposed| proposed.rule.clone())
     }
 
+    /// `synchronous_standby_names` for a rule that is enforced.
+    pub(super) fn names_for(&self, view: &ClusterView, rule: &Rule) -> String {
+        candidates::insist(self.policy, view, rule).synchronous_standby_names()
+    }
+
     fn publish(&mut self, sync: &Versioned<SyncRecord>, next: SyncRecord) {
         let purpose = if next.rule == sync.value.rule && next.established == sync.value.established {
             Purpose::Membership
@@ -112,30 +118,27 @@ impl Turn<'_> {
         self.commit(purpose, txn);
     }
 
-    /// Living members that stream from us with the data they announced, may vote, and where each has flushed to.
-    fn streaming(&self, view: &ClusterView, running: &Running) -> BTreeMap<MemberName, (Incarnation, Lsn)> {
+    /// Living members that stream from us with the data they announced, may vote, and are not too far behind.
+    fn able(&self, view: &ClusterView, running: &Running) -> BTreeMap<MemberName, Incarnation> {
+        let keeps_up = |flushed: &Lsn| {
+            let lag = running.lsn.0.saturating_sub(flushed.0);
+            self.policy.synchronous.max_lag.is_none_or(|limit| lag <= limit)
+        };
         view.members
             .iter()
-            .filter(|(name, member)| **name != self.policy.me && member.may_lead() && !member.tag("nosync"))
+            .filter(|(name, _)| **name != self.policy.me)
             .filter_map(|(name, member)| {
-                let incarnation = member.incarnation.clone()?;
-                let flushed = *running.replicas.get(&application_name(name, &incarnation))?;
-                Some((name.clone(), (incarnation, flushed)))
+                let incarnation = member.incarnation.clone().filter(|incarnation| may_vote(member, incarnation))?;
+                let flushed = running.replicas.get(&application_name(name, &incarnation))?;
+                keeps_up(flushed).then(|| (name.clone(), incarnation))
             })
             .collect()
     }
 
-    /// A voter counts as gone when it has not streamed for `shrink_delay`.
-    fn gone(
-        &mut self,
-        view: &ClusterView,
-        rule: &Rule,
-        streaming: &BTreeMap<MemberName, (Incarnation, Lsn)>,
-    ) -> Vec<MemberName> {
+    /// A voter counts as gone when it has not been able to vote for `shrink_delay`.
+    fn gone(&mut self, view: &ClusterView, rule: &Rule, able: &BTreeMap<MemberName, Incarnation>) -> Vec<MemberName> {
         let now = self.obs.now;
-        let streams = |name: &MemberName, incarnation: &Incarnation| {
-            streaming.get(name).is_some_and(|(current, _)| current == incarnation)
-        };
+        let streams = |name: &MemberName, incarnation: &Incarnation| able.get(name) == Some(incarnation);
         self.memory
             .missing_since
             .retain(|name, _| rule.voters.get(name).is_some_and(|incarnation| !streams(name, incarnation)));
@@ -157,12 +160,7 @@ impl Turn<'_> {
         gone
     }
 
-    fn next_step(
-        &mut self,
-        view: &ClusterView,
-        record: &SyncRecord,
-        streaming: &BTreeMap<MemberName, (Incarnation, Lsn)>,
-    ) -> Step {
+    fn next_step(&mut self, view: &ClusterView, record: &SyncRecord, able: &BTreeMap<MemberName, Incarnation>) -> Step {
         let published = &record.rule;
         let wanted = self.policy.synchronous;
         let members = record.membership.union(&self.obs.alive).count();
@@ -170,16 +168,23 @@ impl Turn<'_> {
         if needed == 0 {
             return if published.is_empty() { Step::Keep } else { Step::PublishFirst(Rule::default()) };
         }
-        let gone = self.gone(view, published, streaming);
-        let present: BTreeMap<_, _> =
-            streaming.iter().map(|(name, (incarnation, _))| (name.clone(), incarnation.clone())).collect();
+        let mut gone = self.gone(view, published, able);
+        // Who is away for a moment keeps its place in the choice.
+        let staying = published.voters.keys().filter(|name| !gone.contains(name));
+        let chosen = candidates::choose(self.policy, view, &able.keys().chain(staying).cloned().collect());
+        let present: BTreeMap<_, _> = able
+            .iter()
+            .filter(|(name, _)| chosen.contains(*name))
+            .map(|(name, own)| (name.clone(), own.clone()))
+            .collect();
 
         if published.is_empty() {
             let needed = if wanted.strict { needed } else { needed.min(present.len() as u32) };
             if needed == 0 || present.is_empty() {
                 return Step::Keep;
             }
-            return Step::EnforceFirst(Rule { voters: present, needed });
+            let rule = Rule { voters: present, needed, ..Rule::default() };
+            return Step::EnforceFirst(candidates::in_order(self.policy, view, rule));
         }
         // A voter that came back with other data is a voter gone and a voter new; the old one leaves first.
         let new: BTreeMap<_, _> =
@@ -189,6 +194,12 @@ impl Turn<'_> {
             rule.voters.extend(new);
             return Step::PublishFirst(rule);
         }
+        // One that is not wanted any more leaves as soon as enough others are there.
+        let unwanted: Vec<_> = published.voters.keys().filter(|name| !chosen.contains(*name)).cloned().collect();
+        let rest = published.voters.keys().filter(|name| chosen.contains(*name) && !gone.contains(name)).count();
+        if rest >= published.needed as usize {
+            gone.extend(unwanted.into_iter().filter(|name| !gone.contains(name)).collect::<Vec<_>>());
+        }
         let left = (published.voters.len() - gone.len()) as u32;
         let floor = if wanted.strict { needed } else { needed.min(left) };
         if published.needed > floor {
@@ -196,11 +207,7 @@ impl Turn<'_> {
             rule.needed = floor;
             return Step::PublishFirst(if floor == 0 { Rule::default() } else { rule });
         }
-        let drop_from = |names: &[MemberName]| {
-            let mut rule = published.clone();
-            rule.voters.retain(|name, _| !names.contains(name));
-            Step::EnforceFirst(rule)
-        };
+        let drop_from = |names: &[MemberName]| Step::EnforceFirst(published.only(|name, _| !names.contains(name)));
         if left >= published.needed && !gone.is_empty() {
             return drop_from(&gone[..1]);
         }
@@ -216,6 +223,10 @@ impl Turn<'_> {
             let mut rule = published.clone();
             rule.needed += 1;
             return Step::EnforceFirst(rule);
+        }
+        let ordered = candidates::in_order(self.policy, view, published.clone());
+        if ordered != *published {
+            return Step::PublishFirst(ordered);
         }
         Step::Keep
     }

@@ -98,7 +98,10 @@ impl World {
         let sync = view.and_then(|view| view.sync.as_ref()).map(|sync| &sync.value);
         let epoch = sync.filter(|sync| leads && role == Role::Primary && sync.leader == *name).map_or(0, |s| s.epoch);
         let nofailover = self.nodes[node].nofailover;
-        let tags = if nofailover { json!({ "nofailover": true }) } else { json!({}) };
+        let mut tags = if nofailover { json!({ "nofailover": true }) } else { json!({}) };
+        if let Some(zone) = self.setup.zones.get(node) {
+            tags["zone"] = json!(zone);
+        }
         // Only what decisions look at; the store reads it back as a `MemberRecord`.
         json!({
             "conn_url": format!("postgres://{name}:5432/postgres"),
