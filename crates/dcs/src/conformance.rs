@@ -45,13 +45,7 @@ pub type Handle = Arc<dyn Store>;
 #[macro_export]
 macro_rules! conformance_tests {
     ($pace:expr, $fixture:expr) => {
-        $crate::conformance_tests!(@cases $pace, $fixture;
-            read_your_writes later_handles_see_it compare_and_set refused_changes_nothing atomic_many_keys
-            delete_prefix big_values odd_keys unusable_keys
-            expiry_deletes keep_alive_extends keep_alive_is_no_change keep_alive_after_expiry dead_lease_refused
-            revoke_deletes foreign_put_frees
-            watch_hears_own watch_hears_others watch_hears_expiry
-            one_winner counter_is_exact one_revision_snapshots revision_grows);
+        $crate::conformance_cases! { conformance_tests @cases $pace, $fixture; }
     };
     (@cases $pace:expr, $fixture:expr; $($case:ident)*) => {
         $(
@@ -61,6 +55,50 @@ macro_rules! conformance_tests {
                 $crate::conformance::$case(&open, $pace).await;
             }
         )*
+    };
+}
+
+/// Runs every case at the same time on one store, for engines whose servers take long to start. `$fixture` is a
+/// `Fn(&'static str) -> impl Fn() -> impl Future<Output = Arc<dyn Store>>`: it is given the name of the case, which is
+/// to have keys of its own. Evaluates to a future that panics, naming them, if cases have failed.
+#[macro_export]
+macro_rules! conformance_together {
+    ($pace:expr, $fixture:expr) => {
+        $crate::conformance_cases!(conformance_together @cases $pace, $fixture;)
+    };
+    (@cases $pace:expr, $fixture:expr; $($case:ident)*) => {
+        async {
+            let (pace, fixture) = ($pace, $fixture);
+            let mut cases = ::std::vec::Vec::new();
+            $(
+                let open = fixture(stringify!($case));
+                let running = ::tokio::spawn(async move { $crate::conformance::$case(&open, pace).await });
+                cases.push((stringify!($case), running));
+            )*
+            let mut failed = ::std::vec::Vec::new();
+            for (name, running) in cases {
+                if running.await.is_err() {
+                    failed.push(name);
+                }
+            }
+            assert!(failed.is_empty(), "failed: {failed:?}; their messages are above");
+        }
+    };
+}
+
+/// Hands the names of all cases to another macro.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_cases {
+    ($to:ident $($before:tt)*) => {
+        $crate::$to! { $($before)*
+            read_your_writes later_handles_see_it compare_and_set refused_changes_nothing atomic_many_keys
+            delete_prefix big_values odd_keys unusable_keys
+            expiry_deletes keep_alive_extends keep_alive_is_no_change keep_alive_after_expiry dead_lease_refused
+            revoke_deletes foreign_put_frees
+            watch_hears_own watch_hears_others watch_hears_expiry
+            one_winner counter_is_exact one_revision_snapshots revision_grows
+        }
     };
 }
 

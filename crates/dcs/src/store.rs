@@ -10,8 +10,8 @@ use crate::error::StoreError;
 
 /// Longest key that every engine takes, in bytes.
 pub const MAX_KEY_BYTES: usize = 512;
-/// Longest value that every engine takes, in bytes (etcd's request limit leaves room for one such value).
-pub const MAX_VALUE_BYTES: usize = 1 << 20;
+/// Longest value that every engine takes, in bytes (Consul takes requests of 512 KiB, with values in base64).
+pub const MAX_VALUE_BYTES: usize = 256 << 10;
 
 /// A point in the store's history. It only grows, and each change of any key gets a new one.
 pub type Revision = u64;
