@@ -60,6 +60,17 @@ pub enum StoreError {
     #[error("no space left for the store {place}, nothing was written: free space on its file system")]
     NoSpace { place: String },
 
+    /// The store's quota is used up; nothing was applied, and reading and renewing go on.
+    #[error(
+        "the store {place} is full (its alarm NOSPACE is raised), nothing was written: free space there (etcdctl compact, \
+         etcdctl defrag) or raise its quota, then clear the alarm (etcdctl alarm disarm)"
+    )]
+    Full { place: String },
+
+    /// The store does not accept who we are, or what we may do; nothing was applied.
+    #[error("the store {place} refuses us, nothing was written: {reason}; check the user, its password and its roles")]
+    Denied { place: String, reason: String },
+
     /// The operating system forbids it.
     #[error("no permission for the store {}: {reason}", path.display())]
     Permission { path: PathBuf, reason: String },
@@ -80,6 +91,6 @@ impl StoreError {
 
     /// Whether the same call may succeed later without a person doing something.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Indeterminate { .. } | Self::NoSpace { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Indeterminate { .. } | Self::NoSpace { .. } | Self::Full { .. })
     }
 }

@@ -1,6 +1,7 @@
 //! What tests and benchmarks need around the product: real PostgreSQL, faults, and witnesses.
 //!
-//! Owns: finding PostgreSQL of several majors ([`postgres`]), throw-away servers ([`server`], [`consul`]), folders and ports that
+//! Owns: finding PostgreSQL of several majors ([`postgres`]), throw-away servers ([`server`], [`etcd`], [`consul`]) and
+//! their certificates ([`certificates`]), folders and ports that
 //! parallel tests do not fight over ([`dir`], [`ports`]), handles of started programs ([`process`]), faults
 //! ([`faults`], [`disk`]), the client that remembers what was acknowledged ([`ledger`]) and the observer that would
 //! see two primaries ([`observer`]).
@@ -8,9 +9,11 @@
 //! that does not belong to the test at hand.
 //! Start at [`dir::TestDir`]: everything a test starts lives in one, and ends with it.
 
+pub mod certificates;
 pub mod consul;
 pub mod dir;
 pub mod disk;
+pub mod etcd;
 pub mod faults;
 pub mod ledger;
 pub mod observer;
