@@ -39,7 +39,8 @@ impl TlsFiles {
             None => builder.with_no_client_auth(),
             Some(file) => {
                 let key_file = self.key_file.as_ref().unwrap_or(file);
-                let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| unusable("private key", key_file, &error))?;
+                let key = PrivateKeyDer::from_pem_file(key_file)
+                    .map_err(|error| unusable("private key", key_file, &error))?;
                 builder
                     .with_client_auth_cert(certificates(file)?, key)
                     .map_err(|error| format!("{} and {} are no pair: {error}", file.display(), key_file.display()))?

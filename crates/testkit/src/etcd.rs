@@ -88,7 +88,8 @@ impl Plan {
 
     /// Starts it in `dir` and waits until it serves.
     pub fn start(self, dir: &TestDir) -> EtcdCluster {
-        let name = (0..).map(|n| format!("etcd{n}")).find(|name| !dir.join(name).exists()).expect("there are many numbers");
+        let name =
+            (0..).map(|n| format!("etcd{n}")).find(|name| !dir.join(name).exists()).expect("there are many numbers");
         let home = dir.create(name);
         let authority = self.tls.then(|| Authority::new(&home));
         if let Some(authority) = &authority {

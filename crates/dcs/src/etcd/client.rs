@@ -62,7 +62,9 @@ impl Client {
                     logged_in_again = true;
                     *self.token.lock().await = None;
                 }
-                Fault::Status(status) if time_left && (status.try_elsewhere() || method.repeatable && status.ask_again()) => {
+                Fault::Status(status)
+                    if time_left && (status.try_elsewhere() || method.repeatable && status.ask_again()) =>
+                {
                     tokio::time::sleep(PAUSE).await;
                 }
                 Fault::NoAnswer(_) if time_left && method.repeatable => {}

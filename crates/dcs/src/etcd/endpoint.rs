@@ -31,7 +31,11 @@ pub enum Servers {
 
 impl Endpoint {
     pub(super) fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -73,6 +77,8 @@ impl Servers {
                 return Ok(found);
             }
         }
-        Err(format!("the domain {domain} has no SRV records _etcd-client-ssl{suffix}._tcp or _etcd-client{suffix}._tcp"))
+        Err(format!(
+            "the domain {domain} has no SRV records _etcd-client-ssl{suffix}._tcp or _etcd-client{suffix}._tcp"
+        ))
     }
 }

@@ -69,7 +69,8 @@ impl Connection {
         tune(&tcp).map_err(|error| error.to_string())?;
         let Some(tls) = tls else { return Connection::start(endpoint, tcp).await };
         let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| error.to_string())?;
-        let stream = tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await.map_err(|error| error.to_string())?;
+        let stream =
+            tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await.map_err(|error| error.to_string())?;
         Connection::start(endpoint, stream).await
     }
 
@@ -84,7 +85,8 @@ impl Connection {
         let over = Arc::new(watch::Sender::new(None));
         let tell = Arc::clone(&over);
         let driver = tokio::spawn(async move {
-            let reason = driver.await.map_or_else(|error| said(&error), |()| "the server closed the connection".to_owned());
+            let reason =
+                driver.await.map_or_else(|error| said(&error), |()| "the server closed the connection".to_owned());
             tell.send_if_modified(|over| over.is_none() && over.replace(reason).is_none());
         });
         let connection = Connection { endpoint, sender, over, driver: driver.abort_handle() };
@@ -326,7 +328,8 @@ fn percent_decoded(text: &str) -> String {
 fn tune(tcp: &TcpStream) -> std::io::Result<()> {
     tcp.set_nodelay(true)?;
     let socket = SockRef::from(tcp);
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2)).with_retries(3);
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2)).with_retries(3);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(Duration::from_secs(10)))
 }

@@ -36,7 +36,8 @@ pub use endpoint::{Endpoint, Servers};
 use grpc::Fault;
 pub use options::{EtcdOptions, Password, User};
 use proto::{
-    Done, LeaseGrantRequest, LeaseGrantResponse, LeaseRequest, LeaseTtlResponse, RangeRequest, RangeResponse, TxnResponse,
+    Done, LeaseGrantRequest, LeaseGrantResponse, LeaseRequest, LeaseTtlResponse, RangeRequest, RangeResponse,
+    TxnResponse,
 };
 
 const fn method(path: &'static str, repeatable: bool, streamed: bool) -> Method {
@@ -148,7 +149,8 @@ impl Store for EtcdStore {
         let key = self.prefix.as_bytes().to_vec();
         let question = RangeRequest { range_end: txn::after_prefix(&key), key, keys_only: false };
         let before = self.known();
-        let answer: RangeResponse = self.client.call(RANGE, &question).await.map_err(|fault| self.read_failed(fault))?;
+        let answer: RangeResponse =
+            self.client.call(RANGE, &question).await.map_err(|fault| self.read_failed(fault))?;
         let header = answer.header.ok_or_else(|| self.read_failed(self.malformed()))?;
         let revision = header.revision.cast_unsigned();
         self.learn(before, revision);
@@ -177,7 +179,8 @@ impl Store for EtcdStore {
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         let whole = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
-        let question = LeaseGrantRequest { ttl: i64::try_from(whole.clamp(1, 9_000_000_000)).expect("within the range") };
+        let question =
+            LeaseGrantRequest { ttl: i64::try_from(whole.clamp(1, 9_000_000_000)).expect("within the range") };
         let granted = self.client.call::<LeaseGrantResponse>(GRANT, &question).await;
         let granted = granted.map_err(|fault| self.read_failed(fault))?;
         if granted.id == 0 || !granted.error.is_empty() {

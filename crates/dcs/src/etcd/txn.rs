@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::proto::{
-    Compare as EtcdCompare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, Request, RequestOp, Target, TxnRequest,
-    TxnResponse, Wanted,
+    Compare as EtcdCompare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, Request, RequestOp, Target,
+    TxnRequest, TxnResponse, Wanted,
 };
 use crate::store::{Committed, Compare, Entry, LeaseId, Revision, Txn, Write};
 
@@ -108,7 +108,8 @@ pub(super) fn outcome(txn: &Txn, answer: &TxnResponse) -> Option<(Committed, Rev
     if answer.responses.len() != txn.compares.len() {
         return None;
     }
-    let found = answer.responses.iter().map(|response| response.range.as_ref().and_then(|range| range.kvs.first()).map(entry));
+    let found =
+        answer.responses.iter().map(|response| response.range.as_ref().and_then(|range| range.kvs.first()).map(entry));
     let failed = txn.compares.iter().zip(found).find(|(compare, entry)| !compare.holds(entry.as_ref()))?;
     Some((Committed::Refused { key: failed.0.key().to_owned() }, revision))
 }
