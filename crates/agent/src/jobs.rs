@@ -24,10 +24,8 @@ use crate::conf_files::ConfFiles;
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long the checkpoint before a stop may take.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(30);
-/// How long statements under way may hold up a planned switchover; then they are cut off.
-const SETTLE_LIMIT: Duration = Duration::from_millis(300);
 const SETTLE_LOOK: Duration = Duration::from_millis(5);
-/// How long routers need to hear that they shall hold new work: one notification.
+/// How long routers that do not announce themselves need to hear that they shall hold new work: one notification.
 const HOLD_HEARD: Duration = Duration::from_millis(20);
 /// How long a promotion may take.
 const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
@@ -55,8 +53,10 @@ pub struct JobContext {
     pub progress: Arc<watch::Sender<CloneProgress>>,
     /// Role for a restart.
     pub primary: bool,
-    /// Routers have been told to hold new work: statements under way are given a moment before a stop.
-    pub handover: bool,
+    /// How long transactions under way may hold up a planned switchover.
+    pub settle_limit: Duration,
+    /// Routers have said that they hold new work; else they may not even have heard that they shall.
+    pub held: bool,
 }
 
 /// What a job changed.
@@ -87,6 +87,7 @@ pub async fn perform(job: Job, context: JobContext) -> Done {
         Job::Rewind => rewind_to_leader(&context).await,
         Job::Restart => restart(&context).await,
         Job::Checkpoint => checkpoint(&context).await,
+        Job::Settle => settle(&context).await,
     }
 }
 
@@ -174,24 +175,37 @@ fn start_failure(error: StartError) -> JobFailure {
 }
 
 async fn stop_fast(context: &JobContext) -> Done {
-    if let Some(sql) = context.sql.as_deref().filter(|_| context.handover) {
-        settle(sql).await;
-    }
     let mode = StopMode::Fast { checkpoint: Some(CHECKPOINT_LIMIT), deadline: context.stop_limit };
     stop_by(context, mode).await
 }
 
 /// Waits until no client has a statement or a transaction under way, so that a planned switchover cuts none off.
-async fn settle(sql: &Sql) {
-    let query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
-                 AND pid <> pg_backend_pid() AND state <> 'idle'";
-    let end = Instant::now() + SETTLE_LIMIT;
-    // Until routers have heard of it, clients begin new statements over sessions that look idle.
-    tokio::time::sleep(HOLD_HEARD).await;
-    while let Ok(rows) = sql.query("look for statements under way", query, SETTLE_LIMIT).await {
-        let busy = rows.first().and_then(|row| row.first().cloned().flatten());
-        if busy.as_deref() == Some("0") || Instant::now() >= end {
-            return;
+async fn settle(context: &JobContext) -> Done {
+    let Some(sql) = &context.sql else {
+        return Err(failed("there is no connection to PostgreSQL to look at sessions by"));
+    };
+    let query = "SELECT pid, usename, application_name, extract(epoch FROM now() - xact_start)::bigint \
+                 FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() \
+                 AND state NOT IN ('idle', 'disabled') ORDER BY xact_start NULLS LAST LIMIT 1";
+    let end = Instant::now() + context.settle_limit;
+    if !context.held {
+        // Until routers have heard of it, clients begin new statements over sessions that look idle.
+        tokio::time::sleep(HOLD_HEARD).await;
+    }
+    loop {
+        let rows = sql.query("look for transactions under way", query, CHECKPOINT_LIMIT).await.map_err(failed)?;
+        let Some(row) = rows.first() else { return Ok(JobReport::default()) };
+        if Instant::now() >= end {
+            let text = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
+            let limit = context.settle_limit.as_secs_f64();
+            return Err(failed(format!(
+                "the transaction of process {} (role {}, application '{}'), {} s old, did not end within {limit} s \
+                 (switchover_hold_timeout); end it, or raise the limit",
+                text(0),
+                text(1),
+                text(2),
+                text(3),
+            )));
         }
         tokio::time::sleep(SETTLE_LOOK).await;
     }

@@ -46,6 +46,7 @@ pub fn policy(options: &Options, config: &DynamicConfig) -> Policy {
         clone_after_rewind: config.postgresql.remove_data_directory_on_rewind_failure,
         clone_diverged: config.postgresql.remove_data_directory_on_diverged_timelines,
         may_lead: !nofailover && priority > 0,
+        hold_timeout: config.switchover_hold_timeout.as_millis() as Millis,
         bootstrap_config: options.bootstrap_config.as_ref().map(ToString::to_string),
     }
 }

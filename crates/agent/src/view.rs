@@ -1,9 +1,11 @@
 //! Reads the store's keys into the view that decisions are made on.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
 
 use matriarch_core::decide::{ClusterView, LeaderKey};
-use matriarch_core::record::{MemberRecord, Pledge, StatusRecord, SyncRecord, Versioned, key};
+use matriarch_core::record::{MemberRecord, Pledge, RouterRecord, StatusRecord, SyncRecord, Versioned, key};
 use matriarch_core::{Lsn, MemberName};
 use matriarch_dcs::{Entry, LeaseId, Snapshot};
 use serde::Deserialize;
@@ -47,6 +49,10 @@ pub fn read(snapshot: &Snapshot, lease: Option<LeaseId>, now: jiff::Timestamp) -
     view.members =
         keyed::<MemberRecord>(snapshot, "members/", garbled).into_iter().map(|(k, v)| (k, v.value)).collect();
     view.pledges = keyed::<Pledge>(snapshot, "pledges/", garbled);
+    view.routers = under::<String, RouterRecord>(snapshot, key::ROUTERS, garbled)
+        .into_iter()
+        .map(|(id, record)| (id, record.value))
+        .collect();
     view.failover = json(snapshot, key::FAILOVER, garbled);
     view.failover_due = view.failover.as_ref().is_some_and(|request| match &request.value.scheduled_at {
         None => true,
@@ -85,10 +91,18 @@ fn keyed<T: DeserializeOwned>(
     prefix: &str,
     garbled: &mut Vec<String>,
 ) -> BTreeMap<MemberName, Versioned<T>> {
+    under(snapshot, prefix, garbled)
+}
+
+fn under<K, T>(snapshot: &Snapshot, prefix: &str, garbled: &mut Vec<String>) -> BTreeMap<K, Versioned<T>>
+where
+    K: FromStr<Err: Display> + Ord,
+    T: DeserializeOwned,
+{
     let mut found = BTreeMap::new();
     for (key, entry) in snapshot.entries.range(prefix.to_owned()..) {
         let Some(name) = key.strip_prefix(prefix) else { break };
-        let name = note(garbled, key, name.parse::<MemberName>());
+        let name = note(garbled, key, name.parse::<K>());
         let value = note(garbled, key, serde_json::from_str::<T>(&entry.value));
         if let (Some(name), Some(value)) = (name, value) {
             found.insert(name, versioned(entry, value));

@@ -123,6 +123,11 @@ fn footer(view: &View) -> Vec<Part> {
     if let Some(planned) = &view.cluster.scheduled_switchover {
         parts.push(Part::Line(Tone::Warn, format!("Switchover scheduled: {}", scheduled(planned))));
     }
+    for router in &view.cluster.matriarch.routers {
+        if let Some(problem) = &router.problem {
+            parts.push(Part::Line(Tone::Warn, format!("The {} at {}: {problem}", router.kind, router.address)));
+        }
+    }
     for row in &view.cluster.members {
         if let Some(planned) = &row.scheduled_restart {
             parts.push(Part::Line(Tone::Warn, format!("Restart of {} scheduled: {}", row.name, planned.schedule)));

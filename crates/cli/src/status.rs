@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use matriarch_api::{CertificateRow, ClusterStatus, PendingRestartRow, ReplicationRow, RuleView, SlotRow};
+use matriarch_api::{CertificateRow, ClusterStatus, PendingRestartRow, ReplicationRow, RouterRow, RuleView, SlotRow};
 use serde::Serialize;
 
 use crate::grid::{Grid, Part, Tone};
@@ -56,6 +56,7 @@ pub fn parts(view: &View) -> Vec<Part> {
     let mut parts = list::parts(view);
     parts.splice(1..1, summary(view, &page));
     section(&mut parts, "Replication", replication(&page.replication));
+    section(&mut parts, "Proxies and poolers", routers(&view.cluster.matriarch.routers));
     section(&mut parts, "Slots", slots(&page.slots));
     section(&mut parts, "Certificates", certificates(&page.certificates));
     section(&mut parts, "Waiting for a restart", pending(&page.pending_restarts));
@@ -141,6 +142,20 @@ fn replication(rows: &[ReplicationRow]) -> Grid {
                 row.replay_lag_ms.map(|delay| format!("{delay} ms")).unwrap_or_default(),
             ],
         );
+    }
+    grid
+}
+
+fn routers(rows: &[RouterRow]) -> Grid {
+    let mut grid = Grid::new(&["Name", "Kind", "Address", "State"]);
+    for row in rows {
+        let (tone, state) = match (&row.problem, row.holds) {
+            (Some(_), _) => (Tone::Warn, "in trouble"),
+            (None, true) => (Tone::Warn, "holds new work"),
+            (None, false) => (Tone::Plain, "routes"),
+        };
+        let cells = [&row.id, &row.kind, &row.address, state];
+        grid.row(tone, cells.into_iter().map(ToString::to_string).collect());
     }
     grid
 }

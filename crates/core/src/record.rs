@@ -40,6 +40,14 @@ pub mod key {
     pub fn pledge(name: &MemberName) -> String {
         format!("pledges/{name}")
     }
+
+    /// What the keys of routers begin with.
+    pub const ROUTERS: &str = "routers/";
+
+    /// Key of a router's record.
+    pub fn router(id: &str) -> String {
+        format!("{ROUTERS}{id}")
+    }
 }
 
 /// A value and the store revision at which it was last written: what a compare-and-set compares.
@@ -277,6 +285,41 @@ pub struct Pledge {
     /// It counts no more. The record stays, so that a pledge still under way to the store finds it changed and fails.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub withdrawn: bool,
+}
+
+/// `routers/<id>`: something that sends sessions to the primary, as it describes itself; leased.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterRecord {
+    /// What it is.
+    pub kind: RouterKind,
+    /// Where clients reach it: `host:port`.
+    pub address: String,
+    /// It lets no new work through for the switchover that this revision of `sync` announced. A pooler says so once the
+    /// work that it let through before has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds: Option<u64>,
+    /// What keeps it from doing its work, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// Kinds of routers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouterKind {
+    /// Matriarch's own proxy.
+    Proxy,
+    /// A PgBouncer.
+    Pooler,
+}
+
+impl std::fmt::Display for RouterKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            RouterKind::Proxy => "proxy",
+            RouterKind::Pooler => "pooler",
+        })
+    }
 }
 
 /// `failover`: a wish to move the primary. With `leader` it is a switchover, without a failover.

@@ -36,6 +36,7 @@ fn policy() -> Policy {
         clone_after_rewind: true,
         clone_diverged: true,
         may_lead: true,
+        hold_timeout: 5_000,
         bootstrap_config: None,
     }
 }

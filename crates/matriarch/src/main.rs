@@ -5,6 +5,7 @@ mod cluster;
 mod host;
 mod logging;
 mod proxy;
+mod router;
 mod routes;
 mod store;
 mod up;

@@ -8,15 +8,14 @@ use anyhow::Context;
 use clap::Args;
 use matriarch_config::Listen;
 use matriarch_dcs::Store;
-use matriarch_proxy::{Proxy, ProxyConfig, Routes};
+use matriarch_proxy::{Proxy, ProxyConfig};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{self, Which};
 use crate::logging::{self, LogFormat};
-use crate::{routes, store};
+use crate::{router, routes, store};
 
 /// `proxy`.
 #[derive(Args, Clone, Debug)]
@@ -75,15 +74,18 @@ pub async fn run(args: ProxyArgs, which: Which) -> anyhow::Result<()> {
         store::open(&place.address, &place.prefix, false).await.context("the proxy needs the cluster's store")?;
     let proxy = Proxy::bind(config(&args)?).await?;
     tracing::info!("routing for {} from {}", store.describe(), addresses(&args));
-    let (sender, receiver) = watch::channel(Arc::new(Routes::default()));
-    tokio::spawn(routes::follow(store, sender));
+    let news = routes::follow(store.clone());
     let stop = CancellationToken::new();
+    let announced = announce(&proxy, &store, &news, &stop);
     let told = stop.clone();
     tokio::spawn(async move {
         stop_asked(args.supervised).await;
         told.cancel();
     });
-    proxy.run(receiver, stop).await?;
+    proxy.run(news.routes, stop).await?;
+    if let Some(announced) = announced {
+        let _ = announced.await;
+    }
     Ok(())
 }
 
@@ -110,13 +112,27 @@ pub async fn beside_agent(
         ..ProxyConfig::default()
     });
     let proxy = proxy.await?;
-    let (sender, receiver) = watch::channel(Arc::new(Routes::default()));
-    tokio::spawn(routes::follow(store, sender));
+    let news = routes::follow(store.clone());
+    let announced = announce(&proxy, &store, &news, &stop);
     Ok(tokio::spawn(async move {
-        if let Err(error) = proxy.run(receiver, stop).await {
+        if let Err(error) = proxy.run(news.routes, stop).await {
             tracing::error!("the proxy has ended: {error}");
         }
+        if let Some(announced) = announced {
+            let _ = announced.await;
+        }
     }))
+}
+
+/// A proxy that leads to the primary has a say in switchovers.
+fn announce(
+    proxy: &Proxy,
+    store: &Arc<dyn Store>,
+    news: &routes::News,
+    stop: &CancellationToken,
+) -> Option<JoinHandle<()>> {
+    let listen = *proxy.addresses().read_write.first()?;
+    Some(router::announce_proxy(store.clone(), listen, news.handover.clone(), stop.clone()))
 }
 
 fn config(args: &ProxyArgs) -> anyhow::Result<ProxyConfig> {

@@ -9,8 +9,23 @@ use matriarch_dcs::Store;
 use matriarch_proxy::{Backend, Routes};
 use tokio::sync::watch;
 
-/// Keeps the routes in step with the store until nobody listens any more.
-pub async fn follow(store: Arc<dyn Store>, routes: watch::Sender<Arc<Routes>>) {
+/// What routers are told: where sessions go, and then which switchover to hold new work for.
+pub struct News {
+    /// Where sessions go.
+    pub routes: watch::Receiver<Arc<Routes>>,
+    /// The revision of `sync` that announces a switchover; changes after the routes.
+    pub handover: watch::Receiver<Option<u64>>,
+}
+
+/// Follows the store for as long as somebody listens.
+pub fn follow(store: Arc<dyn Store>) -> News {
+    let (routes, seen) = watch::channel(Arc::new(Routes::default()));
+    let (handover, announced) = watch::channel(None);
+    tokio::spawn(keep(store, routes, handover));
+    News { routes: seen, handover: announced }
+}
+
+async fn keep(store: Arc<dyn Store>, routes: watch::Sender<Arc<Routes>>, handover: watch::Sender<Option<u64>>) {
     let mut changes = store.watch();
     let host = crate::host::id();
     changes.mark_changed();
@@ -27,6 +42,9 @@ pub async fn follow(store: Arc<dyn Store>, routes: watch::Sender<Arc<Routes>>) {
                     }
                     changed
                 });
+                let sync = reading.view.sync.as_ref().filter(|sync| sync.value.handover);
+                let announced = sync.map(|sync| sync.revision);
+                handover.send_if_modified(|current| std::mem::replace(current, announced) != announced);
             }
             // The last known routes stay: the primary goes on without the store for a while.
             Err(error) => tracing::warn!("the store cannot be read, routes stay as they are: {error}"),

@@ -24,6 +24,8 @@ pub enum Event {
     Request(Box<Request>),
     /// A lease may have ended.
     LeaseEnd(LeaseId),
+    /// The router has heard of a change of the store.
+    Router,
     /// A client writes.
     Client(usize),
     /// A fault ends.

@@ -1,11 +1,12 @@
 //! Everything that can go wrong, how it begins and how it ends.
 
 use matriarch_core::decide::Millis;
-use matriarch_core::record::{FailoverRequest, key};
+use matriarch_core::record::{FailoverRequest, RouterKind, RouterRecord, key};
 
 use crate::disk::Disk;
 use crate::event::Event;
 use crate::node::NodeId;
+use crate::store::ROUTER;
 use crate::world::World;
 
 /// A fault or an act of a person.
@@ -55,6 +56,8 @@ pub enum Fault {
     PowerCutAll,
     /// A person pauses the cluster.
     Pause,
+    /// A router announces itself, and answers when it is to hold, or never does; healed, it is gone.
+    Router(bool),
 }
 
 impl Fault {
@@ -102,6 +105,7 @@ impl World {
             Fault::StopAll => (0..self.nodes.len()).for_each(|node| self.stop_agent(node)),
             Fault::PowerCutAll => (0..self.nodes.len()).for_each(|node| self.power_cut(node)),
             Fault::Pause => self.set_paused(true),
+            Fault::Router(answers) => self.announce_router(answers),
         }
     }
 
@@ -142,6 +146,11 @@ impl World {
                 self.after(delay, Event::Heal(Fault::PowerCut(node)));
             }),
             Fault::Pause => self.set_paused(false),
+            Fault::Router(_) => {
+                self.router = None;
+                self.store.remove(&key::router(ROUTER));
+                self.store_changed();
+            }
             Fault::KillPostmaster(_) | Fault::Wipe(_) | Fault::Garbage(_) | Fault::Switchover(_) | Fault::Reinit(_) => {
             }
         }
@@ -202,6 +211,29 @@ impl World {
         let request = FailoverRequest { leader, member, scheduled_at: None };
         let text = serde_json::to_string(&request).expect("a request is plain data");
         self.store.put(key::FAILOVER, text, None);
+        self.store_changed();
+    }
+
+    fn announce_router(&mut self, answers: bool) {
+        self.router = Some(answers);
+        self.put_router(None);
+    }
+
+    /// The router holds what it is to hold, says the store; it tells so, unless it has.
+    pub(crate) fn router_answers(&mut self) {
+        let view = self.store.view();
+        let holds = view.cluster.sync.as_ref().filter(|sync| sync.value.handover).map(|sync| sync.revision);
+        let told = view.cluster.routers.get(ROUTER).map(|router| router.holds);
+        if self.router == Some(true) && !self.store_down && told != Some(holds) {
+            self.put_router(holds);
+        }
+    }
+
+    fn put_router(&mut self, holds: Option<u64>) {
+        let record =
+            RouterRecord { kind: RouterKind::Pooler, address: "127.0.0.1:6432".to_owned(), holds, problem: None };
+        let text = serde_json::to_string(&record).expect("a record is plain data");
+        self.store.put(&key::router(ROUTER), text, None);
         self.store_changed();
     }
 

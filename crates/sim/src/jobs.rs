@@ -50,6 +50,11 @@ impl World {
                 self.pg_after(node, delay, PgEvent::Checkpointed);
                 self.nodes[node].pg.writable()
             }
+            Job::Settle => {
+                let delay = self.random(1, 100);
+                self.agent_after(node, delay, AgentEvent::JobEnd(id, None));
+                true
+            }
             Job::Restart => false,
         };
         if !started {

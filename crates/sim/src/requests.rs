@@ -100,6 +100,10 @@ impl World {
     pub(crate) fn store_changed(&mut self) {
         self.check_store();
         self.announce_change();
+        if self.router == Some(true) {
+            let delay = self.random(1, 30);
+            self.after(delay, Event::Router);
+        }
     }
 
     /// Agents that can reach the store again read it.

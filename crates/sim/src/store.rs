@@ -9,6 +9,9 @@ use matriarch_core::transaction::{Compare, Life, Txn, Write};
 use matriarch_core::{Lsn, MemberName};
 use serde::de::DeserializeOwned;
 
+/// Identity of the only router there may be.
+pub const ROUTER: &str = "r";
+
 /// Identity of a lease.
 pub type LeaseId = u64;
 
@@ -116,6 +119,12 @@ impl Store {
         self.entries.insert(key.to_owned(), Entry { value, revision: self.revision, lease });
     }
 
+    /// Removes a key outside of any transaction.
+    pub fn remove(&mut self, key: &str) {
+        self.changed();
+        self.entries.remove(key);
+    }
+
     /// Applies a transaction if all its compares hold and its leases live.
     pub fn apply(&mut self, txn: &Txn, leases: Leases) -> bool {
         let holds = txn.compares.iter().all(|compare| match compare {
@@ -194,6 +203,10 @@ impl Store {
             failover,
             history: self.record(key::HISTORY).map(|record| record.value).unwrap_or_default(),
             history_revision: self.entries.get(key::HISTORY).map(|entry| entry.revision),
+            routers: [ROUTER]
+                .into_iter()
+                .filter_map(|id| Some((id.to_owned(), self.record(&key::router(id))?.value)))
+                .collect(),
             optime: self.record::<StatusRecord>(key::STATUS).map_or(Lsn::ZERO, |status| Lsn(status.value.optime)),
         };
         View {

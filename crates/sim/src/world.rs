@@ -119,6 +119,8 @@ pub struct World {
     pub delayed_requests: u32,
     /// The members.
     pub nodes: Vec<Node>,
+    /// A router that has announced itself: whether it ever says that it holds.
+    pub router: Option<bool>,
     /// Pairs of members that cannot replicate.
     pub cuts: BTreeSet<(NodeId, NodeId)>,
     /// A fault that waits for a step.
@@ -150,6 +152,7 @@ impl World {
             lost_answers: 0,
             delayed_requests: 0,
             nodes,
+            router: None,
             cuts: BTreeSet::new(),
             trap: None,
             trapped_until: 0,
@@ -235,6 +238,7 @@ impl World {
             clone_diverged: true,
             may_lead: !self.nodes[node].nofailover,
             zone: self.setup.zones.get(node).cloned(),
+            hold_timeout: 5_000,
             bootstrap_config: None,
         }
     }
@@ -318,6 +322,7 @@ impl World {
             Event::Client(client) => self.client(client),
             Event::Inject(fault) => self.inject(fault),
             Event::Heal(fault) => self.heal(&fault),
+            Event::Router => self.router_answers(),
             Event::Check => {
                 self.check_regularly();
                 self.after(100, Event::Check);

@@ -48,7 +48,8 @@ impl Shell {
             slots: self.first_slots(),
             progress: self.pg.progress.clone(),
             primary,
-            handover: self.sync().is_some_and(|sync| sync.handover),
+            settle_limit: self.config.switchover_hold_timeout,
+            held: view.is_some_and(|view| !view.routers.is_empty()),
         }
     }
 

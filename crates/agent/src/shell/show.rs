@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use matriarch_api::{
     ClusterDetail, ClusterStatus, HistoryLine, Identity, Lag, MemberDetail, MemberRow, MemberStatus, PendingChange,
-    PreviousRuleView, ReplicationRow, RuleView, ScheduledRestart, ScheduledSwitchover, SlotRow, StoreView, Xlog,
+    PreviousRuleView, ReplicationRow, RouterRow, RuleView, ScheduledRestart, ScheduledSwitchover, SlotRow, StoreView,
+    Xlog,
 };
-use matriarch_core::record::{MemberRecord, Role, SyncRecord};
+use matriarch_core::decide::ClusterView;
+use matriarch_core::record::{MemberRecord, Role, RouterRecord, SyncRecord};
 use matriarch_core::{Lsn, MemberName};
 use matriarch_postgres::Probe;
 use serde_json::Value;
@@ -145,6 +147,7 @@ impl Shell {
                     previous: previous_rule(sync),
                 }),
                 handover: self.sync().is_some_and(|sync| sync.handover),
+                routers: routers(view),
                 system_identifier: view.initialize.as_ref().map(|initialize| initialize.value.clone()),
                 store: Some(StoreView {
                     engine: "sqlite".to_owned(),
@@ -157,6 +160,18 @@ impl Shell {
             },
         }
     }
+}
+
+fn routers(view: &ClusterView) -> Vec<RouterRow> {
+    let announced = view.sync.as_ref().filter(|sync| sync.value.handover).map(|sync| sync.revision);
+    let row = |(id, router): (&String, &RouterRecord)| RouterRow {
+        id: id.clone(),
+        kind: router.kind.to_string(),
+        address: router.address.clone(),
+        holds: announced.is_some() && router.holds == announced,
+        problem: router.problem.clone(),
+    };
+    view.routers.iter().map(row).collect()
 }
 
 fn role(role: Role) -> &'static str {

@@ -34,6 +34,7 @@ async fn every_key_is_read() {
         .put("failover", failover("2026-11-21T17:00:00Z"))
         .put("history", json!([[1, 100, "no recovery target specified", "", "b"]]).to_string())
         .put("status", json!({"optime": 99, "slots": {"cdc": 88}, "retain_slots": []}).to_string())
+        .put("routers/here-6432", json!({"kind": "pooler", "address": "here:6432", "holds": 7}).to_string())
         .put("config", "{\"ttl\": 9}");
     store.commit(txn).await.unwrap();
 
@@ -45,6 +46,7 @@ async fn every_key_is_read() {
     let b: MemberName = "b".parse().unwrap();
     assert!(view.members[&b].tag("clonefrom") && view.members[&b].xlog_location == Some(77));
     assert_eq!(view.pledges[&b].value.epoch, 3);
+    assert_eq!(view.routers["here-6432"].holds, Some(7));
     assert!(view.failover.is_some() && !view.failover_due, "its time has not come");
     assert_eq!((view.history[0].fork(), view.optime), ((1, Lsn(100)), Lsn(99)));
     assert_eq!(found.slots, [("cdc".to_owned(), 88)].into());

@@ -163,6 +163,9 @@ pub struct ClusterDetail {
     /// A planned switchover is under way: routers hold new work.
     #[serde(skip_serializing_if = "no")]
     pub handover: bool,
+    /// Proxies and poolers that are alive.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routers: Vec<RouterRow>,
     /// PostgreSQL's system identifier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<String>,
@@ -174,6 +177,23 @@ pub struct ClusterDetail {
     /// When it read the store (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seen_at: Option<String>,
+}
+
+/// One proxy or pooler.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct RouterRow {
+    /// Its name in the store.
+    pub id: String,
+    /// `proxy` or `pooler`.
+    pub kind: String,
+    /// Where clients reach it: `host:port`.
+    pub address: String,
+    /// It holds new work for the switchover under way.
+    pub holds: bool,
+    /// What keeps it from doing its work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// The durability rule: a commit is acknowledged once `needed` of `voters` have flushed it.

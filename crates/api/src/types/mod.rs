@@ -9,8 +9,8 @@ mod page;
 mod request;
 
 pub use cluster::{
-    ClusterDetail, ClusterStatus, HistoryLine, Lag, MemberRow, PreviousRuleView, RuleView, ScheduledSwitchover,
-    StoreView, Unknown,
+    ClusterDetail, ClusterStatus, HistoryLine, Lag, MemberRow, PreviousRuleView, RouterRow, RuleView,
+    ScheduledSwitchover, StoreView, Unknown,
 };
 pub use member::{
     CertificateRow, Identity, MemberDetail, MemberStatus, PendingChange, ReplicationRow, ScheduledRestart, SlotRow,

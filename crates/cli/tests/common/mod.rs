@@ -186,6 +186,21 @@ fn sample(a: &str, b: &str, c: &str) -> ClusterStatus {
             leader: Some("a".into()),
             epoch: 17,
             rule: Some(RuleView { voters: vec!["b".into(), "c".into()], needed: 1, established: true, previous: None }),
+            routers: vec![
+                RouterRow {
+                    id: "web1-5432".into(),
+                    kind: "proxy".into(),
+                    address: "web1:5432".into(),
+                    ..RouterRow::default()
+                },
+                RouterRow {
+                    id: "web1-77-pool:6432".into(),
+                    kind: "pooler".into(),
+                    address: "pool:6432".into(),
+                    holds: false,
+                    problem: Some("it refuses the password of its admin user 'admin'".into()),
+                },
+            ],
             system_identifier: Some("7300000000000000001".into()),
             store: Some(StoreView {
                 engine: "sqlite".into(),

@@ -109,6 +109,14 @@ pub(crate) const KEYS: &[Key] = &[
     )
     .default("30"),
     key(
+        "switchover_hold_timeout",
+        Kind::Seconds { min: 0.0, max: 3600.0 },
+        "How long a planned switchover waits until every proxy and pooler holds new work, and then until the transactions \
+         under way have ended. When they have not, it is called off, and everything goes on as before. \
+         (`matriarch failover` goes on and cuts them off.)",
+    )
+    .default("5"),
+    key(
         "pause",
         Kind::Bool,
         "Maintenance: nothing is started, stopped or promoted by itself. Set by `matriarch pause` and `resume`.",

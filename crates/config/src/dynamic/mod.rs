@@ -51,6 +51,9 @@ pub struct DynamicConfig {
     /// How long a clean stop may take; zero: no limit. See [`DynamicConfig::stop_timeout`].
     #[serde(with = "as_seconds")]
     pub primary_stop_timeout: Duration,
+    /// How long a switchover waits for routers and for transactions, before it is called off.
+    #[serde(with = "as_seconds")]
+    pub switchover_hold_timeout: Duration,
     /// Nothing is started, stopped or promoted by itself.
     pub pause: bool,
     /// How long the slot of an absent member is kept.

@@ -118,6 +118,7 @@ mod tests {
             clone_after_rewind: true,
             clone_diverged: true,
             may_lead: true,
+            hold_timeout: 5_000,
             bootstrap_config: None,
         }
     }

@@ -94,8 +94,9 @@ pub struct Proposed {
 /// A planned switchover, seen from the leader.
 ///
 /// ```text
-/// Checkpointing -> Holding (routers hold new work) -> Stopping -> released in the store
-///        \------------ called off <---/
+/// Checkpointing -> Holding -> Settling -> Stopping -> released in the store
+///        \            |           |
+///         \-----> called off <----/
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Switching {
@@ -105,15 +106,19 @@ pub struct Switching {
     pub candidate: MemberName,
     /// How far.
     pub phase: Phase,
+    /// Since when this phase lasts.
+    pub phase_since: Millis,
 }
 
 /// See [`Switching`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// A checkpoint makes the stop short.
     Checkpointing,
-    /// Routers are told to hold new work.
+    /// Routers are told to hold new work, and say that they do.
     Holding,
+    /// The transactions that routers do not know of end.
+    Settling,
     /// PostgreSQL stops.
     Stopping,
 }

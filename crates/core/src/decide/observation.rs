@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lsn::{Lsn, Timeline};
 use crate::name::{Incarnation, MemberName};
-use crate::record::{FailoverRequest, HistoryEntry, MemberRecord, Pledge, SyncRecord, Versioned};
+use crate::record::{FailoverRequest, HistoryEntry, MemberRecord, Pledge, RouterRecord, SyncRecord, Versioned};
 
 /// Milliseconds on the boot clock (it counts while the host is suspended).
 pub type Millis = u64;
@@ -40,6 +40,8 @@ pub struct Policy {
     pub may_lead: bool,
     /// The failure domain this member is in.
     pub zone: Option<String>,
+    /// How long a planned switchover waits for routers to hold new work, and then for transactions to end.
+    pub hold_timeout: Millis,
     /// Dynamic configuration that a founder writes into the store.
     pub bootstrap_config: Option<String>,
 }
@@ -109,6 +111,8 @@ pub struct ClusterView {
     pub history_revision: Option<u64>,
     /// `status`: the leader's last known position.
     pub optime: Lsn,
+    /// `routers/*`: those that are alive.
+    pub routers: BTreeMap<String, RouterRecord>,
 }
 
 /// The `leader` key.
@@ -223,6 +227,8 @@ pub enum Job {
     Restart,
     /// Checkpoint, so that a stop is short.
     Checkpoint,
+    /// Wait until no client is in a transaction; fails when the time for that is over.
+    Settle,
 }
 
 /// How the newest job ended.

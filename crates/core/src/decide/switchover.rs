@@ -31,54 +31,99 @@ impl Turn<'_> {
             since: now,
             candidate: candidate.clone(),
             phase: Phase::Checkpointing,
+            phase_since: now,
         });
-        let (since, phase) = (switching.since, switching.phase);
-        switching.candidate = candidate.clone();
-        if now > since + PREPARATION_LIMIT && phase != Phase::Stopping {
+        switching.candidate = candidate;
+        let switching = switching.clone();
+        let announced = switching.phase > Phase::Checkpointing && sync.value.handover;
+        if now > switching.since + PREPARATION_LIMIT && !announced {
             return Some(self.call_off(sync, request, "it could not be prepared in 30 s"));
         }
         self.configure(Settings {
             upstream: None,
             synchronous_standby_names: self.names_for(view, &self.enforced_rule(sync)),
         });
-        Some(self.prepare(sync, &candidate, phase, since))
+        // Without a leader to move away from, a person insists: whatever is still under way is cut off.
+        let insists = request.value.leader.is_none();
+        match self.prepare(view, sync, &switching, insists) {
+            Ok(why) => Some(why),
+            Err(obstacle) => Some(self.call_off(sync, request, &obstacle)),
+        }
     }
 
-    fn prepare(&mut self, sync: &Versioned<SyncRecord>, candidate: &MemberName, phase: Phase, since: Millis) -> Why {
-        let mut next = |phase| {
-            if let Some(switching) = &mut self.memory.switching {
-                switching.phase = phase;
-            }
-        };
-        match phase {
+    /// One step of the preparation, or what makes it hopeless.
+    fn prepare(
+        &mut self,
+        view: &ClusterView,
+        sync: &Versioned<SyncRecord>,
+        switching: &Switching,
+        insists: bool,
+    ) -> Result<Why, String> {
+        let candidate = &switching.candidate;
+        match switching.phase {
             Phase::Checkpointing => {
-                let done = self.obs.finished.as_ref().is_some_and(|f| f.job == Job::Checkpoint && f.at >= since);
-                if !done {
-                    return self.run(
-                        Job::Checkpoint,
-                        Why::new("switchover_checkpoint", format!("switchover to {candidate}: checkpoint")),
-                    );
+                if self.ended(&Job::Checkpoint, switching.since).is_none() {
+                    let text = format!("switchover to {candidate}: checkpoint");
+                    return Ok(self.run(Job::Checkpoint, Why::new("switchover_checkpoint", text)));
                 }
-                next(Phase::Holding);
-                let mut record = sync.value.clone();
-                record.handover = true;
-                self.commit(Purpose::Handover, Txn::new().unchanged(key::SYNC, sync.revision).put(key::SYNC, &record));
-                Why::new("switchover_hold", format!("switchover to {candidate}: routers hold new work"))
+                self.enter(Phase::Holding);
+                Ok(self.announce_hold(sync, candidate))
             }
-            Phase::Holding if !sync.value.handover => {
-                // The commit was refused or is still under way: ask again from the start.
-                next(Phase::Checkpointing);
-                Why::new("switchover_hold", "waiting for the hold to be published")
-            }
+            // The commit was refused or is still under way.
+            Phase::Holding if !sync.value.handover => Ok(self.announce_hold(sync, candidate)),
             Phase::Holding => {
-                next(Phase::Stopping);
-                self.run(
-                    Job::StopFast,
-                    Why::new("switchover_stop", format!("switchover to {candidate}: stopping PostgreSQL")),
-                )
+                let until = switching.phase_since + self.policy.hold_timeout;
+                match open_router(view, sync.revision) {
+                    Some(router) if self.obs.now < until => {
+                        self.wake_at(until);
+                        let text = format!("switchover to {candidate}: waiting until {router} holds new work");
+                        Ok(Why::new("switchover_hold", text))
+                    }
+                    Some(router) if !insists => {
+                        let limit = self.policy.hold_timeout as f64 / 1000.0;
+                        Err(format!("{router} did not hold new work within {limit} s (switchover_hold_timeout)"))
+                    }
+                    _ => {
+                        self.enter(Phase::Settling);
+                        Ok(self.settle(candidate))
+                    }
+                }
             }
-            Phase::Stopping => self.run(Job::StopFast, Why::new("switchover_stop", "stopping PostgreSQL")),
+            Phase::Settling => match self.ended(&Job::Settle, switching.phase_since) {
+                None => Ok(self.settle(candidate)),
+                Some(Some(failure)) if !insists => Err(failure),
+                Some(_) => {
+                    self.enter(Phase::Stopping);
+                    let text = format!("switchover to {candidate}: stopping PostgreSQL");
+                    Ok(self.run(Job::StopFast, Why::new("switchover_stop", text)))
+                }
+            },
+            Phase::Stopping => Ok(self.run(Job::StopFast, Why::new("switchover_stop", "stopping PostgreSQL"))),
         }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        if let Some(switching) = &mut self.memory.switching {
+            (switching.phase, switching.phase_since) = (phase, self.obs.now);
+        }
+    }
+
+    /// The newest job was this one and has ended since then: what it failed with, if it did.
+    fn ended(&self, job: &Job, since: Millis) -> Option<Option<String>> {
+        let finished = self.obs.finished.as_ref().filter(|finished| finished.job == *job && finished.at >= since)?;
+        Some(finished.failure.as_ref().map(|failure| failure.message.clone()))
+    }
+
+    fn announce_hold(&mut self, sync: &Versioned<SyncRecord>, candidate: &MemberName) -> Why {
+        let mut record = sync.value.clone();
+        record.handover = true;
+        self.commit(Purpose::Handover, Txn::new().unchanged(key::SYNC, sync.revision).put(key::SYNC, &record));
+        Why::new("switchover_hold", format!("switchover to {candidate}: routers hold new work"))
+    }
+
+    fn settle(&mut self, candidate: &MemberName) -> Why {
+        let text = format!("switchover to {candidate}: transactions under way end");
+        self.run(Job::Settle, Why::new("switchover_settle", text))
     }
 
     /// Who takes over: the named member if it can, else the streaming member with the least lag.
@@ -133,4 +178,11 @@ impl Turn<'_> {
         self.commit(Purpose::Handover, Txn::new().unchanged(key::SYNC, sync.revision).put(key::SYNC, &record));
         Some(Why::new("switchover_over", "no switchover is asked for any more: routers need not hold"))
     }
+}
+
+/// A living router that does not hold new work for the switchover that this revision of `sync` announced; in words.
+fn open_router(view: &ClusterView, revision: u64) -> Option<String> {
+    let router = view.routers.values().find(|router| router.holds != Some(revision))?;
+    let problem = router.problem.as_ref().map(|problem| format!(" ({problem})")).unwrap_or_default();
+    Some(format!("the {} at {}{problem}", router.kind, router.address))
 }

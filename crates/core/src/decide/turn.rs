@@ -127,7 +127,11 @@ impl<'a> Turn<'a> {
     /// Starts a job unless one is under way, its last failure is too recent, or the cluster is paused.
     pub fn run(&mut self, job: Job, why: Why) -> Why {
         let switching = self.memory.switching.is_some();
-        if self.policy.paused && !self.obs.stopping && !switching && !matches!(job, Job::Promote | Job::Checkpoint) {
+        if self.policy.paused
+            && !self.obs.stopping
+            && !switching
+            && !matches!(job, Job::Promote | Job::Checkpoint | Job::Settle)
+        {
             return Why::new("paused", format!("paused, else: {why}"));
         }
         if let Some(busy) = &self.obs.busy {

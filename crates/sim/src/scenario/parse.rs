@@ -188,6 +188,8 @@ fn fault(setup: &Setup, words: &[&str]) -> Parsed<Fault> {
         ["switchover", "to", name] => Fault::Switchover(Some(of(name)?)),
         ["reinit", name] => Fault::Reinit(of(name)?),
         ["pause"] => Fault::Pause,
+        ["router"] => Fault::Router(true),
+        ["router", "that", "never", "answers"] => Fault::Router(false),
         _ => {
             return Err(format!(
                 "'{}' is not understood; the README beside the scenarios has the words",
