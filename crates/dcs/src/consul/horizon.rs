@@ -46,9 +46,13 @@ impl Horizon {
 
     /// Takes over what a read has found, unless more is known by now.
     pub fn read(&mut self, found: &Snapshot, now_ms: u64) {
-        if found.revision < self.revision {
-            return;
+        if found.revision >= self.revision {
+            self.begin(found, now_ms);
         }
+    }
+
+    /// Takes over what a read has found, whatever was known before.
+    pub fn begin(&mut self, found: &Snapshot, now_ms: u64) {
         self.revision = found.revision;
         self.read_at = found.revision;
         self.read_ms = now_ms;

@@ -16,12 +16,11 @@ use super::options::ConsulOptions;
 /// Largest answer that is read.
 const LIMIT: usize = 64 << 20;
 /// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(2);
+const CONNECT: Duration = Duration::from_secs(1);
 /// How long an address may take to answer a read while there is another one to ask.
 const IMPATIENT: Duration = Duration::from_millis(900);
-/// How long an answer may take otherwise. Consul holds requests for up to 7 s while it has no leader; callers that cannot
-/// wait drop the future.
-const PATIENT: Duration = Duration::from_secs(12);
+/// How long an answer may take otherwise. (Consul itself holds requests for up to 7 s while it has no leader.)
+const PATIENT: Duration = Duration::from_millis(2_500);
 /// Idle connections that are kept.
 const KEPT: usize = 4;
 

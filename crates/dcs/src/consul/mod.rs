@@ -130,19 +130,30 @@ impl Store for ConsulStore {
 }
 
 impl Shared {
-    /// Reads everything, as confirmed by a majority of the servers.
+    /// Reads everything, as confirmed by a majority of the servers. A store that went back in time shows what it holds,
+    /// at a lower revision than before: what to make of it is for the caller to decide.
     async fn read(&self) -> Result<Snapshot, StoreError> {
         let before = self.horizon.lock().expect("nobody panics while holding this lock").clone();
         let answer = self.ask_read(self.query.everything()).await?;
         let (index, mut snapshot) = self.snapshot(&answer).await?;
         let now = boot_clock_ms();
-        snapshot.revision = before.check(index, &snapshot, now).map_err(|(seen, found)| StoreError::WentBack {
-            place: self.place.clone(),
-            seen,
-            found,
-        })?;
-        self.horizon.lock().expect("nobody panics while holding this lock").read(&snapshot, now);
-        self.announce(snapshot.revision);
+        let mut horizon = self.horizon.lock().expect("nobody panics while holding this lock");
+        match before.check(index, &snapshot, now) {
+            Ok(revision) => {
+                snapshot.revision = revision;
+                horizon.read(&snapshot, now);
+                self.announce(revision);
+            }
+            Err((seen, found)) => {
+                tracing::error!(
+                    store = %self.place, seen, found,
+                    "the store went back, as if it was restored from an older copy or made anew: what was written since \
+                     is gone"
+                );
+                horizon.begin(&snapshot, now);
+                self.news.send_replace(index);
+            }
+        }
         Ok(snapshot)
     }
 
