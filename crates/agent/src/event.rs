@@ -1,6 +1,6 @@
 //! Everything that can wake the agent.
 
-use matriarch_api::RestartRequest;
+use matriarch_api::{BlowBody, RestartRequest};
 use matriarch_core::decide::Finished;
 use matriarch_dcs::StoreError;
 use tokio::sync::oneshot;
@@ -66,6 +66,8 @@ pub enum Request {
         /// End the job under way.
         force: bool,
     },
+    /// End PostgreSQL as a crash would.
+    Blow(BlowBody),
     /// Stop PostgreSQL and the agent.
     Stop,
 }

@@ -10,6 +10,7 @@ use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::clone::CloneProgress;
 use matriarch_postgres::sql::PendingRestart;
 use matriarch_postgres::{ControlData, Instance, Postmaster, Probe, Sql, postmaster, process};
+use rustix::process::Signal;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -291,6 +292,12 @@ impl Pg {
         let line = log.lines().rev().find(|line| signs.iter().any(|sign| line.contains(sign)))?;
         let text = line.split_once(":  ").map_or(line, |(_, text)| text);
         Some(format!("it cannot stream: {}", text.trim()))
+    }
+
+    /// Ends the postmaster as a crash would; what follows is what follows a crash.
+    pub fn strike(&self) -> Result<(), String> {
+        let postmaster = self.postmaster.as_ref().ok_or("PostgreSQL does not run")?;
+        postmaster.signal(Signal::KILL).map_err(|error| format!("the postmaster could not be killed: {error}"))
     }
 
     /// Remembers which member a connection string that we write names.

@@ -51,6 +51,8 @@ pub struct Options {
     pub host_id: String,
     /// Our users must use TLS.
     pub require_tls: bool,
+    /// Something starts this agent again when it dies.
+    pub supervised: bool,
     /// The local configuration file, to be read again when asked; none in tests.
     pub config_file: Option<PathBuf>,
 }

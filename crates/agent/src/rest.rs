@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use matriarch_api::{Backend, ClusterStatus, Command, CommandDone, CommandError, HistoryLine, Live, MemberStatus};
+use matriarch_api::{
+    Backend, ClusterStatus, Command, CommandDone, CommandError, DrillLog, DrillRecord, HistoryLine, Live, MemberStatus,
+};
 use matriarch_config::DynamicConfig;
 use matriarch_core::MemberName;
 use matriarch_core::record::{FailoverRequest, key};
@@ -187,6 +189,27 @@ impl AgentBackend {
         Err(CommandError::Conflict("the cluster's record kept changing meanwhile; try again".to_owned()))
     }
 
+    /// Adds a drill to those that all members show.
+    async fn keep_drill(&self, record: DrillRecord) -> Result<CommandDone, CommandError> {
+        for _ in 0..5 {
+            let snapshot =
+                self.shared.store.read().await.map_err(|error| CommandError::StoreAway(error.to_string()))?;
+            let entry = snapshot.get(key::DRILLS);
+            // What cannot be read is of no use to anybody, and must not keep new results out.
+            let mut log: DrillLog = entry.and_then(|entry| serde_json::from_str(&entry.value).ok()).unwrap_or_default();
+            log.add(record.clone());
+            let text = serde_json::to_string(&log).expect("its keys are words and its numbers finite");
+            let txn = match entry {
+                Some(entry) => Txn::new().revision(key::DRILLS, entry.revision),
+                None => Txn::new().absent(key::DRILLS),
+            };
+            if self.commit(txn.put(key::DRILLS, text)).await? {
+                return Ok(CommandDone::done("the drill is kept"));
+            }
+        }
+        Err(CommandError::Conflict("the list of drills kept changing meanwhile; try again".to_owned()))
+    }
+
     async fn ask(&self, request: Request) -> Result<CommandDone, CommandError> {
         match self.shared.ask(request).await {
             Ok(text) => Ok(CommandDone::done(text)),
@@ -219,6 +242,10 @@ impl Backend for AgentBackend {
 
     fn history(&self) -> Vec<HistoryLine> {
         self.shared.shown().history.to_vec()
+    }
+
+    fn drills(&self) -> Arc<DrillLog> {
+        self.shared.shown().drills
     }
 
     async fn command(&self, command: Command) -> Result<CommandDone, CommandError> {
@@ -265,6 +292,10 @@ impl Backend for AgentBackend {
                 }
             }
             Command::Forget { member } => self.forget(&name(&member)?).await,
+            Command::Blow(body) => {
+                self.shared.ask(Request::Blow(body)).await.map(CommandDone::done).map_err(CommandError::Impossible)
+            }
+            Command::KeepDrill(record) => self.keep_drill(*record).await,
             Command::Stop => self.ask(Request::Stop).await,
         }
     }

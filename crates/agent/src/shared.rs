@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use matriarch_api::{ClusterStatus, HistoryLine, Live, MemberStatus};
+use matriarch_api::{ClusterStatus, DrillLog, HistoryLine, Live, MemberStatus};
 use matriarch_dcs::{Store, boot_clock_ms};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
@@ -24,6 +24,8 @@ pub struct Shown {
     pub config: Option<(Value, u64)>,
     /// Past timelines.
     pub history: Arc<Vec<HistoryLine>>,
+    /// Drills that were done.
+    pub drills: Arc<DrillLog>,
 }
 
 /// The place where loop and API meet.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use matriarch_api::DrillLog;
 use matriarch_core::decide::{ClusterView, LeaderKey};
 use matriarch_core::record::{MemberRecord, Pledge, RouterRecord, StatusRecord, SyncRecord, Versioned, key};
 use matriarch_core::{Lsn, MemberName};
@@ -29,6 +31,8 @@ pub struct Reading {
     pub config: Option<Versioned<String>>,
     /// Where the configuration's slots stand on the leader: `slots` within `status`.
     pub slots: BTreeMap<String, u64>,
+    /// `drills`.
+    pub drills: Arc<DrillLog>,
     /// Keys whose value is not what it should be: named, logged, and otherwise ignored.
     pub garbled: Vec<String>,
 }
@@ -62,6 +66,7 @@ pub fn read(snapshot: &Snapshot, lease: Option<LeaseId>, now: jiff::Timestamp) -
         view.history_revision = Some(history.revision);
         view.history = history.value;
     }
+    reading.drills = json(snapshot, key::DRILLS, garbled).map(|drills| Arc::new(drills.value)).unwrap_or_default();
     view.optime = Lsn(json::<StatusRecord>(snapshot, key::STATUS, garbled).map_or(0, |status| status.value.optime));
     // Patroni writes null when there are none; then nothing is known of them.
     reading.slots = snapshot

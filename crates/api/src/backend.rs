@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::types::{ClusterStatus, HistoryLine, MemberStatus, RestartRequest};
+use crate::types::{BlowBody, ClusterStatus, DrillLog, DrillRecord, HistoryLine, MemberStatus, RestartRequest};
 
 /// The agent behind the interface. The reading methods return the newest snapshot and never wait, so a health check is
 /// answered even while the agent's loop is stuck.
@@ -27,6 +27,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Past timelines, oldest first.
     fn history(&self) -> Vec<HistoryLine>;
+
+    /// Drills that were done.
+    fn drills(&self) -> Arc<DrillLog> {
+        Arc::default()
+    }
 
     /// The members that failsafe mode asks, by name, with the address of their `/patroni`; none when it is off.
     fn failsafe(&self) -> Option<BTreeMap<String, String>> {
@@ -89,6 +94,10 @@ pub enum Command {
         /// Whom; it is known and its record has expired.
         member: String,
     },
+    /// End this member's PostgreSQL as a crash would, if it leads and can be spared.
+    Blow(BlowBody),
+    /// Keep the result of a drill.
+    KeepDrill(Box<DrillRecord>),
     /// Stop PostgreSQL and the agent, as on SIGTERM.
     Stop,
 }

@@ -14,8 +14,8 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::types::{
-    ClusterStatus, ErrorBody, FailoverBody, HistoryLine, MemberStatus, ReinitializeBody, RestartBody, StatusPage,
-    SwitchoverBody,
+    BlowBody, ClusterStatus, DrillLog, DrillRecord, ErrorBody, FailoverBody, HistoryLine, MemberStatus,
+    ReinitializeBody, RestartBody, StatusPage, SwitchoverBody,
 };
 
 /// Largest answer that is read.
@@ -167,6 +167,11 @@ impl Client {
         self.get("/history").await
     }
 
+    /// `GET /drills`.
+    pub async fn drills(&self) -> Result<DrillLog, ClientError> {
+        self.get("/drills").await
+    }
+
     /// `GET /config`.
     pub async fn config(&self) -> Result<Value, ClientError> {
         self.get("/config").await
@@ -245,6 +250,16 @@ impl Client {
     /// `POST /failover`; answers when it is done.
     pub async fn failover(&self, body: &FailoverBody) -> Result<Reply, ClientError> {
         self.post("/failover", body).await
+    }
+
+    /// `POST /drill`: ends this primary as a crash would.
+    pub async fn drill(&self, body: &BlowBody) -> Result<Reply, ClientError> {
+        self.post("/drill", body).await
+    }
+
+    /// `POST /drills`.
+    pub async fn keep_drill(&self, record: &DrillRecord) -> Result<Reply, ClientError> {
+        self.post("/drills", record).await
     }
 
     /// `POST /sigterm`.

@@ -12,7 +12,8 @@ use crate::body::{Presence, json, object};
 use crate::routes::App;
 use crate::schedule::{parse_schedule, parse_span, parse_version};
 use crate::types::{
-    ClusterStatus, ErrorBody, FailoverBody, MemberRow, ReinitializeBody, RestartBody, RestartRequest, SwitchoverBody,
+    BlowBody, ClusterStatus, DrillRecord, ErrorBody, FailoverBody, MemberRow, ReinitializeBody, RestartBody,
+    RestartRequest, SwitchoverBody,
 };
 
 async fn carry_out(app: &App, command: Command) -> Response {
@@ -43,6 +44,7 @@ fn name(command: &Command) -> &'static str {
         Command::Switchover { .. } | Command::CancelSwitchover => "Switchover",
         Command::Failover { .. } => "Failover",
         Command::Forget { .. } => "Forgetting",
+        Command::Blow(_) | Command::KeepDrill(_) => "Drill",
         Command::Stop => "Shutdown",
     }
 }
@@ -314,6 +316,39 @@ fn check_forget(member: String, cluster: &ClusterStatus) -> Result<Command, Comm
         return Err(CommandError::Impossible(text));
     }
     Ok(Command::Forget { member })
+}
+
+#[utoipa::path(post, path = "/drill", tag = "member",
+    summary = "End this primary as a crash would, to practise a failover",
+    request_body = BlowBody, security(("token" = []), ("basic" = [])),
+    responses((status = 200, body = String), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 412, body = String)))]
+pub async fn drill(State(app): State<App>, body: Body) -> Response {
+    match json::<BlowBody>(body, Presence::Required).await {
+        Ok(body) => carry_out(&app, Command::Blow(body)).await,
+        Err(response) => response,
+    }
+}
+
+#[utoipa::path(post, path = "/drills", tag = "cluster", summary = "Keep the result of a drill",
+    request_body = DrillRecord, security(("token" = []), ("basic" = [])),
+    responses((status = 200, body = String), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 422, body = String), (status = 503, body = String)))]
+pub async fn keep_drill(State(app): State<App>, body: Body) -> Response {
+    let record = match json::<DrillRecord>(body, Presence::Required).await {
+        Ok(record) => record,
+        Err(response) => return response,
+    };
+    let wrong = if record.at.parse::<jiff::Timestamp>().is_err() {
+        "'at' must be a time in RFC 3339"
+    } else if !record.gap_seconds.is_finite() || record.gap_seconds < 0.0 {
+        "'gap_seconds' must not be negative"
+    } else if record.note.len() > 2000 || record.from.len() > 200 || record.to.len() > 200 {
+        "'note' may have 2000 bytes, names 200"
+    } else {
+        return carry_out(&app, Command::KeepDrill(Box::new(record))).await;
+    };
+    answer::outcome(Err(CommandError::Unacceptable(wrong.to_owned())))
 }
 
 #[utoipa::path(post, path = "/failsafe", tag = "cluster", summary = "Ask for consent to go on without the store",

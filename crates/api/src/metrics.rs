@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
 use crate::backend::Live;
-use crate::types::{ClusterStatus, MemberStatus};
+use crate::types::{ClusterStatus, DrillKind, DrillLog, MemberStatus};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -35,6 +35,7 @@ const STATES: &[&str] = &[
 pub fn render(
     member: &MemberStatus,
     cluster: &ClusterStatus,
+    drills: &DrillLog,
     live: Live,
     failsafe: Option<&BTreeMap<String, String>>,
 ) -> String {
@@ -43,6 +44,7 @@ pub fn render(
     of_patroni(&mut page, member, failsafe);
     of_member(&mut page, member, live);
     of_cluster(&mut page, cluster);
+    of_drills(&mut page, drills);
     page.finish()
 }
 
@@ -193,6 +195,30 @@ fn of_cluster(page: &mut Page, cluster: &ClusterStatus) {
         page.gauge("matriarch_rule_voters", "Voters of the durability rule.", rule.voters.len());
         page.gauge("matriarch_rule_needed", "Voters that must have flushed a commit, 0 is asynchronous.", rule.needed);
         page.gauge("matriarch_rule_established", "1 if the rule is established.", u8::from(rule.established));
+    }
+}
+
+fn of_drills(page: &mut Page, log: &DrillLog) {
+    let kinds = [DrillKind::Failover, DrillKind::Switchover];
+    let last: Vec<_> = kinds.iter().filter_map(|kind| log.last(*kind)).collect();
+    page.family("matriarch_drills", "counter", "Drills by kind and result.");
+    for (kind, results) in &log.totals {
+        for (result, count) in results {
+            let labels = [("kind", kind.as_str()), ("result", result.as_str())];
+            page.sample("matriarch_drills_total", &labels, count);
+        }
+    }
+    page.family("matriarch_drill_last_gap_seconds", "gauge", "Longest time without a write in the last drill.");
+    for drill in &last {
+        page.sample("matriarch_drill_last_gap_seconds", &[("kind", drill.kind.as_str())], drill.gap_seconds);
+    }
+    page.family("matriarch_drill_last_timestamp_seconds", "gauge", "When the last drill was, seconds since 1970.");
+    for drill in &last {
+        page.sample("matriarch_drill_last_timestamp_seconds", &[("kind", drill.kind.as_str())], seconds(&drill.at));
+    }
+    page.family("matriarch_drill_last_lost_writes", "gauge", "Acknowledged writes missing after the last drill.");
+    for (drill, lost) in last.iter().filter_map(|drill| Some((drill, drill.lost_writes?))) {
+        page.sample("matriarch_drill_last_lost_writes", &[("kind", drill.kind.as_str())], lost);
     }
 }
 

@@ -21,7 +21,7 @@ use crate::backend::Backend;
 use crate::health::{CHECKS, Check, judge};
 use crate::nearest::nearest;
 use crate::server::Limits;
-use crate::types::{ClusterStatus, ErrorBody, HistoryLine, MemberStatus, StatusPage};
+use crate::types::{ClusterStatus, DrillLog, ErrorBody, HistoryLine, MemberStatus, StatusPage};
 use crate::{answer, commands, metrics, openapi};
 
 /// What every handler needs.
@@ -46,6 +46,8 @@ pub fn router_with(backend: Arc<dyn Backend>, auth: Auth, limits: Limits) -> Rou
         .route("/patroni", get(member))
         .route("/cluster", get(cluster))
         .route("/history", get(history))
+        .route("/drills", get(drills).post(commands::keep_drill))
+        .route("/drill", post(commands::drill))
         .route("/status", get(status))
         .route("/metrics", get(metrics_text))
         .route("/openapi.json", get(openapi_json))
@@ -72,6 +74,8 @@ pub const OTHER_PATHS: &[&str] = &[
     "/patroni",
     "/cluster",
     "/history",
+    "/drills",
+    "/drill",
     "/status",
     "/metrics",
     "/openapi.json",
@@ -155,6 +159,12 @@ pub async fn history(State(app): State<App>) -> Response {
     Json(app.backend.history()).into_response()
 }
 
+#[utoipa::path(get, path = "/drills", tag = "read", summary = "Drills that were done, oldest first",
+    responses((status = 200, body = DrillLog)))]
+pub async fn drills(State(app): State<App>) -> Response {
+    Json(&*app.backend.drills()).into_response()
+}
+
 #[utoipa::path(get, path = "/status", tag = "read",
     summary = "One page: cluster, rule, store, replication, slots, certificates, pending restarts",
     responses((status = 200, body = StatusPage)))]
@@ -168,7 +178,8 @@ pub async fn status(State(app): State<App>) -> Response {
     responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
 pub async fn metrics_text(State(app): State<App>) -> Response {
     let backend = &app.backend;
-    let text = metrics::render(&backend.status(), &backend.cluster(), backend.live(), backend.failsafe().as_ref());
+    let (member, cluster, drills) = (backend.status(), backend.cluster(), backend.drills());
+    let text = metrics::render(&member, &cluster, &drills, backend.live(), backend.failsafe().as_ref());
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 

@@ -72,6 +72,41 @@ async fn the_client_reads_what_the_routes_write() {
 }
 
 #[tokio::test]
+async fn drills_are_asked_for_and_kept() {
+    let server = start().await;
+    let client = server.client();
+    let body = BlowBody { blow: Blow::Instance, epoch: 17, spare_voters: 0 };
+    client.drill(&body).await.unwrap();
+    let record = DrillRecord { at: "2026-11-21T10:00:00Z".into(), gap_seconds: 0.25, ..DrillRecord::default() };
+    client.keep_drill(&record).await.unwrap();
+    assert_eq!(server.asked(), [Command::Blow(body), Command::KeepDrill(Box::new(record.clone()))]);
+    assert_eq!(client.drills().await.unwrap(), DrillLog::default());
+    for (path, body, status, words) in [
+        ("/drill", "{}", 400, "epoch"),
+        ("/drill", r#"{"epoch": 1, "blow": "axe"}"#, 400, "postgres"),
+        ("/drill", r#"{"epoch": 1, "kind": "postgres"}"#, 400, "unknown field"),
+        ("/drills", r#"{"at": "yesterday"}"#, 422, "RFC 3339"),
+        ("/drills", r#"{"at": "2026-11-21T10:00:00Z", "gap_seconds": -1}"#, 422, "gap_seconds"),
+        ("/drills", r#"{"result": "so-so"}"#, 400, "lost_writes"),
+    ] {
+        let (actual, text) = server.write("POST", path, body).await;
+        assert!(actual == status && text.contains(words), "{path} {body}: {actual} {text}");
+    }
+    assert_eq!(server.asked(), []);
+    let mut log = DrillLog::default();
+    log.add(DrillRecord { lost_writes: Some(0), result: DrillResult::Passed, ..record });
+    let text = metrics::render(&primary(), &cluster(), &log, leading(), None);
+    for line in [
+        "matriarch_drills_total{scope=\"demo\",name=\"a\",kind=\"failover\",result=\"passed\"} 1\n",
+        "matriarch_drill_last_gap_seconds{scope=\"demo\",name=\"a\",kind=\"failover\"} 0.25\n",
+        "matriarch_drill_last_timestamp_seconds{scope=\"demo\",name=\"a\",kind=\"failover\"} 1795255200\n",
+        "matriarch_drill_last_lost_writes{scope=\"demo\",name=\"a\",kind=\"failover\"} 0\n",
+    ] {
+        assert!(text.contains(line), "{line} is missing:\n{text}");
+    }
+}
+
+#[tokio::test]
 async fn changes_need_credentials() {
     let server = start().await;
     let writes = [
@@ -84,6 +119,8 @@ async fn changes_need_credentials() {
         ("POST", "/switchover"),
         ("DELETE", "/switchover"),
         ("POST", "/failover"),
+        ("POST", "/drill"),
+        ("POST", "/drills"),
         ("POST", "/failsafe"),
         ("POST", "/sigterm"),
         ("POST", "/nothing"),

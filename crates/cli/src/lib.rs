@@ -27,7 +27,9 @@ mod verbs;
 pub mod view;
 
 pub use fail::{Failure, code, exit_code};
-pub use prompt::{Prompt, Terminal};
+pub use grid::{Grid, Part, Tone};
+pub use movement::in_turn;
+pub use prompt::{Prompt, Terminal, consent};
 pub use run::run;
 pub use target::{Connection, Endpoint, Target};
 pub use ui::{Format, OutputArgs, Ui};

@@ -28,6 +28,8 @@ pub mod key {
     pub const FAILOVER: &str = "failover";
     /// Past timelines: a list of [`super::HistoryEntry`].
     pub const HISTORY: &str = "history";
+    /// Drills that were done, and how they ended (ours).
+    pub const DRILLS: &str = "drills";
     /// The leader's last known position: [`super::StatusRecord`].
     pub const STATUS: &str = "status";
 

@@ -51,6 +51,15 @@ impl AgentArgs {
     }
 }
 
+impl AgentArgs {
+    /// Whether something will start this process again: `up`, or systemd whose main process it is (its children inherit
+    /// the variable, and the number is not theirs).
+    fn is_supervised(&self) -> bool {
+        let by_systemd = std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+        self.supervised || by_systemd
+    }
+}
+
 /// Runs until it is told to stop; PostgreSQL is stopped with it.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let config = LocalConfig::load(&args.config)?;
@@ -61,7 +70,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     logging::start(format, &format!("{:?}", config.log.level).to_lowercase());
     let matriarch_config::Store::Sqlite { path } = &config.store;
     let store = store::open(&StoreAddress::Sqlite(path.clone()), &config.prefix(), true).await?;
-    let options = Arc::new(options(&config, &args.config)?);
+    let options = Arc::new(Options { supervised: args.is_supervised(), ..options(&config, &args.config)? });
     let auth = auth(&config)?;
     let shared = Shared::new(store.clone());
 
@@ -190,6 +199,7 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
         guard_socket,
         host_id: crate::host::id(),
         require_tls: local.tls.as_ref().is_some_and(|tls| tls.require),
+        supervised: false,
         config_file: Some(absolute(file)?),
     })
 }

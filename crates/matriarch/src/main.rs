@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use matriarch_agent::guard::GuardOptions;
 use matriarch_cli::{OutputArgs, Ui, Verb};
+use matriarch_drill::DrillVerb;
 
 /// Keeps a PostgreSQL cluster available: failover that loses nothing acknowledged, switchover, repair, routing.
 #[derive(Debug, Parser)]
@@ -44,6 +45,9 @@ enum Mode {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Practise a failover or a switchover on the live cluster, and measure it
+    #[command(subcommand)]
+    Drill(DrillVerb),
     #[command(flatten)]
     Cluster(Verb),
 }
@@ -86,6 +90,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Mode::Up(args) => block_on(up::run(args, cli.which)),
         Mode::Agent(args) => block_on(agent::run(args)),
         Mode::Proxy(args) => block_on(proxy::run(args, cli.which)),
+        Mode::Drill(verb) => block_on(async move {
+            let mut ui = Ui::terminal(cli.output.output);
+            let target = cluster::find(&cli.which).await?.target();
+            matriarch_drill::run(verb, &target, &mut ui).await
+        }),
         Mode::Cluster(verb) => block_on(async move {
             let mut ui = Ui::terminal(cli.output.output);
             let needs_cluster = !matches!(&verb, Verb::Config(matriarch_cli::ConfigVerb::Check(_)));

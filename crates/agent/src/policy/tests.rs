@@ -46,6 +46,7 @@ fn options(tags: Value) -> Options {
         guard_socket: "/d/guard".into(),
         host_id: "h".into(),
         require_tls: false,
+        supervised: false,
         config_file: None,
     }
 }

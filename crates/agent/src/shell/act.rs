@@ -92,6 +92,7 @@ impl Shell {
                 self.reinit = true;
                 reply.done(None, "reinitialization has begun");
             }
+            Request::Blow(body) => self.strike(body, reply),
             Request::Stop => {
                 self.stopping = true;
                 reply.done(None, "stopping");

@@ -2,6 +2,7 @@
 //! but the next event.
 
 mod act;
+mod blow;
 mod limits;
 mod observe;
 mod publish;

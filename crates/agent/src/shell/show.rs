@@ -27,6 +27,7 @@ impl Shell {
                 Some((serde_json::from_str(&config.value).ok()?, config.revision))
             }),
             history: Arc::new(self.history_lines()),
+            drills: self.reading.as_ref().map(|reading| reading.drills.clone()).unwrap_or_default(),
         };
         let until = self.storage.leader.filter(|_| self.leads()).map_or(0, |held| held.until);
         self.shared.show(shown, until);

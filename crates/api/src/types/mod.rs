@@ -4,6 +4,7 @@
 //! read them; ours are under `matriarch` or stand beside them.
 
 mod cluster;
+mod drill;
 mod member;
 mod page;
 mod request;
@@ -12,6 +13,7 @@ pub use cluster::{
     ClusterDetail, ClusterStatus, HistoryLine, Lag, MemberRow, PreviousRuleView, RouterRow, RuleView,
     ScheduledSwitchover, StoreView, Unknown,
 };
+pub use drill::{Blow, BlowBody, DrillKind, DrillLog, DrillRecord, DrillResult};
 pub use member::{
     CertificateRow, Identity, MemberDetail, MemberStatus, PendingChange, ReplicationRow, ScheduledRestart, SlotRow,
     Xlog,
