@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::slots::Slot;
 use super::verb::{self, Outcome};
-use super::{PATIENCE, health};
+use super::{PATIENCE, Subject, health};
 
 /// What to start.
 #[derive(Debug)]
@@ -239,6 +239,24 @@ impl Cluster {
     /// Runs one statement through a port and gives back the first value.
     pub async fn ask(&self, port: u16, statement: &str) -> anyhow::Result<String> {
         super::wire::ask(&self.dsn(port), statement).await
+    }
+}
+
+impl Subject for Cluster {
+    fn names(&self) -> Vec<String> {
+        Cluster::names(self)
+    }
+
+    fn writes(&self) -> String {
+        self.dsn(self.read_write())
+    }
+
+    fn direct(&self, name: &str) -> String {
+        self.dsn(self.postgres_port(name))
+    }
+
+    async fn verb(&self, arguments: &[&str]) -> Outcome {
+        Cluster::verb(self, arguments).await
     }
 }
 

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::Cluster;
+use super::Subject;
 
 /// The rows of `list -o json`.
-pub async fn rows(cluster: &Cluster) -> anyhow::Result<Vec<Value>> {
+pub async fn rows(cluster: &impl Subject) -> anyhow::Result<Vec<Value>> {
     let outcome = cluster.verb(&["list", "-o", "json"]).await;
     anyhow::ensure!(outcome.code == 0, "{outcome}");
     let rows: Value = serde_json::from_str(&outcome.out)?;
@@ -18,12 +18,12 @@ pub async fn rows(cluster: &Cluster) -> anyhow::Result<Vec<Value>> {
 ///
 /// # Panics
 /// After `limit`, with what is wrong.
-pub async fn well(cluster: &Cluster, limit: Duration) {
+pub async fn well(cluster: &impl Subject, limit: Duration) {
     wait(cluster, limit, "every member well", ailment).await;
 }
 
 /// Waits until the given members are well, whatever the others are.
-pub async fn well_but(cluster: &Cluster, ill: &str, limit: Duration) {
+pub async fn well_but(cluster: &impl Subject, ill: &str, limit: Duration) {
     wait(cluster, limit, "the others well", |cluster, rows| {
         let others: Vec<Value> = rows.iter().filter(|row| row["member"] != ill).cloned().collect();
         let missing = cluster.names().len() - 1 != others.len();
@@ -36,11 +36,11 @@ pub async fn well_but(cluster: &Cluster, ill: &str, limit: Duration) {
 ///
 /// # Panics
 /// After `limit`, with what is still wrong.
-pub async fn wait(
-    cluster: &Cluster,
+pub async fn wait<S: Subject>(
+    cluster: &S,
     limit: Duration,
     what: &str,
-    wrong: impl Fn(&Cluster, &[Value]) -> Option<String>,
+    wrong: impl Fn(&S, &[Value]) -> Option<String>,
 ) {
     let begun = Instant::now();
     loop {
@@ -58,7 +58,7 @@ fn table(rows: &[Value]) -> String {
     rows.iter().map(|row| format!("  {row}")).collect::<Vec<_>>().join("\n")
 }
 
-fn ailment(cluster: &Cluster, rows: &[Value]) -> Option<String> {
+fn ailment<S: Subject>(cluster: &S, rows: &[Value]) -> Option<String> {
     if rows.len() != cluster.names().len() {
         return Some(format!("{} members are known", rows.len()));
     }
@@ -85,7 +85,7 @@ fn each(rows: &[Value]) -> Option<String> {
 }
 
 /// Who leads, as the agents say; waits for one.
-pub async fn leader(cluster: &Cluster) -> String {
+pub async fn leader(cluster: &impl Subject) -> String {
     wait(cluster, super::PATIENCE, "a leader", |_, rows| leading(rows).is_none().then(|| "nobody leads".into())).await;
     let rows = rows(cluster).await.expect("they answered just now");
     leading(&rows).expect("somebody led just now")
@@ -97,7 +97,7 @@ fn leading(rows: &[Value]) -> Option<String> {
 }
 
 /// The members that do not lead.
-pub async fn replicas(cluster: &Cluster) -> Vec<String> {
+pub async fn replicas(cluster: &impl Subject) -> Vec<String> {
     let leader = leader(cluster).await;
     cluster.names().into_iter().filter(|name| *name != leader).collect()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use matriarch_testkit::ledger::{Ledger, Options, verify};
 use matriarch_testkit::observer::{Observer, Probe};
 
-use super::{Cluster, PATIENCE};
+use super::{PATIENCE, Subject};
 
 /// The ledger and the observer at work.
 pub struct Witness {
@@ -17,17 +17,14 @@ pub struct Witness {
 impl Witness {
     /// Attaches both. The observer counts a member as a primary when it says that it is one ([`Probe::Status`]), or only
     /// when it commits something ([`Probe::Write`]).
-    pub async fn attach(cluster: &Cluster, probe: Probe) -> Witness {
-        let dsn = cluster.dsn(cluster.read_write());
+    pub async fn attach(cluster: &impl Subject, probe: Probe) -> Witness {
+        let dsn = cluster.writes();
         Observer::prepare(&dsn).await.expect("the cluster takes writes");
         let options = Options { writers: 2, ..Options::new(dsn) };
         let ledger = Ledger::start(options).await.expect("the cluster takes writes");
         ledger.writes_again(PATIENCE).await.expect("writes begin");
-        let direct = |name: String| {
-            let dsn = cluster.dsn(cluster.postgres_port(&name));
-            (name, dsn)
-        };
-        let members: Vec<(String, String)> = cluster.names().into_iter().map(direct).collect();
+        let members: Vec<(String, String)> =
+            cluster.names().into_iter().map(|name| (name.clone(), cluster.direct(&name))).collect();
         let observer =
             Observer::start(&members, Duration::from_millis(20), probe).expect("the strings are well formed");
         Witness { ledger, observer }
@@ -51,11 +48,11 @@ impl Witness {
     }
 
     /// Ends both: nothing acknowledged may be lost, and never may two members have been primary at once.
-    pub async fn conclude(self, cluster: &Cluster) {
+    pub async fn conclude(self, cluster: &impl Subject) {
         let book = self.ledger.stop().await;
         let report = self.observer.stop().await;
         let summary = book.summary();
-        let verdict = verify(&cluster.dsn(cluster.read_write()), &book).await.expect("the primary answers");
+        let verdict = verify(&cluster.writes(), &book).await.expect("the primary answers");
         assert!(verdict.is_clean(), "rows are wrong: {verdict:?}\n{summary:?}\n{report:?}");
         assert!(summary.acknowledged > 0, "{summary:?}");
         assert!(report.overlaps.is_empty(), "two primaries: {report:?}");

@@ -57,7 +57,7 @@ impl Lab {
         run("ip", &["link", "add", &bridge, "type", "bridge"])?;
         run("ip", &["address", "add", &format!("{}/24", address(number, 1)), "dev", &bridge])?;
         run("ip", &["link", "set", &bridge, "up"])?;
-        Ok(Some(Lab { number, hosts: 0, janitor: janitor, _lock: lock }))
+        Ok(Some(Lab { number, hosts: 0, janitor, _lock: lock }))
     }
 
     /// The address of the caller's side: of everything that does not run on a host of the lab.

@@ -1,0 +1,264 @@
+//! A cluster on hosts of its own ([`matriarch_testkit::lab`]): an agent a host, as systemd would keep it, and a proxy on
+//! another one. Clients, verbs and the observer are outside; the observer asks members through their Unix sockets, so that
+//! it sees those that are cut off from everyone.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use matriarch_testkit::dir::TestDir;
+use matriarch_testkit::lab::{Clock, Lab, Node};
+use matriarch_testkit::process::Running;
+use matriarch_testkit::{postgres, user};
+use serde_json::{Value, json};
+
+use super::slots::Slot;
+use super::verb::{self, Outcome};
+use super::{PATIENCE, Subject, health};
+
+const POSTGRES: u16 = 5432;
+const API: u16 = 8008;
+const READ_WRITE: u16 = 5000;
+const PASSWORD: &str = "secret";
+const TOKEN: &str = "token";
+/// Starts a program again until a file says that it is to stop, as a service manager does.
+const KEEP: &str = r#"while [ ! -e "$0" ]; do "$@"; sleep 0.2; done"#;
+
+/// What to start.
+#[derive(Debug)]
+pub struct Plan {
+    pub name: &'static str,
+    pub members: u8,
+    pub bins: PathBuf,
+    /// The cluster's configuration at its beginning (`bootstrap.dcs`).
+    pub dynamic: Value,
+    /// The clock of each member's host, in order; those not named have the machine's.
+    pub clocks: Vec<Clock>,
+    /// Lines for `initdb`, as in `bootstrap.initdb`.
+    pub initdb: Vec<Value>,
+}
+
+impl Plan {
+    /// Three members of the oldest PostgreSQL there is.
+    pub fn new(name: &'static str) -> Plan {
+        let bins = postgres::any().bins.clone();
+        Plan { name, members: 3, bins, dynamic: json!({}), clocks: Vec::new(), initdb: Vec::new() }
+    }
+
+    /// Makes the hosts; nothing runs on them yet. `None` when this machine has no namespaces for us.
+    pub fn prepare(self) -> Option<Hosts> {
+        let lab = Lab::build().expect("a lab can be built")?;
+        Some(Hosts::make(self, lab))
+    }
+
+    /// Starts it and waits until all is well.
+    pub async fn start(self) -> Option<Hosts> {
+        let mut hosts = self.prepare()?;
+        hosts.start_all();
+        health::well(&hosts, PATIENCE).await;
+        Some(hosts)
+    }
+}
+
+/// One member's host.
+#[derive(Debug)]
+pub struct Host {
+    pub node: Node,
+    /// Keeps the agent running while the host has power.
+    keeper: Option<Running>,
+}
+
+/// A cluster with its hosts. Everything ends when it is dropped.
+// The order counts: what runs ends before the files go.
+#[derive(Debug)]
+pub struct Hosts {
+    hosts: Vec<Host>,
+    router: Host,
+    dir: TestDir,
+    _lab: Lab,
+    plan: Plan,
+    _slot: Slot,
+}
+
+impl Hosts {
+    fn make(plan: Plan, mut lab: Lab) -> Hosts {
+        let slot = Slot::take();
+        let dir = TestDir::new(plan.name);
+        for folder in ["etc", "log", "run", "store", "tmp"] {
+            dir.create(folder);
+        }
+        let clock = |index: u8| plan.clocks.get(usize::from(index)).copied().unwrap_or_default();
+        let hosts = (0..plan.members).map(|index| {
+            let node = lab.host(&name_of(index), clock(index)).expect("a host can be made");
+            dir.create(node.name());
+            Host { node, keeper: None }
+        });
+        let hosts = hosts.collect();
+        let router = Host { node: lab.host("router", Clock::default()).expect("a host can be made"), keeper: None };
+        let hosts = Hosts { hosts, router, dir, _lab: lab, plan, _slot: slot };
+        for name in hosts.names() {
+            hosts.write_config(&name);
+        }
+        hosts
+    }
+
+    /// Starts every agent and the proxy.
+    pub fn start_all(&mut self) {
+        for name in self.names() {
+            self.boot(&name);
+        }
+        let store = format!("sqlite:{}", self.store().display());
+        let address = format!("{}:{READ_WRITE}", self.router.node.address());
+        let words = ["proxy", "--store", &store, "--scope", "main", "--read-write", &address, "--drain-timeout", "1"];
+        let keeper = self.keep(&self.router.node, &words);
+        self.router.keeper = Some(keeper);
+    }
+
+    /// Gives a host its network and its programs (back), as after a start of the machine.
+    pub fn boot(&mut self, name: &str) {
+        let config = self.config(name).display().to_string();
+        self.node(name).heal().expect("the network can be had");
+        let keeper = self.keep(self.node(name), &["agent", "--config", &config]);
+        let index = self.index(name);
+        self.hosts[index].keeper = Some(keeper);
+    }
+
+    fn keep(&self, node: &Node, words: &[&str]) -> Running {
+        let mut command = node.command("/bin/sh");
+        command.arg("-c").arg(KEEP).arg(self.stop_file(node.name())).arg(verb::program()).args(words);
+        command.env("TMPDIR", self.dir.join("tmp")).env_remove("MATRIARCH_STORE").current_dir("/");
+        Running::start(command, &self.log_file(node.name())).expect("a shell runs")
+    }
+
+    /// SIGTERM to an agent that shall not be started again.
+    pub fn stop_file(&self, name: &str) -> PathBuf {
+        self.dir.join("etc").join(format!("{name}.stop"))
+    }
+
+    /// Takes the power of a host: all its processes at one moment, and its network.
+    pub fn power_cut(&mut self, name: &str) {
+        self.node(name).power_cut().expect("the power can be cut");
+        let index = self.index(name);
+        self.hosts[index].keeper = None;
+    }
+
+    /// The log of an agent, or of the `router`.
+    pub fn log(&self, name: &str) -> String {
+        matriarch_testkit::dir::tail(&self.log_file(name), u64::MAX)
+    }
+
+    fn log_file(&self, name: &str) -> PathBuf {
+        self.dir.join("log").join(format!("{name}.log"))
+    }
+
+    fn index(&self, name: &str) -> usize {
+        let known = self.hosts.iter().position(|host| host.node.name() == name);
+        known.unwrap_or_else(|| panic!("no member {name}"))
+    }
+
+    /// The host of a member.
+    pub fn node(&self, name: &str) -> &Node {
+        &self.hosts[self.index(name)].node
+    }
+
+    /// The host of the proxy.
+    pub fn router(&self) -> &Node {
+        &self.router.node
+    }
+
+    /// The other members.
+    pub fn others(&self, name: &str) -> Vec<String> {
+        self.names().into_iter().filter(|other| other != name).collect()
+    }
+
+    /// A member's folder: its data directory is `data` in it.
+    pub fn member(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.member(name).join("data")
+    }
+
+    pub fn dir(&self) -> &TestDir {
+        &self.dir
+    }
+
+    fn store(&self) -> PathBuf {
+        self.dir.join("store/store.db")
+    }
+
+    /// Whether members reach the store over their network, so that a cut can take it from them.
+    pub fn store_by_network(&self) -> bool {
+        false
+    }
+
+    fn config(&self, name: &str) -> PathBuf {
+        self.dir.join("etc").join(format!("{name}.yaml"))
+    }
+
+    fn write_config(&self, name: &str) {
+        let role = |name: &str| json!({"username": name, "password": PASSWORD});
+        let address = self.node(name).address();
+        let mut initdb = vec![json!({"encoding": "UTF8"}), json!("data-checksums")];
+        initdb.extend(self.plan.initdb.clone());
+        let config = json!({
+            "scope": "main",
+            "name": name,
+            "log": {"postgresql": self.dir.join("log").join(format!("{name}-postgresql.log"))},
+            "restapi": {"listen": format!("{address}:{API}"), "token": TOKEN},
+            "sqlite": {"path": self.store()},
+            "bootstrap": {"dcs": self.plan.dynamic, "initdb": initdb},
+            "postgresql": {
+                "listen": format!("{address}:{POSTGRES}"),
+                "data_dir": self.data(name),
+                "run_dir": self.dir.join("run").join(name),
+                "bin_dir": self.plan.bins,
+                "authentication": {
+                    "superuser": role("postgres"), "replication": role("replicator"), "rewind": role("rewinder"),
+                },
+            },
+        });
+        let path = self.config(name);
+        std::fs::write(&path, config.to_string()).expect("our own folder is writable");
+        user::give(&path).expect("root may give its file away");
+    }
+
+    /// Where a member's own SQL connections go: around every network.
+    pub fn socket(&self, name: &str) -> String {
+        dsn(&self.dir.join("run").join(name).display().to_string(), POSTGRES)
+    }
+
+    /// Runs one statement through the read-write port and gives back the first value.
+    pub async fn ask(&self, statement: &str) -> anyhow::Result<String> {
+        super::wire::ask(&self.writes(), statement).await
+    }
+}
+
+fn name_of(index: u8) -> String {
+    char::from(b'a' + index).to_string()
+}
+
+fn dsn(host: &str, port: u16) -> String {
+    format!("host={host} port={port} user=postgres dbname=postgres password={PASSWORD}")
+}
+
+impl Subject for Hosts {
+    fn names(&self) -> Vec<String> {
+        self.hosts.iter().map(|host| host.node.name().to_owned()).collect()
+    }
+
+    fn writes(&self) -> String {
+        dsn(self.router.node.address(), READ_WRITE)
+    }
+
+    fn direct(&self, name: &str) -> String {
+        self.socket(name)
+    }
+
+    async fn verb(&self, arguments: &[&str]) -> Outcome {
+        let store = format!("sqlite:{}", self.store().display());
+        let all: Vec<&str> =
+            ["--store", &store, "--scope", "main"].into_iter().chain(arguments.iter().copied()).collect();
+        verb::run(self.dir.path(), &self.dir.join("tmp"), &all, &[("MATRIARCH_TOKEN", TOKEN)]).await
+    }
+}

@@ -1,0 +1,162 @@
+//! What can happen to hosts and the network between them, with a beginning and an end.
+
+use std::time::Duration;
+
+use matriarch_testkit::lab::{Node, Silence};
+
+use super::{Hosts, PATIENCE, Subject, Witness, health};
+
+/// A trouble. Where it needs a victim it finds the primary or a replica itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Trouble {
+    /// The primary's host hears nobody and reaches nobody: packets vanish.
+    PrimaryCutOff,
+    /// The same, and everybody is told at once that there is no route.
+    PrimaryUnreachable,
+    /// The primary's host and the other members' hosts do not hear each other.
+    PrimaryFromMembers,
+    /// The primary's host hears the other members no more; they hear it.
+    PrimaryDeaf,
+    /// The other members hear the primary's host no more; it hears them.
+    PrimaryMute,
+    /// The primary and one replica do not hear each other; both hear everybody else.
+    PrimaryFromOne,
+    /// Clients' proxy and the primary do not hear each other.
+    PrimaryFromProxy,
+    /// A replica's host hears nobody and reaches nobody.
+    ReplicaCutOff,
+    /// All of the primary's host stands still, its kernel answers; later it goes on.
+    PrimaryFrozen,
+    /// All of a replica's host stands still; later it goes on.
+    ReplicaFrozen,
+    /// The primary's host loses its power, and has it again later.
+    PrimaryPowerCut,
+    /// A replica's host loses its power, and has it again later.
+    ReplicaPowerCut,
+    /// All hosts of members lose their power at one moment.
+    AllPowerCut,
+}
+
+/// What must hold between the beginning and the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// Writes go on, or come back, before the end.
+    Writes,
+    /// Nobody can write before the end.
+    Nothing,
+}
+
+impl Trouble {
+    pub const ALL: [Trouble; 13] = [
+        Trouble::PrimaryCutOff,
+        Trouble::PrimaryUnreachable,
+        Trouble::PrimaryFromMembers,
+        Trouble::PrimaryDeaf,
+        Trouble::PrimaryMute,
+        Trouble::PrimaryFromOne,
+        Trouble::PrimaryFromProxy,
+        Trouble::ReplicaCutOff,
+        Trouble::PrimaryFrozen,
+        Trouble::ReplicaFrozen,
+        Trouble::PrimaryPowerCut,
+        Trouble::ReplicaPowerCut,
+        Trouble::AllPowerCut,
+    ];
+
+    /// What clients may expect.
+    pub fn meanwhile(self, hosts: &Hosts) -> Meanwhile {
+        match self {
+            // The lead does not move for a proxy; and where every member reaches the store whatever happens to its network,
+            // a primary that is cut off keeps its lease.
+            Trouble::PrimaryFromProxy | Trouble::AllPowerCut => Meanwhile::Nothing,
+            Trouble::PrimaryCutOff | Trouble::PrimaryUnreachable if !hosts.store_by_network() => Meanwhile::Nothing,
+            _ => Meanwhile::Writes,
+        }
+    }
+
+    fn strikes_replica(self) -> bool {
+        matches!(self, Trouble::ReplicaCutOff | Trouble::ReplicaFrozen | Trouble::ReplicaPowerCut)
+    }
+
+    /// Lets it begin. `seed` chooses among equals.
+    pub async fn begin(self, hosts: &mut Hosts, seed: u64) -> Begun {
+        let leader = health::leader(hosts).await;
+        let others = hosts.others(&leader);
+        let replica = others[usize::try_from(seed % others.len() as u64).expect("less than the length")].clone();
+        let victim = if self.strikes_replica() { replica.clone() } else { leader };
+        let node = hosts.node(&victim);
+        let addresses = |names: &[String]| names.iter().map(|name| hosts.node(name).address().to_owned()).collect();
+        let each = |far: Vec<String>, cut: &dyn Fn(&Node, &str) -> anyhow::Result<()>| {
+            far.iter().try_for_each(|address| cut(node, address))
+        };
+        let apart = |node: &Node, address: &str| node.cut(address, Silence::Dropped);
+        let done = match self {
+            Trouble::PrimaryCutOff | Trouble::ReplicaCutOff => node.isolate(Silence::Dropped),
+            Trouble::PrimaryUnreachable => node.isolate(Silence::Unreachable),
+            Trouble::PrimaryFromMembers => each(addresses(&others), &apart),
+            Trouble::PrimaryDeaf => each(addresses(&others), &Node::deafen),
+            Trouble::PrimaryMute => each(addresses(&others), &Node::mute),
+            Trouble::PrimaryFromOne => each(addresses(&[replica]), &apart),
+            Trouble::PrimaryFromProxy => each(vec![hosts.router().address().to_owned()], &apart),
+            Trouble::PrimaryFrozen | Trouble::ReplicaFrozen => node.freeze(),
+            Trouble::PrimaryPowerCut | Trouble::ReplicaPowerCut => {
+                hosts.power_cut(&victim);
+                Ok(())
+            }
+            Trouble::AllPowerCut => {
+                for name in hosts.names() {
+                    hosts.power_cut(&name);
+                }
+                Ok(())
+            }
+        };
+        done.unwrap_or_else(|error| panic!("{self:?} of {victim}: {error:#}"));
+        Begun { trouble: self, victim }
+    }
+}
+
+/// A trouble under way.
+#[derive(Debug)]
+pub struct Begun {
+    trouble: Trouble,
+    pub victim: String,
+}
+
+impl Begun {
+    /// Ends it: everything is as before, as far as it lies with the hosts.
+    pub fn end(&self, hosts: &mut Hosts) {
+        match self.trouble {
+            Trouble::PrimaryFrozen | Trouble::ReplicaFrozen => {
+                hosts.node(&self.victim).thaw().expect("it can be thawed")
+            }
+            Trouble::PrimaryPowerCut | Trouble::ReplicaPowerCut => hosts.boot(&self.victim),
+            Trouble::AllPowerCut => {
+                for name in hosts.names() {
+                    hosts.boot(&name);
+                }
+            }
+            _ => hosts.node(&self.victim).heal().expect("it can be healed"),
+        }
+    }
+}
+
+/// Strikes once, from a healthy cluster to a healthy cluster. Gives back the longest pause of writes in seconds.
+///
+/// # Panics
+/// When writes do not come back, or a member does not get well by itself.
+pub async fn endure(hosts: &mut Hosts, witness: &Witness, trouble: Trouble, hold: Duration, seed: u64) -> f64 {
+    let from = witness.now();
+    let begun = trouble.begin(hosts, seed).await;
+    let what = format!("{trouble:?} of {} (seed {seed})", begun.victim);
+    // The trouble must last a while to be one, whoever notices it.
+    tokio::time::sleep(hold).await;
+    if trouble.meanwhile(hosts) == Meanwhile::Writes {
+        witness.writes_again(&what).await;
+    }
+    begun.end(hosts);
+    witness.writes_again(&format!("the end of {what}")).await;
+    health::well(hosts, PATIENCE).await;
+    let pause = witness.longest_pause_since(from);
+    eprintln!("{what}: writes paused {pause:.2} s");
+    pause
+}

@@ -1,0 +1,28 @@
+//! Clusters on hosts of their own, which are cut off from each other, frozen and switched off.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod network;
+mod power;
+
+use std::time::Duration;
+
+use harness::hosts::Plan;
+use harness::trouble::{Trouble, endure};
+use harness::{PATIENCE, Witness, health};
+use matriarch_testkit::observer::Probe;
+
+/// Longer than a leader lease and the time after which a rule shrinks.
+const HOLD: Duration = Duration::from_secs(8);
+
+/// One trouble after the other on one cluster, with clients and the observer attached from first to last.
+async fn survive(name: &'static str, troubles: &[Trouble]) {
+    let Some(mut hosts) = Plan::new(name).start().await else { return };
+    let witness = Witness::attach(&hosts, Probe::Write).await;
+    for (seed, trouble) in (1..).zip(troubles) {
+        endure(&mut hosts, &witness, *trouble, HOLD, seed).await;
+    }
+    witness.conclude(&hosts).await;
+    health::well(&hosts, PATIENCE).await;
+}
