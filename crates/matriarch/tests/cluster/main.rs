@@ -5,6 +5,7 @@ mod harness;
 
 mod bad_input;
 mod config;
+mod doors;
 mod drills;
 mod faults;
 mod majors;
