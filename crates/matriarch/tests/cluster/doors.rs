@@ -6,12 +6,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use matriarch_testkit::faults;
 use matriarch_testkit::ports::Port;
 use matriarch_testkit::process::Running;
 
-use crate::harness::fault::postmaster;
-use crate::harness::{Cluster, PATIENCE, health};
+use crate::harness::{Cluster, Fault, PATIENCE, health};
 
 /// HAProxy before a cluster: one door to the primary, one to the replicas.
 struct HaProxy {
@@ -63,6 +61,16 @@ impl HaProxy {
     }
 }
 
+/// How the primary moves; after the last look nothing more happens.
+const MOVES: [Option<Fault>; 3] = [Some(Fault::Switchover), Some(Fault::KillPostmaster), None];
+
+async fn strike(cluster: &Cluster, fault: Option<Fault>) {
+    if let Some(fault) = fault {
+        fault.strike(cluster, 1).await.replaced();
+        health::well(cluster, PATIENCE).await;
+    }
+}
+
 fn haproxy() -> PathBuf {
     let places = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy", "/usr/bin/haproxy"].map(PathBuf::from);
     let found = places.into_iter().find(|place| place.exists());
@@ -74,7 +82,7 @@ async fn haproxy_follows_the_primary_by_patronis_health_checks() {
     let cluster = Cluster::start("haproxy").await;
     let mut haproxy = HaProxy::start(&cluster);
     let (primary, replicas) = (haproxy.primary.number(), haproxy.replicas.number());
-    for round in 0..3 {
+    for (round, fault) in MOVES.into_iter().enumerate() {
         let leader = health::leader(&cluster).await;
         let port = cluster.postgres_port(&leader).to_string();
         haproxy.until(&cluster, primary, "show port", &port).await;
@@ -82,12 +90,7 @@ async fn haproxy_follows_the_primary_by_patronis_health_checks() {
         haproxy
             .until(&cluster, primary, &format!("create table if not exists round{round}(); select 'made'"), "made")
             .await;
-        match round {
-            0 => drop(cluster.verb(&["switchover", "--force"]).await.ok().to_owned()),
-            1 => faults::kill(&[postmaster(&cluster.data(&leader))]),
-            _ => break,
-        }
-        health::well(&cluster, PATIENCE).await;
+        strike(&cluster, fault).await;
     }
 }
 
@@ -109,14 +112,9 @@ async fn a_connection_string_of_all_members_finds_the_primary() {
             .expect("psql runs");
         (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    for round in 0..3 {
+    for fault in MOVES {
         let leader = health::leader(&cluster).await;
         assert_eq!(ask("show port"), (true, cluster.postgres_port(&leader).to_string()));
-        match round {
-            0 => drop(cluster.verb(&["switchover", "--force"]).await.ok().to_owned()),
-            1 => faults::kill(&[postmaster(&cluster.data(&leader))]),
-            _ => break,
-        }
-        health::well(&cluster, PATIENCE).await;
+        strike(&cluster, fault).await;
     }
 }
