@@ -131,10 +131,10 @@ proptest! {
     #[test]
     fn local_with_one_strange_value(path in prop::sample::select(&[
         "/tags", "/proxy", "/bootstrap", "/log", "/restapi", "/postgresql/parameters", "/postgresql/authentication",
-        "/postgresql/listen", "/postgresql/run_dir", "/sqlite", "/namespace", "/bootstrap/dcs", "/bootstrap/initdb",
+        "/postgresql/listen", "/postgresql/run_dir", "/sqlite", "/etcd3", "/namespace", "/bootstrap/dcs", "/bootstrap/initdb",
     ][..]), strange in value()) {
         let mut config = json!({
-            "scope": "s", "name": "n", "namespace": "/x", "sqlite": {"path": "/s"}, "tags": {}, "proxy": null, "log": {},
+            "scope": "s", "name": "n", "namespace": "/x", "sqlite": {"path": "/s"}, "etcd3": null, "tags": {}, "proxy": null, "log": {},
             "bootstrap": {"dcs": {}, "initdb": []}, "restapi": {},
             "postgresql": {"listen": "127.0.0.1:5432", "data_dir": "/d", "run_dir": "/r", "parameters": {}, "authentication": {}},
         });

@@ -24,9 +24,6 @@ use crate::store::{self, StoreAddress};
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "Examples:\n  matriarch config check host.yaml\n  matriarch agent --config host.yaml")]
 pub struct AgentArgs {
-    /// The member's configuration file (YAML)
-    #[arg(short, long, value_name = "FILE", env = "MATRIARCH_CONFIG")]
-    pub config: PathBuf,
     /// Form of the log; the configuration file's unless given
     #[arg(long, value_enum)]
     pub log_format: Option<LogFormat>,
@@ -38,7 +35,7 @@ pub struct AgentArgs {
 impl AgentArgs {
     /// Recognises `agent [--supervised] --config FILE` among a program's arguments (without its name), which is how `up`
     /// and systemd start agents: the parser of all verbs would stay in the memory of a process that runs for months.
-    pub fn from_arguments(arguments: impl Iterator<Item = OsString>) -> Option<AgentArgs> {
+    pub fn from_arguments(arguments: impl Iterator<Item = OsString>) -> Option<(AgentArgs, PathBuf)> {
         let words: Vec<OsString> = arguments.take(5).collect();
         let (supervised, config) = match words.as_slice() {
             [verb, supervised, flag, file] if verb == "agent" && supervised == "--supervised" && flag == "--config" => {
@@ -47,7 +44,7 @@ impl AgentArgs {
             [verb, flag, file] if verb == "agent" && flag == "--config" => (false, file),
             _ => return None,
         };
-        Some(AgentArgs { config: config.into(), log_format: None, supervised })
+        Some((AgentArgs { log_format: None, supervised }, config.into()))
     }
 }
 
@@ -61,16 +58,15 @@ impl AgentArgs {
 }
 
 /// Runs until it is told to stop; PostgreSQL is stopped with it.
-pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
-    let config = LocalConfig::load(&args.config)?;
+pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
+    let config = LocalConfig::load(file)?;
     let format = args.log_format.unwrap_or(match config.log.format {
         FileFormat::Text => LogFormat::Text,
         FileFormat::Json => LogFormat::Json,
     });
     logging::start(format, &format!("{:?}", config.log.level).to_lowercase());
-    let matriarch_config::Store::Sqlite { path } = &config.store;
-    let store = store::open(&StoreAddress::Sqlite(path.clone()), &config.prefix(), true).await?;
-    let options = Arc::new(Options { supervised: args.is_supervised(), ..options(&config, &args.config)? });
+    let store = store::open(&StoreAddress::from(&config.store), &config.prefix(), true).await?;
+    let options = Arc::new(Options { supervised: args.is_supervised(), ..options(&config, file)? });
     let auth = auth(&config)?;
     let shared = Shared::new(store.clone());
 
@@ -236,9 +232,12 @@ mod tests {
     use clap::Parser;
 
     use super::AgentArgs;
+    use crate::cluster::Which;
 
     #[derive(Parser)]
     struct Whole {
+        #[command(flatten)]
+        which: Which,
         #[command(flatten)]
         args: AgentArgs,
     }
@@ -247,8 +246,8 @@ mod tests {
     fn the_short_way_reads_what_the_whole_parser_reads() {
         let short = |words: &[&str]| AgentArgs::from_arguments(words.iter().map(OsString::from));
         for words in [&["agent", "--config", "a b.yaml"][..], &["agent", "--supervised", "--config", "x"]] {
-            let (short, whole) = (short(words).expect("it is the usual form"), Whole::parse_from(words).args);
-            assert_eq!((short.config, short.supervised), (whole.config, whole.supervised));
+            let ((args, config), whole) = (short(words).expect("it is the usual form"), Whole::parse_from(words));
+            assert_eq!((Some(config), args.supervised), (whole.which.config, whole.args.supervised));
         }
         for words in [&["agent"][..], &["agent", "--help"], &["agent", "--config"], &["agent", "--config", "x", "y"]] {
             assert!(short(words).is_none(), "{words:?}");

@@ -1,16 +1,19 @@
-//! Finds the cluster that a command is about: by `--dir`, by `--store`, or the only one that runs here.
+//! Finds the cluster that a command is about: by `--dir`, by `--store`, by an agent's configuration, or the only one that
+//! runs here.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
 use matriarch_cli::{Connection, Endpoint, Failure, Target, code};
+use matriarch_config::LocalConfig;
+use matriarch_dcs::etcd::EtcdOptions;
 use serde::{Deserialize, Serialize};
 
-use crate::store::{self, StoreAddress};
+use crate::store::{self, StoreAccess, StoreAddress};
 
 /// Title in the help, so that these stand apart from a verb's own options.
-const WHICH: &str = "Which cluster";
+pub const WHICH: &str = "Which cluster";
 
 /// Which cluster.
 #[derive(Args, Clone, Debug, Default)]
@@ -18,30 +21,20 @@ pub struct Which {
     /// Directory of a cluster made by `matriarch up` (default: ./.matriarch, or the only one running here)
     #[arg(long, global = true, value_name = "DIR", env = "MATRIARCH_DIR", help_heading = WHICH)]
     pub dir: Option<PathBuf>,
-    /// Store of the cluster, with --scope: sqlite:PATH
-    #[arg(
-        long,
-        global = true,
-        value_name = "STORE",
-        env = "MATRIARCH_STORE",
-        conflicts_with = "dir",
-        help_heading = WHICH
-    )]
+    /// Configuration file of an agent of the cluster: its store, its scope and its token are used
+    #[arg(short, long, global = true, value_name = "FILE", env = "MATRIARCH_CONFIG", help_heading = WHICH)]
+    pub config: Option<PathBuf>,
+    /// Store of the cluster, with --scope: etcd:HOST:PORT[,HOST:PORT…], etcds:… with TLS, or sqlite:PATH
+    #[arg(long, global = true, value_name = "STORE", env = "MATRIARCH_STORE", help_heading = WHICH)]
     pub store: Option<StoreAddress>,
+    #[command(flatten)]
+    pub access: StoreAccess,
     /// Name of the cluster in the store: `scope` of its configuration files
     #[arg(long, global = true, value_name = "NAME", env = "MATRIARCH_SCOPE", help_heading = WHICH)]
     pub scope: Option<String>,
-    /// Where clusters live in the store: `namespace` of their configuration files
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        env = "MATRIARCH_NAMESPACE",
-        default_value = "/service",
-        requires = "store",
-        help_heading = WHICH
-    )]
-    pub namespace: String,
+    /// Where clusters live in the store: `namespace` of their configuration files (default: /service)
+    #[arg(long, global = true, value_name = "PATH", env = "MATRIARCH_NAMESPACE", help_heading = WHICH)]
+    pub namespace: Option<String>,
     /// Token for commands, when the cluster was not made by `matriarch up`
     #[arg(
         long,
@@ -54,14 +47,66 @@ pub struct Which {
     pub token: Option<String>,
 }
 
-impl Which {
-    fn store_scope(&self) -> anyhow::Result<&str> {
-        self.scope.as_deref().context("--store needs --scope, the name of the cluster in it")
-    }
+/// Where clusters live unless somebody says otherwise.
+const NAMESPACE: &str = "/service";
 
-    /// What the keys of a cluster begin with.
-    fn prefix(&self, scope: &str) -> String {
-        format!("/{}/{scope}/", self.namespace.trim_matches('/'))
+/// A cluster in a store, as the command line or an agent's configuration names it.
+struct Named {
+    address: StoreAddress,
+    scope: String,
+    namespace: String,
+    token: Option<String>,
+}
+
+impl Named {
+    /// What the cluster's keys begin with.
+    fn prefix(&self) -> String {
+        prefix(&self.namespace, &self.scope)
+    }
+}
+
+fn prefix(namespace: &str, scope: &str) -> String {
+    format!("/{}/{scope}/", namespace.trim_matches('/'))
+}
+
+impl Which {
+    /// The cluster, if it is named by its store: what the command line says wins over the configuration file.
+    fn named(&self) -> anyhow::Result<Option<Named>> {
+        if self.dir.is_some() || (self.store.is_none() && self.config.is_none()) {
+            return Ok(None);
+        }
+        let config = self.config.as_ref().map(LocalConfig::load).transpose()?;
+        let configured = config.as_ref().map(|config| StoreAddress::from(&config.store));
+        let address = match (&self.store, configured) {
+            // The same kind of store: who we are to it is in the file.
+            (Some(StoreAddress::Etcd(named)), Some(StoreAddress::Etcd(configured))) => {
+                StoreAddress::Etcd(Box::new(EtcdOptions { servers: named.servers.clone(), ..*configured }))
+            }
+            (Some(named), _) => named.clone(),
+            (None, Some(configured)) => configured,
+            (None, None) => return Ok(None),
+        };
+        let scope = self.scope.clone().or(config.as_ref().map(|config| config.scope.clone()));
+        let namespace = self.namespace.clone().or(config.as_ref().map(|config| config.namespace.clone()));
+        Ok(Some(Named {
+            address: address.with(&self.access),
+            scope: scope.context("--store needs --scope, the name of the cluster in it")?,
+            namespace: namespace.unwrap_or_else(|| NAMESPACE.to_owned()),
+            token: self.token.clone().or(config.as_ref().map(token).transpose()?.flatten()),
+        }))
+    }
+}
+
+/// What an agent asks for before it changes something.
+fn token(config: &LocalConfig) -> anyhow::Result<Option<String>> {
+    let Some(file) = &config.restapi.token_file else {
+        return Ok(config.restapi.token.as_ref().map(|token| token.reveal().to_owned()));
+    };
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        // Looking needs no token; whoever changes something is told that it is missing.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("restapi.token_file {} cannot be read", file.display())),
     }
 }
 
@@ -90,6 +135,9 @@ pub struct LocalCluster {
     pub bin_dir: PathBuf,
     /// Token for commands.
     pub token: String,
+    /// Section of the agents' configurations that names the store, when it is not the file in the directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<serde_json::Value>,
 }
 
 /// One member of a [`LocalCluster`].
@@ -120,9 +168,23 @@ pub enum Found {
 }
 
 impl LocalCluster {
-    /// The store file.
-    pub fn store(&self) -> PathBuf {
+    /// The store's file, unless the cluster uses another store.
+    pub fn store_file(&self) -> PathBuf {
         self.dir.join("store.db")
+    }
+
+    /// The configuration file of a member's agent.
+    pub fn agent_config(&self, name: &str) -> PathBuf {
+        self.member_dir(name).join("agent.yaml")
+    }
+
+    /// Its store.
+    pub fn address(&self) -> anyhow::Result<StoreAddress> {
+        if self.store.is_none() {
+            return Ok(StoreAddress::Sqlite(self.store_file()));
+        }
+        let first = self.members.first().context("a cluster has members")?;
+        Ok(StoreAddress::from(&LocalConfig::load(self.agent_config(&first.name))?.store))
     }
 
     /// The password file for psql.
@@ -194,19 +256,20 @@ impl Found {
 
 /// Finds the cluster.
 pub async fn find(which: &Which) -> anyhow::Result<Found> {
-    if let Some(address) = &which.store {
-        return Ok(Found::Remote(Box::new(from_store(which, address).await?)));
+    match which.named()? {
+        Some(named) => Ok(Found::Remote(Box::new(from_store(&named).await?))),
+        None => Ok(Found::Local(Box::new(find_local(which)?))),
     }
-    Ok(Found::Local(Box::new(find_local(which)?)))
 }
 
 /// Finds the cluster's store.
 pub async fn find_store(which: &Which) -> anyhow::Result<Place> {
-    if let Some(address) = &which.store {
-        return Ok(Place { address: address.clone(), prefix: which.prefix(which.store_scope()?) });
+    if let Some(named) = which.named()? {
+        return Ok(Place { prefix: named.prefix(), address: named.address });
     }
     let cluster = find_local(which)?;
-    Ok(Place { address: StoreAddress::Sqlite(cluster.store()), prefix: which.prefix(&cluster.scope) })
+    let namespace = which.namespace.as_deref().unwrap_or(NAMESPACE);
+    Ok(Place { address: cluster.address()?, prefix: prefix(namespace, &cluster.scope) })
 }
 
 fn find_local(which: &Which) -> anyhow::Result<LocalCluster> {
@@ -222,7 +285,7 @@ fn find_local(which: &Which) -> anyhow::Result<LocalCluster> {
         [only] => LocalCluster::read(only),
         [] => Err(Failure::new(
             code::UNAVAILABLE,
-            "no cluster runs on this machine; start one with `matriarch up`, or name one with --dir or --store",
+            "no cluster runs on this machine; start one with `matriarch up`, or name one with --dir, --config or --store",
         )
         .into()),
         several => {
@@ -233,9 +296,9 @@ fn find_local(which: &Which) -> anyhow::Result<LocalCluster> {
     }
 }
 
-async fn from_store(which: &Which, address: &StoreAddress) -> anyhow::Result<Target> {
-    let scope = which.store_scope()?;
-    let store = store::open(address, &which.prefix(scope), false).await?;
+async fn from_store(named: &Named) -> anyhow::Result<Target> {
+    let scope = &named.scope;
+    let store = store::open(&named.address, &named.prefix(), false).await?;
     let reading = matriarch_agent::view::read(&store.read().await?, None, jiff::Timestamp::now());
     let members: Vec<Endpoint> = reading
         .view
@@ -254,9 +317,9 @@ async fn from_store(which: &Which, address: &StoreAddress) -> anyhow::Result<Tar
         return Err(Failure::new(code::UNAVAILABLE, text).into());
     }
     Ok(Target {
-        cluster: scope.to_owned(),
+        cluster: scope.clone(),
         members,
-        token: which.token.clone(),
+        token: named.token.clone(),
         connection: Connection { superuser: "postgres".to_owned(), ..Connection::default() },
     })
 }

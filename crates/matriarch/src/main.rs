@@ -57,8 +57,8 @@ fn main() -> ExitCode {
     // First of all, and without a runtime: the guard must stay tiny.
     let done = if let Some(options) = GuardOptions::from_arguments(arguments()) {
         matriarch_agent::guard::run(&options)
-    } else if let Some(args) = agent::AgentArgs::from_arguments(arguments()) {
-        block_on(agent::run(args))
+    } else if let Some((args, config)) = agent::AgentArgs::from_arguments(arguments()) {
+        block_on(agent::run(args, &config))
     } else {
         match Cli::try_parse() {
             Ok(cli) => run(cli),
@@ -88,7 +88,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Mode::Up(args) => block_on(up::run(args, cli.which)),
-        Mode::Agent(args) => block_on(agent::run(args)),
+        Mode::Agent(args) => match &cli.which.config {
+            Some(config) => block_on(agent::run(args, config)),
+            None => {
+                let text = "the agent needs its configuration: matriarch agent --config FILE";
+                Err(matriarch_cli::Failure::new(matriarch_cli::code::USAGE, text).into())
+            }
+        },
         Mode::Proxy(args) => block_on(proxy::run(args, cli.which)),
         Mode::Drill(verb) => block_on(async move {
             let mut ui = Ui::terminal(cli.output.output);

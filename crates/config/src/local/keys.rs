@@ -2,12 +2,14 @@
 
 mod authentication;
 mod checks;
+pub(super) mod etcd;
 mod postgresql;
 mod proxy;
 
 use serde_json::{Map, Value};
 
 use self::checks::{bind_address, member_name, namespace, peer_address, scope_name, stream_or_path};
+use self::etcd::{ETCD, ETCD3};
 use self::postgresql::POSTGRESQL;
 use self::proxy::PROXY;
 use super::initdb;
@@ -17,7 +19,7 @@ use crate::problem::Problems;
 use crate::schema::{Effect, Key, Kind, Rule, absolute_path, any_text, key, one_line, refused};
 
 const LATER: &str = "this store comes with a later release";
-const USE_SQLITE: &str = "use `sqlite` for now";
+const USE_ANOTHER: &str = "use `etcd3` or `sqlite`";
 /// The whole table.
 pub(crate) const KEYS: &[Key] = &[
     key(
@@ -50,6 +52,16 @@ pub(crate) const KEYS: &[Key] = &[
     key("sqlite", Kind::Section { keys: SQLITE, rule: None }, "The store for members on one host: a SQLite file.")
         .default("null")
         .effect(Effect::Restart),
+    key(
+        "etcd3",
+        Kind::Section { keys: ETCD3, rule: Some(rules::etcd as Rule) },
+        "The store for members on several hosts: etcd, 3.4 or newer. Name exactly one store.",
+    )
+    .default("null")
+    .effect(Effect::Restart),
+    key("etcd", Kind::Section { keys: ETCD, rule: Some(rules::etcd as Rule) }, "Another name for `etcd3`.")
+        .default("null")
+        .effect(Effect::Restart),
     key("bootstrap", Kind::Section { keys: BOOTSTRAP, rule: None }, "How a new cluster is made.")
         .effect(Effect::Bootstrap),
     key("postgresql", Kind::Section { keys: POSTGRESQL, rule: Some(rules::postgresql as Rule) }, "This PostgreSQL.")
@@ -66,19 +78,12 @@ pub(crate) const KEYS: &[Key] = &[
     )
     .default("null")
     .effect(Effect::Restart),
-    refused("etcd", LATER, USE_SQLITE, &[]),
-    refused("etcd3", LATER, USE_SQLITE, &[]),
-    refused("consul", LATER, USE_SQLITE, &[]),
-    refused("kubernetes", LATER, USE_SQLITE, &[]),
-    refused("zookeeper", "this store is not supported", USE_SQLITE, &[]),
-    refused("exhibitor", "this store is not supported", USE_SQLITE, &[]),
-    refused("raft", "this store is not supported", USE_SQLITE, &[]),
-    refused(
-        "store",
-        "there is no such section",
-        "name the store itself, as in `sqlite: {path: /var/lib/matriarch/store.db}`",
-        &[],
-    ),
+    refused("consul", LATER, USE_ANOTHER, &[]),
+    refused("kubernetes", LATER, USE_ANOTHER, &[]),
+    refused("zookeeper", "this store is not supported", USE_ANOTHER, &[]),
+    refused("exhibitor", "this store is not supported", USE_ANOTHER, &[]),
+    refused("raft", "this store is not supported", USE_ANOTHER, &[]),
+    refused("store", "there is no such section", "name the store itself, as in `etcd3: {hosts: [10.0.0.1:2379]}`", &[]),
     refused(
         "dcs",
         "there is no such section here",

@@ -130,6 +130,33 @@ pub enum Store {
         /// The file.
         path: PathBuf,
     },
+    /// etcd.
+    Etcd(Etcd),
+}
+
+/// How etcd is reached.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Etcd {
+    /// Its servers; empty if `srv` is given.
+    pub hosts: Vec<Address>,
+    /// The domain whose SRV records name them.
+    pub srv: Option<String>,
+    /// What follows the service's name in them.
+    pub srv_suffix: Option<String>,
+    /// Whether the servers in `hosts` speak TLS.
+    pub tls: bool,
+    /// Authorities that are trusted, if given.
+    pub cacert: Option<PathBuf>,
+    /// Client certificate.
+    pub cert: Option<PathBuf>,
+    /// Its key, if it is not in the same file.
+    pub key: Option<PathBuf>,
+    /// Whom to log in as.
+    pub username: Option<String>,
+    /// The password,
+    pub password: Option<Secret>,
+    /// or the file that holds it.
+    pub password_file: Option<PathBuf>,
 }
 
 /// How a new cluster is made.
@@ -393,10 +420,29 @@ fn normalize(value: &Value, problems: &mut Problems) -> Value {
     if let Some(Value::String(namespace)) = config.get_mut("namespace") {
         namespace.truncate(namespace.trim_end_matches('/').len());
     }
-    if let Some(sqlite) = config.remove("sqlite") {
-        config.insert("store".to_owned(), Value::Object(Map::from_iter([("sqlite".to_owned(), sqlite)])));
+    for name in rules::STORES {
+        let Some(Value::Object(mut section)) = config.remove(name) else { continue };
+        let engine = if name == "sqlite" { name } else { "etcd" };
+        if engine == "etcd" {
+            servers(&mut section);
+        }
+        config.insert("store".to_owned(), Value::Object(Map::from_iter([(engine.to_owned(), section.into())])));
     }
     normal
+}
+
+/// Makes one list of etcd's servers of the ways to name them.
+fn servers(etcd: &mut Map<String, Value>) {
+    let url = etcd.remove("url").as_ref().and_then(Value::as_str).and_then(|url| keys::etcd::parse_url(url).ok());
+    let tls = url.as_ref().map_or(etcd.get("protocol").is_some_and(|protocol| protocol == "https"), |(_, tls)| *tls);
+    let one = etcd.remove("host").filter(Value::is_string).or(url.map(|(address, _)| address.to_string().into()));
+    if let Some(one) = one {
+        etcd.insert("hosts".to_owned(), Value::Array(vec![one]));
+    }
+    if etcd.get("hosts").is_none_or(Value::is_null) {
+        etcd.insert("hosts".to_owned(), Value::Array(Vec::new()));
+    }
+    etcd.insert("tls".to_owned(), tls.into());
 }
 
 /// Fills in the address that others use.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::address::Listen;
 use crate::check::join;
+use crate::local::keys::etcd::parse_url;
 use crate::problem::Problems;
 
 type Section = Map<String, Value>;
@@ -120,17 +121,72 @@ pub(crate) fn proxy(proxy: &Section, path: &str, problems: &mut Problems) {
     }
 }
 
+/// Which servers, how they are spoken to, and as whom.
+pub(crate) fn etcd(etcd: &Section, path: &str, problems: &mut Problems) {
+    let given = |key: &&str| etcd.get(*key).is_some_and(|value| !value.is_null());
+    let named: Vec<&str> = ["hosts", "host", "url", "srv"].into_iter().filter(|key| given(key)).collect();
+    match named.as_slice() {
+        [] => problems.add(path, "no server is named", "add `hosts`, as in `hosts: [10.0.0.1:2379, 10.0.0.2:2379]`"),
+        [_] => {}
+        [first, second, ..] => problems.add(join(path, second), format!("`{first}` is given too"), "keep one of them"),
+    }
+    if given(&"srv_suffix") && !given(&"srv") {
+        problems.add(join(path, "srv_suffix"), "there is no `srv`", "add the domain, or remove it");
+    }
+    let protocol = text(etcd, "protocol");
+    let by_url =
+        text(etcd, "url").and_then(|url| parse_url(url).ok()).map(|(_, tls)| if tls { "https" } else { "http" });
+    if let (Some(protocol), Some(by_url)) = (protocol, by_url)
+        && protocol != by_url
+    {
+        problems.add(join(path, "protocol"), format!("the URL says {by_url}"), "make them the same");
+    }
+    let certificate = ["cacert", "cert", "key"].into_iter().find(|key| given(key));
+    let plain = !given(&"srv") && by_url.or(protocol).unwrap_or("http") == "http";
+    if let Some(certificate) = certificate.filter(|_| plain) {
+        problems.add(
+            join(path, certificate),
+            "the servers are spoken to without TLS",
+            "add `protocol: https`, or remove it",
+        );
+    }
+    if given(&"key") && !given(&"cert") {
+        problems.add(join(path, "key"), "there is no `cert`", "add the client certificate, or remove it");
+    }
+    if given(&"password") && given(&"password_file") {
+        problems.add(join(path, "password_file"), "`password` is given too", "keep one of them");
+    }
+    match (given(&"username"), given(&"password") || given(&"password_file")) {
+        (true, false) => problems.add(join(path, "password"), "required with `username`", "add it or `password_file`"),
+        (false, true) => problems.add(join(path, "username"), "required with a password", "add the user, or remove it"),
+        _ => {}
+    }
+}
+
+/// Sections that name a store.
+pub(crate) const STORES: [&str; 3] = ["sqlite", "etcd3", "etcd"];
+
 /// Rules across sections.
 pub(crate) fn whole(config: &Section, path: &str, problems: &mut Problems) {
-    let Some(sqlite) = config.get("sqlite").filter(|sqlite| sqlite.is_object()) else {
-        let remedy = "add one, as in `sqlite: {path: /var/lib/matriarch/store.db}`";
-        problems.add(join(path, "sqlite"), "no store is configured", remedy);
-        return;
-    };
+    let named: Vec<&str> = STORES.into_iter().filter(|name| config.get(*name).is_some_and(Value::is_object)).collect();
+    match named.as_slice() {
+        [] => {
+            let remedy = "add one, as in `etcd3: {hosts: [10.0.0.1:2379]}`, or for members on one host \
+                          `sqlite: {path: /var/lib/matriarch/store.db}`";
+            problems.add(path, "no store is configured", remedy);
+            return;
+        }
+        [_] => {}
+        [first, second, ..] => {
+            let what = format!("`{first}` is configured too, and a cluster has one store");
+            problems.add(join(path, second), what, "keep the one that all members use");
+            return;
+        }
+    }
     let of =
         |section: &str, key: &str| config.get(section).and_then(|section| section.get(key)).and_then(Value::as_str);
     let data_dir = of("postgresql", "data_dir");
-    outside_of_data(sqlite.get("path").and_then(Value::as_str), data_dir, "sqlite.path", problems);
+    outside_of_data(of("sqlite", "path"), data_dir, "sqlite.path", problems);
     outside_of_data(of("restapi", "token_file"), data_dir, "restapi.token_file", problems);
     outside_of_data(of("log", "postgresql"), data_dir, "log.postgresql", problems);
     if of("tags", "replicatefrom").is_some() && of("tags", "replicatefrom") == text(config, "name") {

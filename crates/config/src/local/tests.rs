@@ -150,13 +150,22 @@ fn problems_say_where_they_are() {
         ),
         (
             "sqlite: {path: /var/lib/matriarch/store.db}",
-            "etcd3: {hosts: [a:2379]}",
-            &["line 3, column 1: etcd3: this store comes with a later release; use `sqlite` for now"],
+            "kubernetes: {namespace: default}",
+            &["line 3, column 1: kubernetes: this store comes with a later release; use `etcd3` or `sqlite`"],
+        ),
+        (
+            "sqlite: {path: /var/lib/matriarch/store.db}",
+            "sqlite: {path: /var/lib/matriarch/store.db}\netcd3: {hosts: [a:2379]}",
+            &[
+                "line 4, column 1: etcd3: `sqlite` is configured too, and a cluster has one store; keep the one that all members use",
+            ],
         ),
         (
             "sqlite: {path: /var/lib/matriarch/store.db}\n",
             "",
-            &["sqlite: no store is configured; add one, as in `sqlite: {path: /var/lib/matriarch/store.db}`"],
+            &[
+                "line 1, column 1: no store is configured; add one, as in `etcd3: {hosts: [10.0.0.1:2379]}`, or for members on one host `sqlite: {path: /var/lib/matriarch/store.db}`",
+            ],
         ),
         (
             "  connect_address: db1.example:5432\n",
@@ -351,4 +360,74 @@ fn a_trusted_authority_is_used_by_replicas_too() {
     let found =
         problems("  data_dir: /data/db1\n", "  data_dir: /data/db1\n  tls: {cert_file: /c, key_file: /data/db1/k}\n");
     assert!(found.iter().any(|text| text.contains("emptied before a clone")), "{found:?}");
+}
+
+/// The store of the good file with another section in the place of `sqlite`.
+fn etcd(section: &str, variables: &[(&str, &str)]) -> Etcd {
+    let text = GOOD.replace("sqlite: {path: /var/lib/matriarch/store.db}", section);
+    match load(text, variables).unwrap_or_else(|error| panic!("{section}: {error}")).store {
+        Store::Etcd(etcd) => etcd,
+        other => panic!("{section}: {other:?}"),
+    }
+}
+
+fn hosts(etcd: &Etcd) -> Vec<String> {
+    etcd.hosts.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn etcd_is_named_in_all_the_ways_that_patroni_knows() {
+    for section in [
+        "etcd3: {hosts: [a:2379, 'b:12379']}",
+        "etcd3: {hosts: 'a:2379, b:12379'}",
+        "etcd: {hosts: [a, 'b:12379'], protocol: http}",
+    ] {
+        let etcd = etcd(section, &[]);
+        assert_eq!((hosts(&etcd), etcd.tls), (vec!["a:2379".to_owned(), "b:12379".to_owned()], false), "{section}");
+    }
+    for section in [
+        "etcd3: {host: 'a:1', protocol: https}",
+        "etcd3: {url: 'https://a:1/'}",
+        "etcd3: {url: 'https://a:1', cacert: /ca}",
+    ] {
+        let etcd = etcd(section, &[]);
+        assert_eq!((hosts(&etcd), etcd.tls), (vec!["a:1".to_owned()], true), "{section}");
+    }
+    let found = etcd("etcd3: {srv: example.org, srv_suffix: blue, cacert: /ca, username: u, password_file: /p}", &[]);
+    assert!(found.hosts.is_empty());
+    assert_eq!((found.srv.as_deref(), found.srv_suffix.as_deref()), (Some("example.org"), Some("blue")));
+}
+
+#[test]
+fn etcd_is_overridden_by_the_environment() {
+    let variables = [("MATRIARCH_ETCD3_HOSTS", "c:1,d:2"), ("MATRIARCH_ETCD3_PASSWORD", "hunter2")];
+    let found = etcd("etcd3: {hosts: a, username: u}", &variables);
+    assert_eq!(hosts(&found), ["c:1", "d:2"]);
+    assert!(!format!("{found:?}").contains("hunter2"));
+    assert_eq!(hosts(&etcd("# none in the file", &[("MATRIARCH_ETCD_HOST", "e:3")])), ["e:3"]);
+}
+
+#[test]
+fn what_is_wrong_with_etcd_is_told() {
+    for (section, wanted) in [
+        ("etcd3: {}", "etcd3: no server is named; add `hosts`"),
+        ("etcd3: {hosts: a, srv: example.org}", "etcd3.srv: `hosts` is given too; keep one of them"),
+        ("etcd3: {hosts: []}", "etcd3.hosts: expected a list of HOST:PORT, or text with commas"),
+        ("etcd3: {hosts: ['a b']}", "etcd3.hosts: 'a b' is not an address"),
+        (
+            "etcd3: {hosts: a, cacert: /ca}",
+            "etcd3.cacert: the servers are spoken to without TLS; add `protocol: https`",
+        ),
+        ("etcd3: {url: 'a:1'}", "etcd3.url: 'a:1' is not a URL: it must begin with http:// or https://"),
+        ("etcd3: {url: 'http://a:1', protocol: https}", "etcd3.protocol: the URL says http; make them the same"),
+        ("etcd3: {hosts: a, username: u}", "etcd3.password: required with `username`"),
+        ("etcd3: {hosts: a, password: p}", "etcd3.username: required with a password"),
+        ("etcd3: {hosts: a, host: 'b:1'}", "etcd3.host: `hosts` is given too"),
+        ("etcd3: {hosts: a, srv_suffix: x}", "etcd3.srv_suffix: there is no `srv`"),
+        ("etcd3: {hosts: a, protocol: https, key: /k}", "etcd3.key: there is no `cert`"),
+        ("etcd3: {hosts: a, passwort: p}", "etcd3.passwort: unknown key; did you mean 'password'?"),
+    ] {
+        let problems = problems("sqlite: {path: /var/lib/matriarch/store.db}", section);
+        assert!(problems.iter().any(|problem| problem.contains(wanted)), "{section}: {problems:?}");
+    }
 }

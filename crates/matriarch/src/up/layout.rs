@@ -26,6 +26,7 @@ use serde_json::json;
 
 use super::UpArgs;
 use crate::cluster::{self, LocalCluster, LocalMember};
+use crate::store::StoreAddress;
 
 /// Where data goes that root's home is too private for.
 const OPEN_PLACE: &str = "/var/lib/matriarch";
@@ -70,7 +71,7 @@ fn link_to_open_place(link: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Makes the directory or reads it, and locks it against a second `up`.
-pub fn prepare(dir: &Path, args: &UpArgs) -> anyhow::Result<(LocalCluster, File)> {
+pub fn prepare(dir: &Path, args: &UpArgs, store: Option<&StoreAddress>) -> anyhow::Result<(LocalCluster, File)> {
     let binaries = Binaries::find(args.bin_dir.as_deref(), None)?;
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let lock = lock(dir)?;
@@ -87,7 +88,8 @@ pub fn prepare(dir: &Path, args: &UpArgs) -> anyhow::Result<(LocalCluster, File)
         }
         LocalCluster { bin_dir: known_bin_dir(&known, &binaries, args), ..known }
     } else {
-        new_cluster(dir, args, &binaries)?
+        let store = store.map(StoreAddress::section).map(|(name, section)| json!({name: section}));
+        LocalCluster { store, ..new_cluster(dir, args, &binaries)? }
     };
     write_files(&cluster, args)?;
     Ok((cluster, lock))
@@ -176,6 +178,7 @@ fn new_cluster(dir: &Path, args: &UpArgs, binaries: &Binaries) -> anyhow::Result
         superuser: "postgres".to_owned(),
         bin_dir: binaries.dir().to_owned(),
         token: random_text(),
+        store: None,
     })
 }
 
@@ -221,7 +224,7 @@ fn write_files(cluster: &LocalCluster, args: &UpArgs) -> anyhow::Result<()> {
         let folder = cluster.member_dir(&member.name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let yaml = to_yaml(&member_config(cluster, member, &secrets, &parameters, args));
-        write_private(&folder.join("agent.yaml"), &yaml)?;
+        write_private(&cluster.agent_config(&member.name), &yaml)?;
     }
     Ok(())
 }
@@ -261,12 +264,11 @@ fn member_config(
     let role = |name: &str, password: &str| json!({"username": name, "password": password});
     let mut initdb = vec![json!({"encoding": "UTF8"}), json!("data-checksums")];
     initdb.extend(args.locale.iter().map(|locale| json!({"locale": locale})));
-    json!({
+    let mut config = json!({
         "scope": cluster.scope,
         "name": member.name,
         "log": {"postgresql": folder.join("postgresql.log")},
         "restapi": {"listen": format!("127.0.0.1:{}", member.api), "token": cluster.token},
-        "sqlite": {"path": cluster.store()},
         "bootstrap": {"dcs": {"postgresql": {"parameters": parameters}}, "initdb": initdb},
         "postgresql": {
             "listen": format!("127.0.0.1:{}", member.postgres),
@@ -278,5 +280,11 @@ fn member_config(
                 "rewind": role("rewinder", &secrets.rewind),
             },
         },
-    })
+    });
+    let file = || json!({"sqlite": {"path": cluster.store_file()}});
+    let store = cluster.store.clone().unwrap_or_else(file);
+    if let (Some(config), Some(store)) = (config.as_object_mut(), store.as_object()) {
+        config.extend(store.clone());
+    }
+    config
 }

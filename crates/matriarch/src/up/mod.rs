@@ -15,7 +15,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cluster::{RunningNote, Which};
 use crate::proxy::stop_asked;
-use crate::store::StoreAddress;
 use supervise::Herd;
 
 /// `up`.
@@ -23,7 +22,8 @@ use supervise::Herd;
 #[command(
     long_about = "Runs a highly available PostgreSQL cluster on this machine until Ctrl-C: instances with an agent and a guard \
     each, a store, and a proxy with a port that always leads to the primary and one that leads to the replicas.\n\nThe data stays \
-    in the directory; a second `matriarch up` goes on with it.",
+    in the directory; a second `matriarch up` goes on with it. The store is a file there, unless a new cluster is given another with \
+    --store.",
     after_long_help = "Examples:\n  matriarch up\n  matriarch up --dir /srv/demo --port 5432\n  matriarch up --members 5"
 )]
 pub struct UpArgs {
@@ -56,9 +56,10 @@ pub struct UpArgs {
 /// Runs the cluster until it is told to stop, then stops all of it.
 pub async fn run(args: UpArgs, which: Which) -> anyhow::Result<()> {
     let dir = layout::choose_dir(which.dir.as_deref())?;
-    let (cluster, lock) = layout::prepare(&dir, &args)?;
+    let store = which.store.map(|store| store.with(&which.access));
+    let (cluster, lock) = layout::prepare(&dir, &args, store.as_ref())?;
     // Before anybody who needs it and may not make it, as the proxy.
-    drop(crate::store::open(&StoreAddress::Sqlite(cluster.store()), "up", true).await?);
+    drop(crate::store::open(&cluster.address()?, "up", true).await?);
     let note = RunningNote::leave(&cluster.dir)?;
     let program = std::env::current_exe().context("cannot find our own program, which is the agents' too")?;
     let mut herd = Herd::start(&program, &cluster);

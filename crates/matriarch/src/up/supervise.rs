@@ -49,7 +49,7 @@ impl Herd {
         let (failed, failures) = mpsc::unbounded_channel();
         let agents = cluster.members.iter().map(|member| {
             let folder = cluster.member_dir(&member.name);
-            let config = folder.join("agent.yaml").to_string_lossy().into_owned();
+            let config = cluster.agent_config(&member.name).to_string_lossy().into_owned();
             Keeper::start(
                 Recipe {
                     name: format!("agent of {}", member.name),
@@ -61,11 +61,17 @@ impl Herd {
             )
         });
         let agents = agents.collect();
+        let file = format!("sqlite:{}", cluster.store_file().display());
+        let config = cluster.members.first().map(|first| cluster.agent_config(&first.name)).unwrap_or_default();
+        let (flag, store) = match &cluster.store {
+            Some(_) => ("--config", config.to_string_lossy().into_owned()),
+            None => ("--store", file),
+        };
         let arguments = [
             "proxy",
             "--supervised",
-            "--store",
-            &format!("sqlite:{}", cluster.store().display()),
+            flag,
+            &store,
             "--scope",
             &cluster.scope,
             "--read-write",

@@ -7,6 +7,7 @@ mod bad_input;
 mod config;
 mod doors;
 mod drills;
+mod etcd;
 mod faults;
 mod majors;
 mod requests;

@@ -68,7 +68,9 @@ pub async fn run<I: AsRef<str>>(dir: &Path, tmp: &Path, arguments: &[I], environ
     let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
     let mut command = tokio::process::Command::new(program());
     command.args(&arguments).current_dir(dir).env("TMPDIR", tmp).stdin(Stdio::null()).kill_on_drop(true);
-    for name in ["VISUAL", "EDITOR", "PGPASSWORD", "MATRIARCH_DIR", "MATRIARCH_STORE", "MATRIARCH_SCOPE"] {
+    for name in
+        ["VISUAL", "EDITOR", "PGPASSWORD", "MATRIARCH_DIR", "MATRIARCH_STORE", "MATRIARCH_SCOPE", "MATRIARCH_CONFIG"]
+    {
         command.env_remove(name);
     }
     command.envs(environment.iter().copied());

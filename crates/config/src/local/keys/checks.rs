@@ -67,3 +67,14 @@ pub(super) fn peer_address(text: &str) -> Result<(), String> {
     let address = text.parse::<Address>().map_err(|bad| bad.why().to_owned())?;
     if address.is_wildcard() { Err("others cannot connect to a wildcard".to_owned()) } else { Ok(()) }
 }
+
+pub(super) fn domain(text: &str) -> Result<(), String> {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
+    };
+    if text.len() <= 253 && text.trim_end_matches('.').split('.').all(label) {
+        Ok(())
+    } else {
+        Err("it must be words of letters, digits, '_' and '-' with dots between them".to_owned())
+    }
+}

@@ -1,0 +1,117 @@
+//! Clusters whose store is a real etcd of three.
+
+use std::time::{Duration, Instant};
+
+use matriarch_testkit::dir::TestDir;
+use matriarch_testkit::etcd::{self, EtcdCluster, Plan as EtcdPlan};
+use matriarch_testkit::observer::Probe;
+
+use crate::harness::{Cluster, Fault, PATIENCE, Plan, Witness, health, verb};
+
+/// Longer than a lease and a membership live.
+const OUTAGE: Duration = Duration::from_secs(15);
+
+async fn start(name: &'static str, store: &EtcdCluster) -> Cluster {
+    Plan::new(name).argument("--store").argument(&format!("etcd:{}", store.hosts())).start().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn moves_and_survives_on_etcd() {
+    let dir = TestDir::new("etcd-store");
+    let mut store = EtcdPlan::new(etcd::current()).nodes(3).start(&dir);
+    let cluster = start("etcd", &store).await;
+    assert!(!cluster.path().join("store.db").exists(), "the records are in etcd");
+    let witness = Witness::attach(&cluster, Probe::Status).await;
+
+    for (seed, fault) in (1..).zip([Fault::Switchover, Fault::KillPostmaster, Fault::KillNode]) {
+        let from = witness.now();
+        let struck = fault.strike(&cluster, seed).await;
+        witness.writes_again(&format!("{fault:?} of {}", struck.victim)).await;
+        struck.replaced();
+        health::well(&cluster, PATIENCE).await;
+        eprintln!("{fault:?}: writes paused {:.2} s", witness.longest_pause_since(from));
+    }
+
+    let (leader, from) = (store.leader(), witness.now());
+    store.kill(leader);
+    witness.writes_again("the end of etcd's leader").await;
+    health::well(&cluster, PATIENCE).await;
+    eprintln!("etcd's leader killed: writes paused {:.2} s", witness.longest_pause_since(from));
+    store.start(leader);
+    witness.conclude(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_promoted_while_etcd_is_away() {
+    let dir = TestDir::new("etcd-store");
+    let mut store = EtcdPlan::new(etcd::current()).start(&dir);
+    let cluster = start("etcd-away", &store).await;
+    let witness = Witness::attach(&cluster, Probe::Status).await;
+    let replicas = health::replicas(&cluster).await;
+
+    let from = witness.now();
+    store.kill_all();
+    let until = Instant::now() + OUTAGE;
+    while Instant::now() < until {
+        for replica in &replicas {
+            // One that is just being pointed elsewhere may not answer; one that answers must be a replica.
+            let port = cluster.postgres_port(replica);
+            let said = cluster.ask(port, "SELECT pg_is_in_recovery()").await.unwrap_or_else(|_| "t".to_owned());
+            assert_eq!(said, "t", "{replica} was promoted without a store");
+        }
+    }
+    store.start_all();
+    witness.writes_again("etcd's outage").await;
+    health::well(&cluster, PATIENCE).await;
+    eprintln!("etcd away for {OUTAGE:?}: writes paused {:.2} s", witness.longest_pause_since(from));
+    witness.conclude(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verbs_and_a_proxy_find_a_cluster_on_etcd_with_tls_and_a_user() {
+    let dir = TestDir::new("etcd-store");
+    let store = EtcdPlan::new(etcd::current()).tls().start(&dir);
+    for command in [
+        &["user", "add", "root:hunter2-root"][..],
+        &["user", "grant-role", "root", "root"],
+        &["user", "add", "agents:hunter2-agents"],
+        &["role", "add", "clusters"],
+        &["role", "grant-permission", "clusters", "--prefix=true", "readwrite", "/service/"],
+        &["user", "grant-role", "agents", "clusters"],
+        &["auth", "enable"],
+    ] {
+        store.must(command);
+    }
+    let password = dir.join("password");
+    std::fs::write(&password, "hunter2-agents\n").unwrap();
+    let text = |path: std::path::PathBuf| path.display().to_string();
+    let authority = store.authority();
+    let access = [
+        ("--store", format!("etcds:{}", store.hosts())),
+        ("--store-cacert", text(authority.ca())),
+        ("--store-cert", text(authority.cert("client"))),
+        ("--store-key", text(authority.key("client"))),
+        ("--store-username", "agents".to_owned()),
+        ("--store-password-file", text(password)),
+    ];
+    let flags: Vec<String> = access.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+    let plan = flags.iter().fold(Plan::new("etcds").members(1), |plan, flag| plan.argument(flag));
+    let cluster = plan.start().await;
+
+    let config = text(cluster.member("a").join("agent.yaml"));
+    let by_store: Vec<String> = flags.into_iter().chain(["--scope", "demo", "list"].map(str::to_owned)).collect();
+    let ways = [by_store, vec!["--config".to_owned(), config.clone(), "list".to_owned()]];
+    for arguments in ways {
+        let list = verb::run(cluster.root(), &cluster.tmp, &arguments, &[]).await;
+        assert!(list.ok().contains("running"), "{arguments:?}: {}", list.out);
+    }
+    let list = verb::run(cluster.root(), &cluster.tmp, &["list"], &[("MATRIARCH_CONFIG", &config)]).await;
+    assert!(list.ok().contains("running"), "{}", list.out);
+    // The token for changes is in the file too.
+    verb::run(cluster.root(), &cluster.tmp, &["--config", &config, "pause"], &[]).await.ok();
+    verb::run(cluster.root(), &cluster.tmp, &["--config", &config, "resume"], &[]).await.ok();
+
+    let refused = ["--store", &format!("etcd:{}", store.hosts()), "--scope", "demo", "list"];
+    let refused = verb::run(cluster.root(), &cluster.tmp, &refused, &[]).await;
+    assert_ne!(refused.code, 0, "without TLS");
+}
