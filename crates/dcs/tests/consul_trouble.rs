@@ -1,10 +1,11 @@
 //! What can happen to a Consul, and what a handle makes of it. Real servers.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use matriarch_dcs::consul::{ConsulOptions, Endpoint};
+use matriarch_dcs::consul::{ConsulOptions, Endpoint, TlsFiles};
 use matriarch_dcs::store::LeaseId;
 use matriarch_dcs::{Committed, ConsulStore, Revision, Snapshot, Store, StoreError, Txn};
+use matriarch_testkit::certificates::Authority;
 use matriarch_testkit::consul::{ConsulCluster, ConsulNode, ConsulSettings};
 use matriarch_testkit::dir::TestDir;
 use serde_json::{Value, json};
@@ -388,3 +389,63 @@ async fn a_namespace_without_enterprise_is_told_in_consuls_words() {
     let said = store.read().await.expect_err("there is no such datacenter");
     assert!(said.to_string().contains("datacenter"), "{said}");
 }
+
+/// Servers that speak TLS only with those who show a certificate of their authority.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_expire_and_renewed_ones_count_at_once() {
+    let dir = TestDir::new("consul");
+    let folder = dir.create("certificates");
+    let authority = Authority::new(&folder);
+    authority.issue("server", DAY);
+    authority.issue("client", DAY);
+    let tls = json!({
+        "ports": { "https": true },
+        "tls": { "https": {
+            "ca_file": authority.ca(), "cert_file": authority.cert("server"), "key_file": authority.key("server"),
+            "verify_incoming": true,
+        } },
+    });
+    let settings = ConsulSettings { more: Some(tls), ..ConsulSettings::default() };
+    let cluster = ConsulCluster::start(&dir, 1, &settings).expect("a server starts");
+    let node = &cluster.nodes[0];
+    let with = |tls: TlsFiles| {
+        let endpoint = Endpoint::Tcp { host: "localhost".to_owned(), port: node.https_port() };
+        ConsulStore::open(ConsulOptions { tls: Some(tls), ..ConsulOptions::at(endpoint) }, "/service/demo/")
+    };
+    let files = TlsFiles {
+        ca_file: Some(authority.ca()),
+        cert_file: Some(authority.cert("client")),
+        key_file: Some(authority.key("client")),
+    };
+    let store = with(files.clone()).expect("the files are there");
+    put(&store, "a", "1").await;
+
+    // Somebody without a certificate, and somebody who trusts another authority.
+    let nobody = with(TlsFiles { cert_file: None, key_file: None, ..files.clone() }).expect("an authority is enough");
+    nobody.read().await.expect_err("the server wants a certificate");
+    let stranger = Authority::new(&dir.create("stranger"));
+    let suspicious = with(TlsFiles { ca_file: Some(stranger.ca()), ..files.clone() }).expect("the files are there");
+    let said = suspicious.commit(Txn::new().put("a", "x")).await;
+    assert!(matches!(&said, Err(StoreError::Unavailable { .. })), "nothing was sent: {said:?}");
+    let missing = with(TlsFiles { ca_file: Some(folder.join("none.pem")), ..files.clone() }).err();
+    assert!(missing.is_some_and(|error| error.to_string().contains("none.pem")), "the file is to be named");
+
+    // Ours has expired: new connections are refused, and work again once it is renewed, without a restart.
+    authority.issue_until("client", SystemTime::now() - Duration::from_secs(60));
+    let expired = with(files.clone()).expect("the files are there");
+    let error = expired.read().await.expect_err("the certificate has expired");
+    assert!(error.to_string().to_lowercase().contains("expired"), "{error}");
+    authority.issue("client", DAY);
+    assert_eq!(read_again(&expired).await.value("a"), Some("1"));
+
+    // The server's has expired.
+    authority.issue_until("server", SystemTime::now() - Duration::from_secs(60));
+    node.consul(&["reload"]).expect("it reloads");
+    let error = until_err(async || with(files.clone()).expect("the files are there").read().await).await;
+    assert!(error.to_string().to_lowercase().contains("expired"), "{error}");
+    authority.issue("server", DAY);
+    node.consul(&["reload"]).expect("it reloads");
+    assert_eq!(read_again(&expired).await.value("a"), Some("1"));
+}
+
+const DAY: Duration = Duration::from_secs(86_400);

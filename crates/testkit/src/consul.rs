@@ -85,7 +85,7 @@ impl ConsulCluster {
                 "retry_interval": "1s",
                 // A killed server must stay a member: it comes back.
                 "autopilot": { "cleanup_dead_servers": false },
-                "performance": { "raft_multiplier": 1 }, "disable_update_check": true, "log_level": "INFO",
+                "performance": { "raft_multiplier": 1 }, "disable_update_check": true, "log_level": "WARN",
             });
             if let Some(floor) = &settings.session_ttl_min {
                 text["session_ttl_min"] = json!(floor);

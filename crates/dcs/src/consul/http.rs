@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::SendRequest;
+use hyper::client::conn::TrySendError;
 use hyper::{HeaderMap, Method, StatusCode};
 use tokio::time::timeout;
 
-use super::connect::{Connector, connect};
+use super::connect::{Connection, connect, host_header};
 use super::options::ConsulOptions;
 
 /// Largest answer that is read.
@@ -23,8 +23,6 @@ const IMPATIENT: Duration = Duration::from_millis(900);
 const PATIENT: Duration = Duration::from_millis(2_500);
 /// Idle connections that are kept.
 const KEPT: usize = 4;
-
-type Sender = SendRequest<Full<Bytes>>;
 
 /// What is asked: a path with its query, and a body for PUT.
 #[derive(Clone, Debug)]
@@ -78,16 +76,15 @@ pub(super) enum NoAnswer {
 
 /// A client of one Consul, reached by any of its addresses.
 pub(super) struct Client {
-    options: ConsulOptions,
-    connector: Connector,
+    pub options: ConsulOptions,
     /// The address used now, as an index that only grows.
     current: AtomicUsize,
-    idle: Mutex<Vec<(usize, Sender)>>,
+    idle: Mutex<Vec<(usize, Connection)>>,
 }
 
 impl Client {
-    pub fn new(options: ConsulOptions, connector: Connector) -> Self {
-        Self { options, connector, current: AtomicUsize::new(0), idle: Mutex::new(Vec::new()) }
+    pub fn new(options: ConsulOptions) -> Self {
+        Self { options, current: AtomicUsize::new(0), idle: Mutex::new(Vec::new()) }
     }
 
     /// Sends a request to the address used now. One that was not sent, and a read that failed in any way, is tried at the
@@ -123,32 +120,34 @@ impl Client {
         let endpoint = &self.options.endpoints[index];
         let mut request = self.request(index, ask)?;
         loop {
-            let (mut sender, reused) = match self.kept(index) {
-                Some(sender) => (sender, true),
+            let (mut connection, reused) = match self.kept(index) {
+                Some(connection) => (connection, true),
                 None => {
-                    let made = timeout(CONNECT.min(limit), connect(&self.connector, endpoint)).await;
+                    let made = timeout(CONNECT.min(limit), connect(self.options.tls.as_ref(), endpoint)).await;
                     let made = made.unwrap_or_else(|_| Err("no connection in time".to_owned()));
                     (made.map_err(|error| NoAnswer::NotSent(format!("{endpoint}: {error}")))?, false)
                 }
             };
             let sent = timeout(limit, async {
-                let response = sender.try_send_request(request).await?;
+                let response = connection.sender.try_send_request(request).await?;
                 let (head, body) = response.into_parts();
                 Ok((head, Limited::new(body, LIMIT).collect().await))
             });
             match sent.await {
                 Ok(Ok((head, Ok(body)))) => {
-                    self.keep(index, sender);
+                    self.keep(index, connection);
                     return Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() });
                 }
                 Ok(Ok((_, Err(error)))) => return Err(NoAnswer::Lost(format!("{endpoint}: {error}"))),
-                Ok(Err(mut failed)) => {
-                    let failed: &mut hyper::client::conn::TrySendError<hyper::Request<Full<Bytes>>> = &mut failed;
+                Ok(Err(failed)) => {
+                    let mut failed: TrySendError<hyper::Request<Full<Bytes>>> = failed;
                     match failed.take_message() {
                         // A kept connection that was closed meanwhile took nothing: a new one is made.
                         Some(unsent) if reused => request = unsent,
-                        Some(_) => return Err(NoAnswer::NotSent(format!("{endpoint}: {}", failed.error()))),
-                        None => return Err(NoAnswer::Lost(format!("{endpoint}: {}", failed.error()))),
+                        unsent => {
+                            let reason = format!("{endpoint}: {}", connection.end(failed.error()).await);
+                            return Err(unsent.map_or(NoAnswer::Lost(reason.clone()), |_| NoAnswer::NotSent(reason)));
+                        }
                     }
                 }
                 Err(_) => return Err(NoAnswer::Lost(format!("{endpoint}: no answer within {} ms", limit.as_millis()))),
@@ -157,7 +156,7 @@ impl Client {
     }
 
     fn request(&self, index: usize, ask: &Ask) -> Result<hyper::Request<Full<Bytes>>, NoAnswer> {
-        let host = self.connector.host_header(&self.options.endpoints[index]);
+        let host = host_header(&self.options.endpoints[index]);
         let mut builder = hyper::Request::builder().method(&ask.method).uri(&ask.path).header("host", host);
         if let Some(token) = &self.options.token {
             builder = builder.header("x-consul-token", token);
@@ -165,17 +164,17 @@ impl Client {
         builder.body(Full::new(ask.body.clone())).map_err(|error| NoAnswer::NotSent(error.to_string()))
     }
 
-    fn kept(&self, index: usize) -> Option<Sender> {
+    fn kept(&self, index: usize) -> Option<Connection> {
         let mut idle = self.idle.lock().expect("nobody panics while holding this lock");
-        idle.retain(|(_, sender)| !sender.is_closed());
-        let at = idle.iter().position(|(of, sender)| *of == index && sender.is_ready())?;
+        idle.retain(|(_, connection)| !connection.sender.is_closed());
+        let at = idle.iter().position(|(of, connection)| *of == index && connection.sender.is_ready())?;
         Some(idle.swap_remove(at).1)
     }
 
-    fn keep(&self, index: usize, sender: Sender) {
+    fn keep(&self, index: usize, connection: Connection) {
         let mut idle = self.idle.lock().expect("nobody panics while holding this lock");
         if idle.len() < KEPT {
-            idle.push((index, sender));
+            idle.push((index, connection));
         }
     }
 }

@@ -16,6 +16,7 @@ mod http;
 mod options;
 mod plan;
 mod query;
+mod service;
 mod session;
 mod watch;
 
@@ -27,13 +28,13 @@ use async_trait::async_trait;
 use tokio::sync::watch as news;
 use tokio::task::AbortHandle;
 
-pub use options::{Consistency, ConsulOptions, DEFAULT_PORT, Endpoint};
+pub use options::{Consistency, ConsulOptions, DEFAULT_PORT, Endpoint, TlsFiles};
+pub use service::{Instance, ServiceOptions, ServiceRole, follow, service_name};
 
 use crate::clock::boot_clock_ms;
 use crate::error::StoreError;
 use crate::store::{Committed, Compare, Entry, LeaseId, Revision, Snapshot, Store, Txn};
 use answer::{Failure, Pair, TxnAnswer, is_denied};
-use connect::Connector;
 use horizon::Horizon;
 use http::{Answer, Ask, Client};
 use plan::{Known, MAX_OPERATIONS, NotApplied, Plan};
@@ -53,7 +54,6 @@ pub struct ConsulStore {
 /// What the calls and the watch have in common.
 struct Shared {
     client: Client,
-    options: ConsulOptions,
     query: Query,
     /// What all keys begin with, such as `service/demo/`.
     prefix: String,
@@ -65,7 +65,8 @@ struct Shared {
 
 impl ConsulStore {
     /// A handle to the keys under `prefix` (such as `/service/demo/`; a leading slash is dropped, as Consul's keys have
-    /// none). Nothing is asked yet, so this succeeds while Consul is away.
+    /// none). Nothing is asked yet, so this succeeds while Consul is away; certificates that cannot be read are an error at
+    /// once. Must be called within a tokio runtime.
     ///
     /// Consul keeps no session shorter than the `session_ttl_min` of its servers (10 s by default), and ends one after
     /// twice its time, or later when its leader changes. A lease therefore ends between `ttl` (never before) and twice
@@ -76,10 +77,12 @@ impl ConsulStore {
         if options.endpoints.is_empty() {
             return Err(StoreError::Unavailable { place, reason: "no address of Consul is configured".to_owned() });
         }
+        if let Some(tls) = &options.tls {
+            connect::check(tls).map_err(|reason| StoreError::Unavailable { place: place.clone(), reason })?;
+        }
         let shared = Arc::new(Shared {
-            client: Client::new(options.clone(), Connector::default()),
             query: Query::new(&options, &prefix),
-            options,
+            client: Client::new(options),
             prefix,
             place,
             news: news::Sender::new(0),
@@ -240,7 +243,7 @@ impl Shared {
 
     /// Sends the transaction.
     async fn apply(&self, txn: &Txn, plan: &Plan) -> Result<Result<Revision, NotApplied>, StoreError> {
-        let body = plan.body(self.options.namespace.as_deref(), self.options.partition.as_deref());
+        let body = plan.body(self.client.options.namespace.as_deref(), self.client.options.partition.as_deref());
         let answer = self.ask(&Ask::put(self.query.txn(), body.into())).await.map_err(|f| self.failed_write(f))?;
         let status = answer.status.as_u16();
         if status != 200 && status != 409 {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+pub use crate::tls::TlsFiles;
+
 /// Port on which a Consul agent serves HTTP unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8500;
 
@@ -46,6 +48,8 @@ pub enum Consistency {
 pub struct ConsulOptions {
     /// Agents or servers, tried in turn; at least one.
     pub endpoints: Vec<Endpoint>,
+    /// TLS towards the TCP addresses, with these files; plain HTTP when none.
+    pub tls: Option<TlsFiles>,
     /// ACL token, sent as a header.
     pub token: Option<String>,
     /// Datacenter whose store is used; that of the agent if none is named.
@@ -65,6 +69,7 @@ impl std::fmt::Debug for ConsulOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ConsulOptions")
             .field("endpoints", &self.endpoints)
+            .field("tls", &self.tls)
             .field("token", &self.token.as_ref().map(|_| "…"))
             .field("datacenter", &self.datacenter)
             .field("namespace", &self.namespace)
@@ -81,9 +86,10 @@ impl ConsulOptions {
         Self { endpoints: vec![endpoint], ..Self::default() }
     }
 
-    /// `consul:HOST:PORT`, for messages.
+    /// `consul:HOST:PORT`, or `consuls:` with TLS, for messages.
     pub(super) fn place(&self) -> String {
         let all: Vec<_> = self.endpoints.iter().map(ToString::to_string).collect();
-        format!("consul:{}", all.join(","))
+        let scheme = if self.tls.is_some() { "consuls" } else { "consul" };
+        format!("{scheme}:{}", all.join(","))
     }
 }

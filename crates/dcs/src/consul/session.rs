@@ -82,7 +82,7 @@ impl Shared {
         // The lock-delay would keep the next leader from the key for as long after each session that ends.
         let body = json!({
             "Name": name, "TTL": format!("{ms}ms"), "Behavior": "delete", "LockDelay": "0s",
-            "Checks": self.options.checks,
+            "Checks": self.client.options.checks,
         });
         let answer = self.ask(&Ask::put(self.query.session("create"), body.to_string().into())).await?;
         if answer.status != 200 {
