@@ -3,6 +3,7 @@
 use matriarch_api::{BlowBody, RestartRequest};
 use matriarch_core::decide::Finished;
 use matriarch_dcs::StoreError;
+use matriarch_postgres::files::FileError;
 use tokio::sync::oneshot;
 
 use crate::instance::{DataReport, JobReport, Sighting};
@@ -46,6 +47,8 @@ pub enum Event {
         /// Why not.
         failure: Option<String>,
     },
+    /// What must outlive a restart was written, or not.
+    Saved(Result<(), FileError>),
     /// Somebody asks for something through the API.
     Command(Request, Reply),
     /// The agent is asked to stop.

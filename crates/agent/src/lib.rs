@@ -1,7 +1,8 @@
 //! The agent: one member's shell around the pure decision.
 //!
 //! Owns: the loop that observes, decides and acts ([`Shell`]), the leases ([`storage`]), PostgreSQL's jobs
-//! ([`jobs`]), the guard process ([`guard`]) and what the API shows and does ([`shared`], [`rest`]).
+//! ([`jobs`]), the guard process ([`guard`]), heartbeats between agents ([`heartbeat`]), what outlives a restart
+//! ([`lasting`]) and what the API shows and does ([`shared`], [`rest`]).
 //! Must not: decide anything about who leads; that is `matriarch_core::decide`'s. Start reading at [`Shell::run`].
 
 pub mod certificates;
@@ -10,8 +11,10 @@ mod conf_files;
 mod data_dir;
 mod event;
 pub mod guard;
+pub mod heartbeat;
 mod instance;
 mod jobs;
+mod lasting;
 mod options;
 mod policy;
 mod postgres_log;
@@ -23,6 +26,7 @@ mod slots;
 mod storage;
 pub mod view;
 
+pub use heartbeat::Heartbeats;
 pub use options::Options;
 pub use rest::AgentBackend;
 pub use shared::Shared;

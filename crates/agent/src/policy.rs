@@ -12,6 +12,11 @@ pub fn ttl(config: &DynamicConfig) -> Millis {
     config.ttl.as_millis() as Millis
 }
 
+/// How long a leader may be silent, in milliseconds.
+pub fn suspect_after(config: &DynamicConfig) -> Millis {
+    config.suspect_after.as_millis() as Millis
+}
+
 /// What decisions need to know of both configurations.
 pub fn policy(options: &Options, config: &DynamicConfig) -> Policy {
     let tag = |name: &str| options.tags.get(name);

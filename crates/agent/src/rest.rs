@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use matriarch_api::heartbeat::{HeartbeatStream, Hello, NotAdmitted};
 use matriarch_api::{
     Backend, ClusterStatus, Command, CommandDone, CommandError, DrillLog, DrillRecord, HistoryLine, Live, MemberStatus,
 };
@@ -246,6 +247,14 @@ impl Backend for AgentBackend {
 
     fn drills(&self) -> Arc<DrillLog> {
         self.shared.shown().drills
+    }
+
+    fn admit(&self, hello: &Hello) -> Result<(), NotAdmitted> {
+        self.shared.heartbeats.admit(hello)
+    }
+
+    async fn heartbeat(&self, hello: Hello, stream: HeartbeatStream) {
+        self.shared.heartbeats.clone().listen(hello, stream).await;
     }
 
     async fn command(&self, command: Command) -> Result<CommandDone, CommandError> {

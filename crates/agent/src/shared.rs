@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::event::{Event, Reply, Request};
+use crate::heartbeat::Heartbeats;
 
 /// One frozen view for the API.
 #[derive(Clone, Debug, Default)]
@@ -37,11 +38,12 @@ pub struct Shared {
     decisions: Mutex<BTreeMap<&'static str, u64>>,
     store_error: RwLock<Option<String>>,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) heartbeats: Arc<Heartbeats>,
 }
 
 impl Shared {
     /// An empty one.
-    pub fn new(store: Arc<dyn Store>) -> Arc<Shared> {
+    pub fn new(store: Arc<dyn Store>, heartbeats: Arc<Heartbeats>) -> Arc<Shared> {
         Arc::new(Shared {
             shown: watch::channel(Shown::default()).0,
             mailbox: Mutex::new(None),
@@ -50,6 +52,7 @@ impl Shared {
             decisions: Mutex::new(BTreeMap::new()),
             store_error: RwLock::new(None),
             store,
+            heartbeats,
         })
     }
 

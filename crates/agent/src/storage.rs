@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use matriarch_core::decide::{Lease, Millis, Purpose};
+use matriarch_core::record::key;
 use matriarch_core::transaction::{self, Life};
 use matriarch_dcs::{Committed, LeaseId, Snapshot, Store, StoreError, Txn, boot_clock_ms};
 use tokio::sync::mpsc::UnboundedSender;
@@ -178,7 +179,7 @@ impl Storage {
         let (store, events, ttl) = (self.store.clone(), self.events.clone(), self.ttl);
         tokio::spawn(async move {
             let sent = boot_clock_ms();
-            let result = bounded(&*store, store.keep_alive(held.id)).await;
+            let result = renew(&*store, held.id).await;
             let _ =
                 events.send(Event::Renewed { lease: Held { id: held.id, renewed: sent, until: sent + ttl }, result });
         });
@@ -288,6 +289,16 @@ async fn bounded<T>(
             reason: format!("no answer within {} s", STORE_TIMEOUT.as_secs()),
         })
     })
+}
+
+/// A lease that lives proves nothing once somebody has taken the key over, so that is looked at as well.
+async fn renew(store: &dyn Store, lease: LeaseId) -> Result<(), StoreError> {
+    bounded(store, store.keep_alive(lease)).await?;
+    let snapshot = bounded(store, store.read()).await?;
+    match snapshot.get(key::LEADER) {
+        Some(entry) if entry.lease == Some(lease) => Ok(()),
+        _ => Err(StoreError::LeaseGone { place: store.describe(), lease }),
+    }
 }
 
 async fn apply(

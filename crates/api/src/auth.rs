@@ -77,6 +77,12 @@ impl Auth {
         if right { Ok(()) } else { Err(Refusal::Wrong) }
     }
 
+    /// Judges another member, which shares the credentials of this one where there are any.
+    pub fn check_member(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let shared = !self.0.tokens.is_empty() || self.0.basic.is_some();
+        if shared { self.check(headers, true) } else { self.check(headers, false) }
+    }
+
     fn basic_ok(&self, secret: &str) -> bool {
         let Some(decoded) = base64::decode(secret).and_then(|bytes| String::from_utf8(bytes).ok()) else {
             return false;
@@ -89,6 +95,16 @@ impl Auth {
         let by_token = self.0.tokens.iter().fold(false, |right, token| same(token, password) | right);
         by_password | by_token
     }
+}
+
+/// The `Authorization` header of a member that speaks with another one: both have the same credentials.
+pub fn authorization(token: Option<&str>, basic: Option<(&str, &str)>) -> Option<String> {
+    let by_token = token.map(|token| format!("Bearer {}", token.trim()));
+    by_token.or_else(|| basic.map(|(user, password)| basic_header(user, password)))
+}
+
+fn basic_header(user: &str, password: &str) -> String {
+    format!("Basic {}", base64::encode(format!("{user}:{password}").as_bytes()))
 }
 
 impl fmt::Debug for Auth {
@@ -146,6 +162,25 @@ mod tests {
         }
         assert_eq!(auth.check(&HeaderMap::new(), false), Err(Refusal::Missing));
         assert!(Auth::none().check(&HeaderMap::new(), true).is_ok());
+    }
+
+    #[test]
+    fn members_need_the_secret_where_there_is_one() {
+        let right = headers("Bearer s3cret");
+        assert_eq!(Auth::token("s3cret").check_member(&right), Ok(()));
+        assert_eq!(Auth::token("s3cret").check_member(&HeaderMap::new()), Err(Refusal::Missing));
+        let open = Auth::accept(Vec::new(), None, Reads::Open);
+        assert_eq!(open.check_member(&HeaderMap::new()), Ok(()));
+        assert_eq!(open.check(&right, true), Err(Refusal::Wrong), "changes stay closed");
+    }
+
+    #[test]
+    fn what_a_member_presents_opens_its_twin() {
+        let auth = Auth::accept(vec!["tok".into()], Some(("u".into(), "p:w".into())), Reads::Open);
+        for presented in [authorization(Some("tok\n"), None), authorization(None, Some(("u", "p:w")))] {
+            assert_eq!(auth.check_member(&headers(&presented.unwrap())), Ok(()));
+        }
+        assert_eq!(authorization(None, None), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::heartbeat::{HeartbeatStream, Hello, NotAdmitted};
 use crate::types::{BlowBody, ClusterStatus, DrillLog, DrillRecord, HistoryLine, MemberStatus, RestartRequest};
 
 /// The agent behind the interface. The reading methods return the newest snapshot and never wait, so a health check is
@@ -41,6 +42,17 @@ pub trait Backend: Send + Sync + 'static {
     /// Does what somebody asked for and returns when it is done, refused or scheduled. The interface gives up waiting
     /// after [`crate::Limits::command`] by dropping the future; what was begun goes on.
     async fn command(&self, command: Command) -> Result<CommandDone, CommandError>;
+
+    /// Whether another member may speak with this one; asked before the connection is handed over.
+    fn admit(&self, _hello: &Hello) -> Result<(), NotAdmitted> {
+        Err(NotAdmitted {
+            error: "this member takes no heartbeats".to_owned(),
+            remedy: "nothing needs to be done: failover waits for the lease then".to_owned(),
+        })
+    }
+
+    /// Speaks with an admitted member until either side ends the connection.
+    async fn heartbeat(&self, _hello: Hello, _stream: HeartbeatStream) {}
 }
 
 /// What a stuck agent would get wrong if it were part of a snapshot.

@@ -14,6 +14,7 @@ mod body;
 pub mod client;
 mod commands;
 pub mod health;
+pub mod heartbeat;
 pub mod metrics;
 mod nearest;
 pub mod openapi;
@@ -22,7 +23,7 @@ mod schedule;
 mod server;
 pub mod types;
 
-pub use auth::{Auth, Reads};
+pub use auth::{Auth, Reads, authorization};
 pub use backend::{Backend, Command, CommandDone, CommandError, Live, Outcome};
 pub use client::{Client, ClientError, Reply};
 pub use routes::{OTHER_PATHS, router, router_with};

@@ -6,7 +6,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
 use crate::health::{CHECKS, Check};
-use crate::{commands, routes, types};
+use crate::{commands, heartbeat, routes, types};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -16,6 +16,7 @@ use crate::{commands, routes, types};
         routes::config, commands::patch_config, commands::put_config, routes::failsafe, commands::failsafe,
         commands::reload, commands::restart, commands::cancel_restart, commands::reinitialize, commands::switchover,
         commands::cancel_switchover, commands::failover, commands::forget, commands::drill, commands::keep_drill, commands::stop,
+        heartbeat::heartbeat,
     ),
     components(schemas(types::MemberStatus)),
     tags(

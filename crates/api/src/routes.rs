@@ -22,7 +22,7 @@ use crate::health::{CHECKS, Check, judge};
 use crate::nearest::nearest;
 use crate::server::Limits;
 use crate::types::{ClusterStatus, DrillLog, ErrorBody, HistoryLine, MemberStatus, StatusPage};
-use crate::{answer, commands, metrics, openapi};
+use crate::{answer, commands, heartbeat, metrics, openapi};
 
 /// What every handler needs.
 #[derive(Clone)]
@@ -60,6 +60,7 @@ pub fn router_with(backend: Arc<dyn Backend>, auth: Auth, limits: Limits) -> Rou
         .route("/failover", post(commands::failover))
         .route("/members/{name}", delete(commands::forget))
         .route("/sigterm", post(commands::stop))
+        .route(heartbeat::PATH, get(heartbeat::heartbeat))
         .fallback(unknown_path)
         .with_state(App { backend, limits });
     // A layer of the inner router would run before the router adds `Allow`.
@@ -88,11 +89,16 @@ pub const OTHER_PATHS: &[&str] = &[
     "/failover",
     "/members/{name}",
     "/sigterm",
+    heartbeat::PATH,
 ];
 
 async fn authenticate(State(auth): State<Auth>, request: Request, next: Next) -> Response {
     let read = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    match auth.check(request.headers(), !read) {
+    let judged = match request.uri().path() {
+        heartbeat::PATH => auth.check_member(request.headers()),
+        _ => auth.check(request.headers(), !read),
+    };
+    match judged {
         Ok(()) => next.run(request).await,
         Err(refusal) => {
             let path: String = request.uri().path().chars().take(80).collect();

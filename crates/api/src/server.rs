@@ -102,7 +102,8 @@ async fn connection(stream: TcpStream, router: Router, mut stopping: watch::Rece
         .header_read_timeout(limits.headers)
         .max_buf_size(BUFFER)
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         // An error is the client's: garbage, a reset, or a timeout. hyper has answered it where it could.

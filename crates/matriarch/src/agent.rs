@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use matriarch_agent::{AgentBackend, Options, Shared, Shell};
+use matriarch_agent::{AgentBackend, Heartbeats, Options, Shared, Shell};
 use matriarch_api::{Auth, Reads};
 use matriarch_config::{LocalConfig, LogFormat as FileFormat, PostgresLog, Role};
 use matriarch_postgres::bootstrap::InitdbOptions;
@@ -67,8 +67,10 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
     logging::start(format, &format!("{:?}", config.log.level).to_lowercase());
     let store = store::open(&StoreAddress::from(&config.store), &config.prefix(), true).await?;
     let options = Arc::new(Options { supervised: args.is_supervised(), ..options(&config, file)? });
-    let auth = auth(&config)?;
-    let shared = Shared::new(store.clone());
+    let credentials = ApiCredentials::read(&config)?;
+    let auth = credentials.auth();
+    let heartbeats = Heartbeats::new(config.scope.clone(), config.name.clone(), credentials.header());
+    let shared = Shared::new(store.clone(), heartbeats);
 
     let listener = listen(&config).await?;
     let router = matriarch_api::router(Arc::new(AgentBackend::new(shared.clone())), auth);
@@ -120,21 +122,38 @@ async fn listen(config: &LocalConfig) -> anyhow::Result<TcpListener> {
     })
 }
 
-fn auth(config: &LocalConfig) -> anyhow::Result<Auth> {
-    let mut tokens: Vec<String> = config.restapi.token.iter().map(|token| token.reveal().to_owned()).collect();
-    if let Some(file) = &config.restapi.token_file {
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("restapi.token_file {} cannot be read", file.display()))?;
-        anyhow::ensure!(
-            !text.trim().is_empty(),
-            "restapi.token_file {} is empty; write a token into it",
-            file.display()
-        );
-        tokens.push(text.trim().to_owned());
+/// What opens the REST API, and what this member presents to the others.
+struct ApiCredentials {
+    tokens: Vec<String>,
+    basic: Option<(String, String)>,
+}
+
+impl ApiCredentials {
+    fn read(config: &LocalConfig) -> anyhow::Result<ApiCredentials> {
+        let mut tokens: Vec<String> = config.restapi.token.iter().map(|token| token.reveal().to_owned()).collect();
+        if let Some(file) = &config.restapi.token_file {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("restapi.token_file {} cannot be read", file.display()))?;
+            anyhow::ensure!(
+                !text.trim().is_empty(),
+                "restapi.token_file {} is empty; write a token into it",
+                file.display()
+            );
+            tokens.push(text.trim().to_owned());
+        }
+        let user = config.restapi.authentication.as_ref();
+        let basic = user.map(|user| (user.username.clone(), user.password.reveal().to_owned()));
+        Ok(ApiCredentials { tokens, basic })
     }
-    let basic =
-        config.restapi.authentication.as_ref().map(|user| (user.username.clone(), user.password.reveal().to_owned()));
-    Ok(Auth::accept(tokens, basic, Reads::Open))
+
+    fn auth(&self) -> Auth {
+        Auth::accept(self.tokens.clone(), self.basic.clone(), Reads::Open)
+    }
+
+    fn header(&self) -> Option<String> {
+        let basic = self.basic.as_ref().map(|(user, password)| (user.as_str(), password.as_str()));
+        matriarch_api::authorization(self.tokens.first().map(String::as_str), basic)
+    }
 }
 
 fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {

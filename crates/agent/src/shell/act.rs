@@ -14,15 +14,21 @@ impl Shell {
         match action {
             Action::RenewLease => self.storage.renew(),
             Action::Run(Job::StopImmediate) => self.begin(Job::StopImmediate),
+            // Asked to stop while the store is away: that does not wait for it.
+            Action::Run(Job::StopFast) if self.stopping => self.begin(Job::StopFast),
             _ if restricted => {}
             Action::Commit(change) => {
-                self.storage.commit(change.purpose, change.txn);
+                if self.storage.commit(change.purpose, change.txn)
+                    && let Some(unsaved) = &mut self.unsaved
+                {
+                    unsaved.fresh = false;
+                }
             }
             Action::Run(job) => self.begin(job),
             Action::Configure(settings) => self.configure(settings),
             Action::DropLease => {
                 self.storage.drop_leader_lease();
-                self.view_is_old = true;
+                self.doubt_view();
                 self.storage.read();
             }
         }

@@ -3,6 +3,7 @@
 
 mod act;
 mod blow;
+mod heartbeat;
 mod limits;
 mod observe;
 mod publish;
@@ -25,7 +26,9 @@ use tokio::sync::watch;
 
 use crate::event::Event;
 use crate::guard::{GuardLink, GuardOptions, GuardState};
+use crate::heartbeat::{Asked, Heartbeats};
 use crate::instance::Pg;
+use crate::lasting::Lasting;
 use crate::options::Options;
 use crate::shared::Shared;
 use crate::storage::{CommitDone, Storage};
@@ -45,6 +48,17 @@ pub struct Shell {
     /// A change was made or may have been made that the view does not show yet.
     view_is_old: bool,
     memory: Memory,
+    /// PostgreSQL may be writable until then.
+    authority: Option<Millis>,
+    heartbeats: Arc<Heartbeats>,
+    neighbours: heartbeat::Neighbours,
+    lasting: Lasting,
+    /// Read, and not yet kept on disk.
+    unsaved: Option<heartbeat::Unsaved>,
+    /// A promise that is not yet kept on disk.
+    promising: Option<(Asked, Millis)>,
+    /// The deadline that the guard was told.
+    armed: Millis,
     pg: Pg,
     guard: GuardLink,
     guard_state: watch::Receiver<GuardState>,
@@ -92,6 +106,13 @@ impl Shell {
             read_at: None,
             view_is_old: false,
             memory: Memory::default(),
+            authority: None,
+            heartbeats: shared.heartbeats.clone(),
+            neighbours: heartbeat::Neighbours::default(),
+            lasting: Lasting::load(&options.instance, &options.scope),
+            unsaved: None,
+            promising: None,
+            armed: 0,
             configured: None,
             local: options.config_file.as_ref().and_then(|file| LocalConfig::load(file).ok()),
             configuring: false,
@@ -123,6 +144,8 @@ impl Shell {
         self.pg.look_at_data();
         self.pg.look();
         self.storage.read();
+        let heartbeats = self.heartbeats.clone();
+        tokio::spawn(crate::heartbeat::follow(heartbeats.clone()));
         loop {
             let wake = self.round();
             if self.finished() {
@@ -146,6 +169,7 @@ impl Shell {
                     self.storage.read();
                 }
                 _ = self.guard_state.changed() => {}
+                () = heartbeats.woken() => {}
                 () = tokio::time::sleep(pause) => self.tick(),
             }
         }
@@ -159,7 +183,10 @@ impl Shell {
             self.pg.look_at_data_again();
         }
         self.pg.look();
-        if self.storage.committing.is_none() && self.view_is_old {
+        self.save_again();
+        // Nothing tells when a store that was away is back.
+        let away = self.shared.store_error().is_some();
+        if self.storage.committing.is_none() && (away || self.view_is_old && self.unsaved.is_none()) {
             self.storage.read();
         }
     }
@@ -179,6 +206,7 @@ impl Shell {
         let decision = decide(&self.policy(), &self.memory, &self.observe(now));
         // While the view may be older than a change of ours, only what cannot wait is done.
         let restricted = self.view_is_old || self.storage.committing.is_some();
+        self.speak(&decision, restricted);
         if !restricted {
             self.memory = decision.memory.clone();
         }
@@ -187,11 +215,17 @@ impl Shell {
             self.last_why = decision.why.code;
             tracing::info!(why = decision.why.code, "{}", decision.why.text);
         }
-        self.problem = decision.problem.clone().or_else(|| self.storage.trouble()).or_else(|| self.other_problem());
+        self.problem = decision
+            .problem
+            .clone()
+            .or_else(|| self.storage.trouble())
+            .or_else(|| self.lasting.problem().map(ToOwned::to_owned))
+            .or_else(|| self.other_problem());
         for action in decision.actions {
             self.act(action, restricted);
         }
-        self.tell_guard();
+        self.tell_guard(now);
+        self.promise_if_asked(now);
         let restart = self.start_restart(now);
         self.storage.renew_member_if_due(now);
         self.look_at_limits(now);
@@ -238,7 +272,8 @@ impl Shell {
                 }
                 self.pg.job_done(finished, report);
             }
-            Event::Seen(sighting) => self.pg.seen(*sighting),
+            Event::Seen(sighting) => self.seen(*sighting),
+            Event::Saved(result) => self.saved(result),
             Event::ServerGone => self.pg.gone(),
             Event::DataSeen(report) => self.pg.data_seen(*report),
             Event::LimitsTooLow(names) => self.limits_too_low(&names),
@@ -271,18 +306,38 @@ impl Shell {
                 for garbled in &reading.garbled {
                     tracing::error!("{garbled}; it is ignored");
                 }
-                if !self.storage.is_reading() && self.storage.committing.is_none() {
-                    self.view_is_old = false;
+                if self.shared.store_error().is_some() {
+                    tracing::info!("the store answers again");
                 }
-                self.new_config(&reading);
-                self.reading = Some(reading);
-                self.read_at = Some(jiff::Timestamp::now());
                 self.shared.store_seen(None);
+                self.keep(reading);
             }
             Err(error) => {
-                tracing::warn!("the store cannot be read: {error}");
-                self.shared.store_seen(Some(error.to_string()));
+                let error = error.to_string();
+                if self.shared.store_error().as_ref() != Some(&error) {
+                    tracing::warn!("the store cannot be read: {error}");
+                }
+                self.shared.store_seen(Some(error));
             }
+        }
+    }
+
+    /// Decisions are made on it from now on.
+    fn take_in(&mut self, reading: Reading, fresh: bool) {
+        if fresh {
+            self.view_is_old = false;
+        }
+        self.new_config(&reading);
+        self.neighbours.take_in(&reading.view);
+        self.reading = Some(reading);
+        self.read_at = Some(jiff::Timestamp::now());
+    }
+
+    /// A change of ours was made, or may have been, that no reading shows yet.
+    fn doubt_view(&mut self) {
+        self.view_is_old = true;
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.fresh = false;
         }
     }
 
@@ -297,6 +352,7 @@ impl Shell {
         match parsed {
             Ok(parsed) => {
                 self.storage.set_ttl(crate::policy::ttl(&parsed));
+                self.heartbeats.suspect_after(crate::policy::suspect_after(&parsed));
                 self.config = parsed;
             }
             Err(problems) => {
@@ -308,7 +364,7 @@ impl Shell {
 
     fn committed(&mut self, done: CommitDone) {
         self.storage.committing = None;
-        self.view_is_old = true;
+        self.doubt_view();
         let purpose = done.purpose;
         match &done.result {
             Ok(_) => self.storage.wrote(),
@@ -343,15 +399,28 @@ impl Shell {
         }
     }
 
-    /// The guard follows the lease; it is let go only when PostgreSQL certainly is not writable.
-    fn tell_guard(&mut self) {
-        if self.config.pause {
-            self.guard.disarm();
-            return;
-        }
-        match self.storage.leader {
-            Some(held) => self.guard.arm(held.until),
-            None if !self.pg.is_primary() && self.pg.server != Server::Unready => self.guard.disarm(),
+    /// The guard follows the lease while that is renewed, and what else gives authority when it is not; it is let go only
+    /// when PostgreSQL certainly is not writable.
+    fn tell_guard(&mut self, now: Millis) {
+        let ttl = crate::policy::ttl(&self.config);
+        let lease = self.storage.leader.map(|held| held.until);
+        let deadline = match (lease, self.authority) {
+            _ if self.config.pause => None,
+            (Some(lease), _) if lease > now + ttl / 2 => Some(lease),
+            (_, Some(authority)) => Some(authority),
+            (lease, None) => lease,
+        };
+        match deadline {
+            // The voters' word moves it a little with each beat; each order wakes the guard and us.
+            Some(deadline) if deadline < self.armed || deadline >= self.armed + ttl / 8 => {
+                self.armed = deadline;
+                self.guard.arm(deadline);
+            }
+            Some(_) => {}
+            None if self.config.pause || !self.pg.is_primary() && self.pg.server != Server::Unready => {
+                self.armed = 0;
+                self.guard.disarm();
+            }
             None => {}
         }
     }
@@ -361,13 +430,13 @@ impl Shell {
             && self.pg.server == Server::Stopped
             && self.pg.busy().is_none()
             && self.storage.committing.is_none()
-            && !self.leads()
+            && !(self.leads() && self.storage.leader.is_some_and(|held| held.until > boot_clock_ms()))
     }
 
-    /// The leader key is ours and alive, as far as we know.
+    /// The newest epoch is ours, and something gives us authority: the lease, or those who stand by us.
     fn leads(&self) -> bool {
-        let held = self.reading.as_ref().and_then(|reading| reading.view.leader.as_ref()).is_some_and(|key| key.held);
-        held && self.storage.leader.is_some()
+        let ours = self.sync().is_some_and(|sync| sync.leader == *self.options.name() && sync.released.is_none());
+        ours && self.authority.is_some_and(|until| until > boot_clock_ms())
     }
 
     fn leader_name(&self) -> Option<&MemberName> {

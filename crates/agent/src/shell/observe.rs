@@ -1,8 +1,8 @@
 //! Gathers one frozen observation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use matriarch_core::decide::{Millis, Observation, Pulse};
+use matriarch_core::decide::{Millis, Observation};
 
 use super::Shell;
 
@@ -30,10 +30,10 @@ impl Shell {
             stopping: self.stopping,
             reinit: self.reinit,
             alive,
-            pulse: Pulse::default(),
-            support: BTreeMap::new(),
-            newest: None,
-            promised_until: 0,
+            pulse: self.heartbeats.pulse(),
+            support: self.heartbeats.support(),
+            newest: self.lasting.newest().cloned(),
+            promised_until: self.lasting.promised_until(),
         }
     }
 }

@@ -29,7 +29,7 @@ impl Shell {
             history: Arc::new(self.history_lines()),
             drills: self.reading.as_ref().map(|reading| reading.drills.clone()).unwrap_or_default(),
         };
-        let until = self.storage.leader.filter(|_| self.leads()).map_or(0, |held| held.until);
+        let until = self.authority.filter(|_| self.leads()).unwrap_or(0);
         self.shared.show(shown, until);
     }
 

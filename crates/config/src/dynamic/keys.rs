@@ -21,6 +21,14 @@ pub(crate) const KEYS: &[Key] = &[
     )
     .default("5"),
     key(
+        "suspect_after",
+        Kind::Seconds { min: 0.4, max: 60.0 },
+        "Under a synchronous rule: how long the leader's agent may be silent before the voters prepare to replace it, without \
+         waiting for `ttl`. Where answers usually come in larger gaps it waits longer, at most three times this. A node \
+         whose ports refuse connections is noticed at once, whatever this says.",
+    )
+    .default("1"),
+    key(
         "loop_wait",
         Kind::Seconds { min: 0.1, max: 3600.0 },
         "How often slots are moved forward, and settings and certificates are checked. Matriarch acts on events, so \

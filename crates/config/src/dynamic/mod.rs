@@ -20,6 +20,9 @@ pub struct DynamicConfig {
     /// Life of the leader lease.
     #[serde(with = "as_seconds")]
     pub ttl: Duration,
+    /// How long a leader may be silent before members pledge against it.
+    #[serde(with = "as_seconds")]
+    pub suspect_after: Duration,
     /// Longest pause between two looks at the cluster.
     #[serde(with = "as_seconds")]
     pub loop_wait: Duration,
