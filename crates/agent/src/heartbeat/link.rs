@@ -33,7 +33,7 @@ pub enum Attempt {
 /// A connection over which heartbeats go.
 pub struct Link {
     stream: TcpStream,
-    buffer: [u8; LONGEST],
+    buffer: Box<[u8; LONGEST]>,
     filled: usize,
 }
 
@@ -142,7 +142,7 @@ async fn ask(hub: &Heartbeats, target: &Target, mut stream: TcpStream) -> Result
     let text = String::from_utf8_lossy(&head);
     let (first, rest) = text.split_once("\r\n").unwrap_or((&text, ""));
     if first.starts_with("HTTP/1.1 101") {
-        return Ok(Link { stream, buffer: [0; LONGEST], filled: 0 });
+        return Ok(Link { stream, buffer: Box::new([0; LONGEST]), filled: 0 });
     }
     let body = rest.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     let said = serde_json::from_str::<serde_json::Value>(body).ok();
