@@ -2,7 +2,7 @@
 //!
 //! Owns: the data directory from nothing to running ([`bootstrap`], [`clone`], [`rewind`], [`control`],
 //! [`incarnation`]), the files we add to it ([`conf`], [`hba`], tried out by [`check`]), the postmaster and every process under it
-//! ([`postmaster`], [`process`], [`stop`]), the server's log ([`server_log`]), and one superuser connection ([`sql`]).
+//! ([`postmaster`], [`process`], [`stop`]), the server's log ([`server_log`]), the volumes below ([`volumes`]), and one superuser connection ([`sql`]).
 //! Must not: decide anything (the agent does), talk to the store, or reimplement what PostgreSQL's own tools do.
 //! Every child runs as [`Owner`] when we are root, in a clean environment, with its messages kept for errors.
 //! Start reading at [`Instance`], then [`control::inspect`] and [`postmaster::start`].
@@ -16,6 +16,7 @@ pub mod conf;
 pub mod conninfo;
 pub mod control;
 pub mod files;
+pub mod greeting;
 pub mod hba;
 pub mod history;
 pub mod incarnation;
@@ -32,6 +33,7 @@ pub mod sql;
 pub mod staging;
 pub mod stop;
 pub mod tool;
+pub mod volumes;
 pub mod wal;
 
 pub use binaries::Binaries;
