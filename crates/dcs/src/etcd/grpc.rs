@@ -64,10 +64,18 @@ impl Drop for Connection {
 impl Connection {
     /// Connects, and waits until the server's process has answered: the kernel accepts for a stopped one too.
     pub async fn open(endpoint: Endpoint, tls: Option<Arc<ClientConfig>>) -> Result<Connection, String> {
+        Connection::try_open(endpoint, tls).await.map_err(explained)
+    }
+
+    async fn try_open(endpoint: Endpoint, tls: Option<Arc<ClientConfig>>) -> Result<Connection, String> {
         let address = (endpoint.host.as_str(), endpoint.port);
         let tcp = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
         tune(&tcp).map_err(|error| error.to_string())?;
-        let Some(tls) = tls else { return Connection::start(endpoint, tcp).await };
+        let Some(tls) = tls else {
+            // A server that wants TLS hangs up without a word.
+            let hint = |reason| format!("{reason} (does it want TLS?)");
+            return Connection::start(endpoint, tcp).await.map_err(hint);
+        };
         let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| error.to_string())?;
         let stream =
             tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await.map_err(|error| error.to_string())?;
@@ -272,6 +280,20 @@ fn lost(error: &h2::Error) -> Fault {
         return Fault::NotSent(said(error));
     }
     Fault::NoAnswer(said(error))
+}
+
+/// TLS speaks of alerts and certificates without saying whose.
+fn explained(reason: String) -> String {
+    if reason.contains("received fatal alert") {
+        return format!("the server refuses our client certificate, or that we have none ({reason})");
+    }
+    if reason.contains("invalid peer certificate") {
+        return format!("the server's certificate is not accepted ({reason})");
+    }
+    if reason.contains("InvalidContentType") {
+        return format!("the server does not speak TLS ({reason})");
+    }
+    reason
 }
 
 fn said(error: &h2::Error) -> String {
