@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -128,6 +129,24 @@ def start(arguments: list[str], folder: pathlib.Path, environment: dict[str, str
             env={**os.environ, **home, **(environment or {})},
             **identity,
         )
+
+
+def start_etcd(folder: pathlib.Path, port: int) -> None:
+    """One etcd of the distribution, as stores of contenders; it ends with its folder."""
+    home, peer, client = make_folder(folder), free_port(), f"http://127.0.0.1:{port}"
+    urls = ["--listen-client-urls", client, "--advertise-client-urls", client]
+    urls += ["--listen-peer-urls", f"http://127.0.0.1:{peer}", "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"]
+    cluster = ["--name", "etcd", "--initial-cluster", f"etcd=http://127.0.0.1:{peer}"]
+    start(["/usr/bin/etcd", "--data-dir", home / "data", *urls, *cluster], home)
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"{client}/health", timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    wait_until("etcd answers", answers, 30)
 
 
 def wait_until(what: str, condition, limit: float, every: float = 0.1):

@@ -1,4 +1,4 @@
-"""Matriarch with its defaults: three agents, the SQLite store and its proxy, each a process of its own."""
+"""Matriarch with its defaults: three agents, the SQLite store (or etcd) and its proxy, each a process of its own."""
 
 import json
 import pathlib
@@ -20,8 +20,10 @@ class Matriarch(Contender):
     period = 5 / 3
     sync = True
 
-    def __init__(self, folder: pathlib.Path, bins: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, bins: pathlib.Path, store: str = "sqlite"):
         super().__init__(folder, bins)
+        if store != "sqlite":
+            self.name, self.settings = f"matriarch-{store}", f"{self.settings}, {store}"
         if not BINARY.exists():
             machine.fail(f"{BINARY} is missing; cargo build --release -p matriarch")
         # The unprivileged user may not be able to reach the checkout.
@@ -31,6 +33,7 @@ class Matriarch(Contender):
         self.router = machine.free_port()
         # Not within a folder that names a member: a node's processes are found by its folder.
         self.store = machine.make_folder(self.folder / "store") / "store.db"
+        self.etcd = machine.free_port() if store == "etcd" else None
 
     # --- configuration and commands: the only places that know Matriarch's own words -------------------------
     def agent_config(self, member: str) -> dict:
@@ -40,7 +43,7 @@ class Matriarch(Contender):
             "name": member,
             "log": {"postgresql": str(self.home(member) / "postgresql.log")},
             "restapi": {"listen": f"127.0.0.1:{self.rest[member]}", "token": TOKEN},
-            "sqlite": {"path": str(self.store)},
+            **({"etcd3": {"host": f"127.0.0.1:{self.etcd}"}} if self.etcd else {"sqlite": {"path": str(self.store)}}),
             "bootstrap": {"dcs": {"postgresql": {"parameters": {"shared_buffers": "64MB"}}}},
             "postgresql": {
                 "listen": f"127.0.0.1:{self.ports[member]}",
@@ -50,24 +53,30 @@ class Matriarch(Contender):
             },
         }
 
+    def address(self) -> str:
+        return f"etcd:127.0.0.1:{self.etcd}" if self.etcd else f"sqlite:{self.store}"
+
     def start_proxy(self) -> None:
-        which = ["--store", f"sqlite:{self.store}", "--scope", SCOPE]
+        which = ["--store", self.address(), "--scope", SCOPE]
         home = machine.make_folder(self.folder / "proxy")
         machine.start([self.program, "proxy", *which, "--read-write", f"127.0.0.1:{self.router}"], home)
 
     def command(self, *verb: str) -> subprocess.CompletedProcess:
-        which = ["--store", f"sqlite:{self.store}", "--scope", SCOPE, "--token", TOKEN]
+        which = ["--store", self.address(), "--scope", SCOPE, "--token", TOKEN]
         return subprocess.run([self.program, *verb, *which], capture_output=True, text=True, timeout=120)
 
     # ---------------------------------------------------------------------------------------------------------
     def start(self) -> None:
+        if self.etcd:
+            machine.start_etcd(self.folder / "etcd", self.etcd)
         for member in self.members:
             home = machine.make_folder(self.home(member))
             # JSON is YAML, and the standard library writes it.
             (home / "matriarch.yml").write_text(json.dumps(self.agent_config(member), indent=2))
             self.start_node(member)
         # The proxy makes no store: the first agent does.
-        machine.wait_until("a store", self.store.exists, 30)
+        if not self.etcd:
+            machine.wait_until("a store", self.store.exists, 30)
         self.start_proxy()
 
     def start_node(self, member: str) -> None:

@@ -38,20 +38,11 @@ class Patroni(Contender):
         self.router = machine.free_port()
 
     def start(self) -> None:
-        self.start_etcd()
+        machine.start_etcd(self.folder / "etcd", self.etcd)
         for member in self.members:
             self.write_config(member)
             self.start_node(member)
         self.start_haproxy()
-
-    def start_etcd(self) -> None:
-        home, peer = machine.make_folder(self.folder / "etcd"), machine.free_port()
-        client = f"http://127.0.0.1:{self.etcd}"
-        urls = ["--listen-client-urls", client, "--advertise-client-urls", client]
-        urls += ["--listen-peer-urls", f"http://127.0.0.1:{peer}", "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"]
-        cluster = ["--name", "etcd", "--initial-cluster", f"etcd=http://127.0.0.1:{peer}"]
-        machine.start(["/usr/bin/etcd", "--data-dir", home / "data", *urls, *cluster], home)
-        machine.wait_until("etcd answers", lambda: self.get(f"{client}/health") is not None, 30)
 
     def start_haproxy(self) -> None:
         home = machine.make_folder(self.folder / "haproxy")
