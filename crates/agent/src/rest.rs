@@ -281,11 +281,13 @@ impl Backend for AgentBackend {
                     leader: Some(name(&leader)?),
                     member: candidate.as_deref().map(name).transpose()?,
                     scheduled_at: scheduled_at.map(|at| at.to_string()),
+                    accept_data_loss: false,
                 };
                 self.move_primary(request).await
             }
-            Command::Failover { candidate } => {
-                let request = FailoverRequest { leader: None, member: Some(name(&candidate)?), scheduled_at: None };
+            Command::Failover { candidate, accept_data_loss } => {
+                let member = Some(name(&candidate)?);
+                let request = FailoverRequest { member, accept_data_loss, ..FailoverRequest::default() };
                 self.move_primary(request).await
             }
             Command::CancelSwitchover => {

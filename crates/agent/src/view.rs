@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use matriarch_api::DrillLog;
 use matriarch_core::decide::{ClusterView, LeaderKey};
-use matriarch_core::record::{MemberRecord, Pledge, RouterRecord, StatusRecord, SyncRecord, Versioned, key};
+use matriarch_core::record::{
+    KnownPosition, MemberRecord, Pledge, RouterRecord, StatusRecord, SyncRecord, Versioned, key,
+};
 use matriarch_core::{Lsn, MemberName};
 use matriarch_dcs::{Entry, LeaseId, Snapshot};
 use serde::Deserialize;
@@ -31,6 +33,8 @@ pub struct Reading {
     pub config: Option<Versioned<String>>,
     /// Where the configuration's slots stand on the leader: `slots` within `status`.
     pub slots: BTreeMap<String, u64>,
+    /// How far each member was when a leader last heard of it: `known` within `status`.
+    pub known: BTreeMap<MemberName, KnownPosition>,
     /// `drills`.
     pub drills: Arc<DrillLog>,
     /// Keys whose value is not what it should be: named, logged, and otherwise ignored.
@@ -67,7 +71,9 @@ pub fn read(snapshot: &Snapshot, lease: Option<LeaseId>, now: jiff::Timestamp) -
         view.history = history.value;
     }
     reading.drills = json(snapshot, key::DRILLS, garbled).map(|drills| Arc::new(drills.value)).unwrap_or_default();
-    view.optime = Lsn(json::<StatusRecord>(snapshot, key::STATUS, garbled).map_or(0, |status| status.value.optime));
+    let status = json::<StatusRecord>(snapshot, key::STATUS, garbled).map(|status| status.value).unwrap_or_default();
+    view.optime = Lsn(status.optime);
+    reading.known = status.known;
     // Patroni writes null when there are none; then nothing is known of them.
     reading.slots = snapshot
         .get(key::STATUS)

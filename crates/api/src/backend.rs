@@ -98,6 +98,8 @@ pub enum Command {
     Failover {
         /// The member to promote.
         candidate: String,
+        /// Although acknowledged commits may be lost; nobody led when the request was checked.
+        accept_data_loss: bool,
     },
     /// Forget a scheduled switchover.
     CancelSwitchover,

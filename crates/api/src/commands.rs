@@ -284,6 +284,13 @@ fn check_failover(body: FailoverBody, cluster: &ClusterStatus, now: jiff::Timest
     if body.scheduled_at.is_some() {
         return Err(CommandError::Invalid("Failover can't be scheduled; schedule a switchover".to_owned()));
     }
+    let accept_data_loss = body.accept_data_loss;
+    if accept_data_loss && let Some(leader) = body.leader.as_ref().or(cluster.matriarch.leader.as_ref()) {
+        return Err(CommandError::Impossible(format!(
+            "no loss is accepted while '{leader}' leads or is to be moved away from: a failover without it, or a switchover, \
+             loses nothing"
+        )));
+    }
     if let Some(leader) = body.leader.filter(|leader| !leader.is_empty()) {
         let body = SwitchoverBody { leader: Some(leader), candidate: Some(candidate), scheduled_at: None };
         return check_switchover(body, cluster, now);
@@ -292,7 +299,7 @@ fn check_failover(body: FailoverBody, cluster: &ClusterStatus, now: jiff::Timest
     if cluster.matriarch.leader.as_ref() == Some(&candidate) {
         return Err(CommandError::Impossible(format!("failover is not possible: '{candidate}' leads already")));
     }
-    Ok(Command::Failover { candidate })
+    Ok(Command::Failover { candidate, accept_data_loss })
 }
 
 #[utoipa::path(delete, path = "/members/{name}", tag = "cluster", summary = "Forget a member that is away for good",

@@ -12,6 +12,7 @@ mod fail;
 mod grid;
 mod history;
 mod list;
+mod loss;
 mod maintenance;
 mod movement;
 mod phases;

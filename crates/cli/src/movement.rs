@@ -8,6 +8,7 @@ use matriarch_api::{Client, ClientError, FailoverBody, Reply, SwitchoverBody};
 use crate::fail::{Failure, code};
 use crate::grid::{Part, Tone};
 use crate::list;
+use crate::loss;
 use crate::phases::Phases;
 use crate::prompt::consent;
 use crate::target::{Endpoint, Target};
@@ -75,6 +76,9 @@ pub async fn failover(target: &Target, ui: &mut Ui, args: FailoverArgs) -> anyho
         }
         None => pick(ui, &candidates(&view, &leader), "Candidate")?,
     };
+    if args.accept_data_loss {
+        return accept_loss(target, ui, &view, candidate, args.force).await;
+    }
     let well = view.leader().is_some_and(|leader| view.answered(leader) == Some(true));
     let warning =
         if well { format!("{leader} leads and answers; 'switchover' would lose nothing. ") } else { String::new() };
@@ -88,6 +92,23 @@ pub async fn failover(target: &Target, ui: &mut Ui, args: FailoverArgs) -> anyho
         async move { client.failover(&body).await }
     });
     finish(target, ui, &view, request).await
+}
+
+/// Makes a member primary though that may lose acknowledged commits; a person says so after having heard what is known.
+async fn accept_loss(target: &Target, ui: &mut Ui, view: &View, candidate: String, force: bool) -> anyhow::Result<()> {
+    if let Some(leader) = view.leader() {
+        let text = format!("{leader} leads, so nothing needs to be lost; leave --accept-data-loss out");
+        return Err(Failure::new(code::TEMPORARY, text).into());
+    }
+    loss::tell(ui, view, &candidate)?;
+    loss::consent(ui, view, &candidate, force)?;
+    let body = FailoverBody { candidate: Some(candidate.clone()), accept_data_loss: true, ..FailoverBody::default() };
+    let endpoints = view.in_order(Some(&candidate));
+    let request = in_turn(target, &endpoints, |client| {
+        let body = body.clone();
+        async move { client.failover(&body).await }
+    });
+    finish(target, ui, view, request).await
 }
 
 fn show_members(ui: &mut Ui, view: &View, force: bool) -> anyhow::Result<()> {

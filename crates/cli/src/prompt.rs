@@ -12,6 +12,8 @@ pub trait Prompt {
     fn choose(&mut self, question: &str, options: &[String]) -> io::Result<usize>;
     /// Asks for a yes; no is the default.
     fn confirm(&mut self, question: &str) -> io::Result<bool>;
+    /// Asks for a word.
+    fn answer(&mut self, question: &str) -> io::Result<String>;
 }
 
 /// The terminal. Questions go to the standard error stream, so that output can be piped.
@@ -30,6 +32,11 @@ impl Prompt for Terminal {
 
     fn confirm(&mut self, question: &str) -> io::Result<bool> {
         let answer = dialoguer::Confirm::new().with_prompt(question).default(false).interact();
+        answer.map_err(|dialoguer::Error::IO(failure)| failure)
+    }
+
+    fn answer(&mut self, question: &str) -> io::Result<String> {
+        let answer = dialoguer::Input::new().with_prompt(question).allow_empty(true).interact_text();
         answer.map_err(|dialoguer::Error::IO(failure)| failure)
     }
 }

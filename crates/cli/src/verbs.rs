@@ -34,7 +34,7 @@ pub enum Verb {
         long_about = "Makes the named member primary, whoever leads. A living leader hands over as in a switchover. When \
         nobody leads, or the cluster is paused, the named member takes over as soon as enough members are there to be \
         sure that nothing acknowledged is lost; if that does not come true, the request is withdrawn and it says why.",
-        after_long_help = "Example:\n  matriarch failover --candidate b"
+        after_long_help = "Examples:\n  matriarch failover --candidate b\n  matriarch failover --candidate c --accept-data-loss"
     )]
     Failover(FailoverArgs),
     /// Restart PostgreSQL of members, one after the other
@@ -129,6 +129,12 @@ pub struct FailoverArgs {
     /// The member to promote
     #[arg(long, value_name = "MEMBER")]
     pub candidate: Option<String>,
+    /// Give up what members that are gone for good alone had acknowledged: for the day everything is broken
+    ///
+    /// Only while nobody leads and no takeover is possible that certainly loses nothing. It tells what is known about the
+    /// loss, and asks for the name of the cluster.
+    #[arg(long)]
+    pub accept_data_loss: bool,
     /// Do not ask
     #[arg(long)]
     pub force: bool,

@@ -58,7 +58,34 @@ async fn failover_needs_a_candidate_and_warns() {
     assert!(code == 64 && err.contains("--candidate with one of: b, c"), "{err}");
     let (_, _, code) = cluster.run("failover", Person::answering(&[0, 1])).await;
     assert_eq!(code, 0);
-    assert_eq!(cluster.asked(), [("b".to_owned(), Command::Failover { candidate: "b".into() })]);
+    assert_eq!(
+        cluster.asked(),
+        [("b".to_owned(), Command::Failover { candidate: "b".into(), accept_data_loss: false })]
+    );
+}
+
+#[tokio::test]
+async fn loss_is_accepted_by_typing_the_name_of_the_cluster() {
+    let cluster = cluster().await;
+    let line = "failover --candidate b --accept-data-loss";
+    let (_, err, code) = cluster.run(line, Person::typing(&[])).await;
+    assert!(code == 75 && err.contains("a leads"), "{err}");
+    {
+        let mut seen = cluster.world.cluster.lock().unwrap();
+        seen.matriarch.leader = None;
+        seen.members[2].expired = true;
+        let known = KnownRow { member: "c".into(), timeline: 3, lsn: 0x5000, at: "2026-11-21T10:00:00Z".into() };
+        seen.matriarch.known = vec![known];
+    }
+    let (_, err, code) = cluster.run(line, Person::absent()).await;
+    assert!(code == 64 && err.contains("--force") && err.contains("0/5000"), "{err}");
+    let (_, err, code) = cluster.run(line, Person::typing(&["yes"])).await;
+    assert!(code == 64 && err.contains("nothing was done"), "{err}");
+    assert_eq!(cluster.asked(), []);
+    let (_, err, code) = cluster.run(line, Person::typing(&["demo"])).await;
+    assert_eq!(code, 0, "{err}");
+    let expected = Command::Failover { candidate: "b".into(), accept_data_loss: true };
+    assert_eq!(cluster.asked(), [("b".to_owned(), expected)]);
 }
 
 #[tokio::test]

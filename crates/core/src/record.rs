@@ -247,6 +247,18 @@ pub struct SyncRecord {
     /// Every member that ever joined and was not removed.
     #[serde(default)]
     pub membership: BTreeSet<MemberName>,
+    /// The newest takeover for which a person accepted the loss of acknowledged commits; kept for the history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_loss: Option<AcceptedLoss>,
+}
+
+/// A takeover that may have lost acknowledged commits, because a person accepted that.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AcceptedLoss {
+    /// The timeline that it opened.
+    pub timeline: Timeline,
+    /// What was known, in words.
+    pub text: String,
 }
 
 /// The rule of an earlier epoch, with the leader that held everything acknowledged under it.
@@ -336,6 +348,9 @@ pub struct FailoverRequest {
     /// When to do it (RFC 3339); at once when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_at: Option<String>,
+    /// A person gives up what the members that are gone alone had acknowledged (ours). Honoured only while nobody leads.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_data_loss: bool,
 }
 
 /// `status`: the leader's position when it last wrote it.
@@ -343,6 +358,20 @@ pub struct FailoverRequest {
 pub struct StatusRecord {
     /// Position of the leader, in bytes.
     pub optime: u64,
+    /// How far each member was when the leader last heard of it (ours). Members' own records end with their agents.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub known: BTreeMap<MemberName, KnownPosition>,
+}
+
+/// How far a member was, when.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownPosition {
+    /// Timeline of the leader then.
+    pub timeline: Timeline,
+    /// End of its durable WAL, in bytes.
+    pub lsn: u64,
+    /// When that was (RFC 3339).
+    pub at: String,
 }
 
 /// One line of `history`: `[timeline, lsn, reason, timestamp, new_leader]`, the timeline that ended and where.

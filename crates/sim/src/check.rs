@@ -39,6 +39,8 @@ pub struct Checker {
     sync: Option<SyncRecord>,
     /// Epochs whose newest rule is the empty one.
     asynchronous: BTreeSet<u64>,
+    /// The member on which a person has accepted loss.
+    pub loss_accepted_on: Option<MemberName>,
     /// When a data directory was last replaced behind PostgreSQL's back.
     pub data_lost: Option<Millis>,
     /// The newest epoch whose leader runs as a primary, and who that is.
@@ -165,6 +167,7 @@ impl World {
                 self.violate(format!("epoch went from {} back to {}", before.epoch, sync.epoch));
             }
             self.check_voters_kept(before, &sync);
+            self.check_accepted_loss(before, &sync);
             if before.epoch == sync.epoch && (&before.leader, &before.incarnation) != (&sync.leader, &sync.incarnation)
             {
                 self.violate(format!("epoch {} has two leaders: {} and {}", sync.epoch, before.leader, sync.leader));
@@ -183,9 +186,30 @@ impl World {
         }
     }
 
+    /// Loss is accepted by a person alone, and on the member that was named; what the new leader lacks is given up then.
+    fn check_accepted_loss(&mut self, before: &SyncRecord, sync: &SyncRecord) {
+        if before.accepted_loss == sync.accepted_loss {
+            return;
+        }
+        if self.checker.loss_accepted_on.take().as_ref() != Some(&sync.leader) {
+            self.violate(format!("{} gives up acknowledged commits, and nobody has accepted that", sync.leader));
+        }
+        // Leaders of earlier epochs may go on somewhere; nothing they acknowledge is covered any more.
+        self.checker.asynchronous.extend(0..sync.epoch);
+        let Some(leader) = self.find(&sync.leader) else { return };
+        let Some(wal) = self.nodes[leader].wal() else { return };
+        for commit in &mut self.checker.ledger {
+            commit.covered &= wal.holds(commit.index, commit.uid);
+        }
+    }
+
     /// A takeover does not leave all the voters that still have their data out of its rule.
     fn check_voters_kept(&mut self, before: &SyncRecord, sync: &SyncRecord) {
-        if before.epoch == sync.epoch || before.rule.is_empty() || !sync.rule.is_empty() {
+        if before.epoch == sync.epoch
+            || before.accepted_loss != sync.accepted_loss
+            || before.rule.is_empty()
+            || !sync.rule.is_empty()
+        {
             return;
         }
         let view = self.store.view();

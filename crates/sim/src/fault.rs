@@ -44,6 +44,8 @@ pub enum Fault {
     Flaky,
     /// A person asks for another primary.
     Switchover(Option<NodeId>),
+    /// A person gives up what only those that are gone have, and names the member to go on with.
+    AcceptLoss(NodeId),
     /// Two members cannot replicate.
     Cut(NodeId, NodeId),
     /// A person asks for a member to be made anew.
@@ -94,6 +96,7 @@ impl World {
             Fault::SlowDisk(node, time) => self.nodes[node].slow_disk = Some(time),
             Fault::Flaky => self.setup.flaky = 40,
             Fault::Switchover(candidate) => self.ask_for_switchover(candidate),
+            Fault::AcceptLoss(node) => self.accept_loss(node),
             Fault::Cut(a, b) => {
                 self.cuts.insert((a.min(b), a.max(b)));
             }
@@ -151,8 +154,12 @@ impl World {
                 self.store.remove(&key::router(ROUTER));
                 self.store_changed();
             }
-            Fault::KillPostmaster(_) | Fault::Wipe(_) | Fault::Garbage(_) | Fault::Switchover(_) | Fault::Reinit(_) => {
-            }
+            Fault::KillPostmaster(_)
+            | Fault::Wipe(_)
+            | Fault::Garbage(_)
+            | Fault::Switchover(_)
+            | Fault::AcceptLoss(_)
+            | Fault::Reinit(_) => {}
         }
     }
 
@@ -208,7 +215,16 @@ impl World {
     fn ask_for_switchover(&mut self, candidate: Option<NodeId>) {
         let member = candidate.map(|node| self.nodes[node].name.clone());
         let leader = self.store.view().cluster.leader.as_ref().map(|leader| leader.name.clone());
-        let request = FailoverRequest { leader, member, scheduled_at: None };
+        let request = FailoverRequest { leader, member, ..FailoverRequest::default() };
+        let text = serde_json::to_string(&request).expect("a request is plain data");
+        self.store.put(key::FAILOVER, text, None);
+        self.store_changed();
+    }
+
+    fn accept_loss(&mut self, node: NodeId) {
+        let member = Some(self.nodes[node].name.clone());
+        self.checker.loss_accepted_on = member.clone();
+        let request = FailoverRequest { member, accept_data_loss: true, ..FailoverRequest::default() };
         let text = serde_json::to_string(&request).expect("a request is plain data");
         self.store.put(key::FAILOVER, text, None);
         self.store_changed();

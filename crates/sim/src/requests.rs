@@ -68,7 +68,8 @@ impl World {
             self.store.put(&key, value, Some(lease));
         }
         if let Some(optime) = optime {
-            let text = serde_json::to_string(&StatusRecord { optime }).expect("a number is plain data");
+            let text = serde_json::to_string(&StatusRecord { optime, ..StatusRecord::default() })
+                .expect("a number is plain data");
             if self.store.value(key::STATUS) != Some(&text) {
                 self.store.put(key::STATUS, text, None);
             }

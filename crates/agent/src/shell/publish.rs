@@ -1,8 +1,11 @@
 //! What this member tells the others: its record, the leader's position, and where timelines forked.
 
+use std::collections::BTreeMap;
+
 use matriarch_core::decide::{Data, Job, Millis, Purpose, Server};
-use matriarch_core::record::{HistoryEntry, MemberRecord, Role, StatusRecord, key};
+use matriarch_core::record::{HistoryEntry, KnownPosition, MemberRecord, Role, StatusRecord, key};
 use matriarch_core::transaction::Txn;
+use matriarch_core::{Lsn, MemberName};
 use matriarch_postgres::history;
 
 use super::Shell;
@@ -120,7 +123,8 @@ impl Shell {
             return;
         };
         self.published.optime = position;
-        let mut status = serde_json::to_value(StatusRecord { optime: position }).expect("a number is JSON");
+        let record = StatusRecord { optime: position, known: self.known_positions() };
+        let mut status = serde_json::to_value(record).expect("its keys are names");
         status[crate::view::SLOTS] = serde_json::json!(self.slot_positions());
         let status = status.to_string();
         let store = self.storage.handle();
@@ -129,6 +133,27 @@ impl Shell {
             // The next one comes soon; a lost one only makes a lag limit stricter.
             let _ = store.commit(txn).await;
         });
+    }
+
+    /// How far this leader and those who stream from it are; of the others what was known before.
+    fn known_positions(&self) -> BTreeMap<MemberName, KnownPosition> {
+        let mut known = self.reading.as_ref().map(|reading| reading.known.clone()).unwrap_or_default();
+        let (Some(probe), Some(sync)) = (&self.pg.probe, self.sync()) else { return known };
+        known.retain(|name, _| sync.membership.contains(name));
+        let at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let mut note = |name: &MemberName, lsn: Option<Lsn>| {
+            if let Some(lsn) = lsn {
+                known.insert(name.clone(), KnownPosition { timeline: probe.timeline, lsn: lsn.0, at: at.clone() });
+            }
+        };
+        note(self.options.name(), probe.flush_lsn);
+        for row in &probe.replication {
+            let name = row.application_name.split(':').next().and_then(|name| name.parse().ok());
+            if let Some(name) = name.filter(|name| sync.membership.contains(name)) {
+                note(&name, row.flush_lsn);
+            }
+        }
+        known
     }
 
     /// After a promotion: where the timelines before ours ended.
@@ -149,13 +174,16 @@ impl Shell {
                 return;
             }
         };
+        let loss = self.sync().and_then(|sync| sync.accepted_loss.as_ref());
         let known = |timeline| reading.view.history.iter().find(|entry| entry.0 == timeline);
         let now = jiff::Timestamp::now().to_string();
         let mut entries: Vec<HistoryEntry> = Vec::new();
-        for ancestor in &history.ancestors {
+        let heirs = history.ancestors.iter().skip(1).map(|ancestor| ancestor.timeline).chain([timeline]);
+        for (ancestor, heir) in history.ancestors.iter().zip(heirs) {
             let entry = known(ancestor.timeline).filter(|entry| entry.1 == ancestor.switch_lsn.0).cloned();
             entries.push(entry.unwrap_or_else(|| {
-                let reason = "no recovery target specified".to_owned();
+                let accepted = loss.filter(|loss| loss.timeline == heir).map(|loss| loss.text.clone());
+                let reason = accepted.unwrap_or_else(|| "no recovery target specified".to_owned());
                 let leader = self.options.name().to_string();
                 HistoryEntry(ancestor.timeline, ancestor.switch_lsn.0, reason, now.clone(), leader)
             }));

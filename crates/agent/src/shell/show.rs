@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use matriarch_api::{
-    ClusterDetail, ClusterStatus, HistoryLine, Identity, Lag, MemberDetail, MemberRow, MemberStatus, PendingChange,
-    PreviousRuleView, ReplicationRow, RouterRow, RuleView, ScheduledRestart, ScheduledSwitchover, SlotRow, StoreView,
-    Xlog,
+    ClusterDetail, ClusterStatus, HistoryLine, Identity, KnownRow, Lag, MemberDetail, MemberRow, MemberStatus,
+    PendingChange, PreviousRuleView, ReplicationRow, RouterRow, RuleView, ScheduledRestart, ScheduledSwitchover,
+    SlotRow, StoreView, Xlog,
 };
 use matriarch_core::decide::ClusterView;
 use matriarch_core::record::{MemberRecord, Role, RouterRecord, SyncRecord};
@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::Shell;
 use crate::shared::Shown;
+use crate::view::Reading;
 
 impl Shell {
     pub(super) fn tell_shared(&self, record: &MemberRecord) {
@@ -147,6 +148,7 @@ impl Shell {
                     established: sync.established,
                     previous: previous_rule(sync),
                 }),
+                known: known_rows(reading),
                 handover: self.sync().is_some_and(|sync| sync.handover),
                 routers: routers(view),
                 system_identifier: view.initialize.as_ref().map(|initialize| initialize.value.clone()),
@@ -173,6 +175,16 @@ fn routers(view: &ClusterView) -> Vec<RouterRow> {
         problem: router.problem.clone(),
     };
     view.routers.iter().map(row).collect()
+}
+
+fn known_rows(reading: &Reading) -> Vec<KnownRow> {
+    let rows = reading.known.iter().map(|(name, known)| KnownRow {
+        member: name.to_string(),
+        timeline: known.timeline,
+        lsn: known.lsn,
+        at: known.at.clone(),
+    });
+    rows.collect()
 }
 
 fn role(role: Role) -> &'static str {

@@ -33,7 +33,7 @@ async fn every_key_is_read() {
         .put("pledges/b", json!({"epoch": 3, "incarnation": "0badcafe", "timeline": 2, "lsn": "0/10"}).to_string())
         .put("failover", failover("2026-11-21T17:00:00Z"))
         .put("history", json!([[1, 100, "no recovery target specified", "", "b"]]).to_string())
-        .put("status", json!({"optime": 99, "slots": {"cdc": 88}, "retain_slots": []}).to_string())
+        .put("status", json!({"optime": 99, "slots": {"cdc": 88}, "retain_slots": [], "known": {"b": {"timeline": 1, "lsn": 9, "at": "x"}}}).to_string())
         .put("routers/here-6432", json!({"kind": "pooler", "address": "here:6432", "holds": 7}).to_string())
         .put("config", "{\"ttl\": 9}");
     store.commit(txn).await.unwrap();
@@ -49,6 +49,7 @@ async fn every_key_is_read() {
     assert_eq!(view.routers["here-6432"].holds, Some(7));
     assert!(view.failover.is_some() && !view.failover_due, "its time has not come");
     assert_eq!((view.history[0].fork(), view.optime), ((1, Lsn(100)), Lsn(99)));
+    assert_eq!(found.known[&b].lsn, 9);
     assert_eq!(found.slots, [("cdc".to_owned(), 88)].into());
     assert_eq!(found.config.unwrap().value, "{\"ttl\": 9}");
 

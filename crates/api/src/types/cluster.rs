@@ -160,6 +160,9 @@ pub struct ClusterDetail {
     /// The durability rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleView>,
+    /// How far each member was when a leader last heard of it: all that is known of those that are gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub known: Vec<KnownRow>,
     /// A planned switchover is under way: routers hold new work.
     #[serde(skip_serializing_if = "no")]
     pub handover: bool,
@@ -194,6 +197,20 @@ pub struct RouterRow {
     /// What keeps it from doing its work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+}
+
+/// How far a member was, when.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct KnownRow {
+    /// Which member.
+    pub member: String,
+    /// Timeline of the leader then.
+    pub timeline: u32,
+    /// End of its durable write-ahead log, in bytes.
+    pub lsn: u64,
+    /// When the leader heard that (RFC 3339).
+    pub at: String,
 }
 
 /// The durability rule: a commit is acknowledged once `needed` of `voters` have flushed it.

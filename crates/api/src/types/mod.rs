@@ -10,7 +10,7 @@ mod page;
 mod request;
 
 pub use cluster::{
-    ClusterDetail, ClusterStatus, HistoryLine, Lag, MemberRow, PreviousRuleView, RouterRow, RuleView,
+    ClusterDetail, ClusterStatus, HistoryLine, KnownRow, Lag, MemberRow, PreviousRuleView, RouterRow, RuleView,
     ScheduledSwitchover, StoreView, Unknown,
 };
 pub use drill::{Blow, BlowBody, DrillKind, DrillLog, DrillRecord, DrillResult};

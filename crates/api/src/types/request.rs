@@ -32,6 +32,9 @@ pub struct FailoverBody {
     /// Refused: a failover cannot be scheduled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_at: Option<String>,
+    /// Give up what members that are gone alone had acknowledged. Only while nobody leads; what can be kept is kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_data_loss: bool,
 }
 
 /// `POST /restart`, as it arrives.

@@ -71,7 +71,7 @@ impl Backend for Agent {
         }
         match command {
             Command::Switchover { candidate, .. } => Ok(self.hand_over(candidate.unwrap_or_else(|| "b".into())).await),
-            Command::Failover { candidate } => Ok(self.hand_over(candidate).await),
+            Command::Failover { candidate, .. } => Ok(self.hand_over(candidate).await),
             Command::PatchConfig(patch) => {
                 let mut config = self.world.config.lock().unwrap();
                 *config = matriarch_config::patch(&config, &patch);
@@ -253,6 +253,7 @@ pub struct TestCli {
 pub struct Person {
     present: bool,
     answers: VecDeque<usize>,
+    words: VecDeque<String>,
 }
 
 impl Person {
@@ -261,7 +262,11 @@ impl Person {
     }
     /// Answers in order; 1 is yes.
     pub fn answering(answers: &[usize]) -> Self {
-        Person { present: true, answers: answers.iter().copied().collect() }
+        Person { present: true, answers: answers.iter().copied().collect(), words: VecDeque::new() }
+    }
+    /// Types these.
+    pub fn typing(words: &[&str]) -> Self {
+        Person { present: true, answers: VecDeque::new(), words: words.iter().map(|word| (*word).to_owned()).collect() }
     }
 }
 
@@ -273,6 +278,9 @@ impl Prompt for Person {
         let answer = self.answers.pop_front().unwrap_or_else(|| panic!("not expected: {question} {options:?}"));
         assert!(answer < options.len(), "{question}: {options:?}");
         Ok(answer)
+    }
+    fn answer(&mut self, question: &str) -> io::Result<String> {
+        Ok(self.words.pop_front().unwrap_or_else(|| panic!("not expected: {question}")))
     }
     fn confirm(&mut self, question: &str) -> io::Result<bool> {
         Ok(self.answers.pop_front().unwrap_or_else(|| panic!("not expected: {question}")) == 1)

@@ -12,11 +12,16 @@ impl Turn<'_> {
             return Why::new("stopping", "stopping before the cluster was initialized");
         }
         match &self.obs.data {
-            Data::Ready(facts) if facts.standby => self.trouble(
-                "empty_store_replica_data",
-                "the store is empty but this data directory is a replica's; start the member that was primary first, \
-                 since only it can found the cluster without losing anything",
-            ),
+            Data::Ready(facts) if facts.standby => {
+                let facts = facts.clone();
+                self.found_on_replica(view, &facts).unwrap_or_else(|| {
+                    self.trouble(
+                        "empty_store_replica_data",
+                        "the store is empty but this data directory is a replica's; start the member that was primary first, \
+                         since only it can found the cluster without losing anything",
+                    )
+                })
+            }
             Data::Ready(facts) => {
                 let facts = facts.clone();
                 self.found(view, &facts, None)
@@ -79,6 +84,7 @@ impl Turn<'_> {
             released: None,
             handover: false,
             membership: [self.policy.me.clone()].into(),
+            accepted_loss: None,
         };
         let leader = view.leader.as_ref().map(|leader| leader.revision);
         let mut txn = Txn::new()

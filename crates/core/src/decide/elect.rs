@@ -163,6 +163,9 @@ impl Turn<'_> {
             if let Some(best) = ranking.first() {
                 return Why::new("election_not_ours", format!("nobody leads: {best} is to take over"));
             }
+            if let Some(why) = self.accept_loss(view, sync, &ballot.missing()) {
+                return why;
+            }
             let text = format!(
                 "nobody leads: {} of {} pledges needed to be sure that nothing acknowledged is lost; {}",
                 ballot.fence_pledges(),

@@ -15,6 +15,7 @@ mod candidates;
 mod elect;
 mod follow;
 mod lead;
+mod loss;
 mod observation;
 mod switchover;
 mod turn;

@@ -26,6 +26,8 @@ pub enum Condition {
     NoWrites,
     /// Nothing acknowledged is missing, and no other invariant was broken.
     NothingLost,
+    /// A takeover has given up acknowledged commits, or none has.
+    LossAccepted(bool),
     /// The epoch.
     Epoch(u64),
     /// The member's last reason has this code.
@@ -71,6 +73,8 @@ impl Condition {
             ["writes"] => Condition::Writes,
             ["no", "writes"] => Condition::NoWrites,
             ["nothing", "lost"] => Condition::NothingLost,
+            ["loss", "accepted"] => Condition::LossAccepted(true),
+            ["no", "loss", "accepted"] => Condition::LossAccepted(false),
             ["epoch", number] => {
                 Condition::Epoch(number.parse().map_err(|_| format!("'{number}' is not the number of an epoch"))?)
             }
@@ -114,6 +118,11 @@ impl Condition {
                 fails(world.checker.acknowledged == before.acknowledged, "commits are acknowledged".to_owned())
             }
             Condition::NothingLost => world.checker.violation.clone(),
+            Condition::LossAccepted(wanted) => {
+                let sync = world.store.view().cluster.sync.as_ref().map(|sync| sync.value.clone());
+                let loss = sync.and_then(|sync| sync.accepted_loss);
+                fails(loss.is_some() == *wanted, format!("the loss accepted is {loss:?}"))
+            }
             Condition::Epoch(number) => {
                 let epoch = world.store.view().cluster.sync.as_ref().map_or(0, |sync| sync.value.epoch);
                 fails(epoch == *number, format!("the epoch is {epoch}"))

@@ -186,6 +186,7 @@ fn fault(setup: &Setup, words: &[&str]) -> Parsed<Fault> {
         ["jobs", "fail"] => Fault::Flaky,
         ["switchover"] => Fault::Switchover(None),
         ["switchover", "to", name] => Fault::Switchover(Some(of(name)?)),
+        ["accept", "loss", "on", name] => Fault::AcceptLoss(of(name)?),
         ["reinit", name] => Fault::Reinit(of(name)?),
         ["pause"] => Fault::Pause,
         ["router"] => Fault::Router(true),
