@@ -272,6 +272,11 @@ pub async fn find_store(which: &Which) -> anyhow::Result<Place> {
     Ok(Place { address: cluster.address()?, prefix: prefix(namespace, &cluster.scope) })
 }
 
+/// The cluster made by `matriarch up` that is meant.
+pub fn local(which: &Which) -> anyhow::Result<LocalCluster> {
+    find_local(which)
+}
+
 fn find_local(which: &Which) -> anyhow::Result<LocalCluster> {
     if let Some(dir) = &which.dir {
         return LocalCluster::read(dir);

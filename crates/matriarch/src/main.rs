@@ -4,6 +4,7 @@ mod agent;
 mod cluster;
 mod host;
 mod logging;
+mod pooler;
 mod proxy;
 mod router;
 mod routes;
@@ -39,7 +40,7 @@ enum Mode {
     /// Run the agent of one PostgreSQL instance
     Agent(agent::AgentArgs),
     /// Route sessions to the primary and to the replicas
-    Proxy(proxy::ProxyArgs),
+    Proxy(Box<proxy::ProxyArgs>),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -95,7 +96,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 Err(matriarch_cli::Failure::new(matriarch_cli::code::USAGE, text).into())
             }
         },
-        Mode::Proxy(args) => block_on(proxy::run(args, cli.which)),
+        Mode::Proxy(args) => block_on(proxy::run(*args, cli.which)),
         Mode::Drill(verb) => block_on(async move {
             let mut ui = Ui::terminal(cli.output.output);
             let target = cluster::find(&cli.which).await?.target();

@@ -15,13 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{self, Which};
 use crate::logging::{self, LogFormat};
+use crate::pooler::PoolerArgs;
 use crate::{router, routes, store};
 
 /// `proxy`.
 #[derive(Args, Clone, Debug)]
 #[command(
     after_long_help = "Examples:\n  matriarch proxy --store sqlite:/srv/demo/store.db --scope demo --read-write 127.0.0.1:5432\n  \
-    matriarch proxy --dir ./.matriarch --read-write 0.0.0.0:6432 --read-only 0.0.0.0:6433"
+    matriarch proxy --dir ./.matriarch --read-write 0.0.0.0:6432 --read-only 0.0.0.0:6433\n  \
+    matriarch proxy --dir ./.matriarch --pooler 0.0.0.0:6432"
 )]
 pub struct ProxyArgs {
     /// Where sessions reach the primary; may be given several times
@@ -51,6 +53,8 @@ pub struct ProxyArgs {
     /// Connections begin with a PROXY protocol header (1 or 2)
     #[arg(long)]
     pub accept_proxy_protocol: bool,
+    #[command(flatten)]
+    pub pooler: PoolerArgs,
     /// Form of the log
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -66,26 +70,36 @@ pub struct ProxyArgs {
 pub async fn run(args: ProxyArgs, which: Which) -> anyhow::Result<()> {
     logging::start(args.log_format, &args.log_level);
     anyhow::ensure!(
-        !args.read_write.is_empty() || !args.read_only.is_empty(),
-        "a proxy needs a port: give --read-write ADDRESS:PORT, --read-only ADDRESS:PORT or both"
+        !args.read_write.is_empty() || !args.read_only.is_empty() || !args.pooler.is_empty(),
+        "a proxy needs a port: give --read-write ADDRESS:PORT, --read-only ADDRESS:PORT or both, or a PgBouncer with --pooler \
+         or --pooler-address"
     );
     let place = cluster::find_store(&which).await?;
     let store =
         store::open(&place.address, &place.prefix, false).await.context("the proxy needs the cluster's store")?;
-    let proxy = Proxy::bind(config(&args)?).await?;
+    let config = config(&args)?;
+    let drain = config.drain_timeout;
+    let routes = !args.read_write.is_empty() || !args.read_only.is_empty();
+    let proxy = if routes { Some(Proxy::bind(config).await?) } else { None };
+    let poolers = args.pooler.prepare(&which)?;
     tracing::info!("routing for {} from {}", store.describe(), addresses(&args));
     let news = routes::follow(store.clone());
     let stop = CancellationToken::new();
-    let announced = announce(&proxy, &store, &news, &stop);
+    let announced = proxy.as_ref().and_then(|proxy| announce(proxy, &store, &news, &stop));
+    let poolers = poolers.run(&store, &news, &stop, drain);
     let told = stop.clone();
     tokio::spawn(async move {
         stop_asked(args.supervised).await;
         told.cancel();
     });
-    proxy.run(news.routes, stop).await?;
+    match proxy {
+        Some(proxy) => proxy.run(news.routes, stop).await?,
+        None => stop.cancelled().await,
+    }
     if let Some(announced) = announced {
         let _ = announced.await;
     }
+    poolers.join_all().await;
     Ok(())
 }
 
@@ -154,7 +168,8 @@ fn config(args: &ProxyArgs) -> anyhow::Result<ProxyConfig> {
 }
 
 fn addresses(args: &ProxyArgs) -> String {
-    let all = args.read_write.iter().chain(&args.read_only);
+    let pooler = &args.pooler;
+    let all = args.read_write.iter().chain(&args.read_only).chain(&pooler.pooler).chain(&pooler.pooler_read_only);
     all.map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 

@@ -13,6 +13,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::routes::Handover;
+
 /// How long the record of a router that is gone still counts.
 const TTL: Duration = Duration::from_secs(6);
 const RETRY: Duration = Duration::from_secs(1);
@@ -31,7 +33,7 @@ pub fn address(listen: SocketAddr) -> String {
 pub fn announce_proxy(
     store: Arc<dyn Store>,
     listen: SocketAddr,
-    mut handover: watch::Receiver<Option<u64>>,
+    mut handover: watch::Receiver<Handover>,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
     let address = address(listen);
@@ -39,7 +41,7 @@ pub fn announce_proxy(
     let (sender, receiver) = watch::channel(record(None));
     tokio::spawn(async move {
         loop {
-            let holds = *handover.borrow_and_update();
+            let holds = handover.borrow_and_update().proxies;
             sender.send_replace(record(holds));
             if handover.changed().await.is_err() {
                 return;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use matriarch_agent::view::{self, Reading};
 use matriarch_core::MemberName;
-use matriarch_core::record::{MemberRecord, Role};
+use matriarch_core::decide::ClusterView;
+use matriarch_core::record::{MemberRecord, Role, RouterKind, RouterRecord};
 use matriarch_dcs::Store;
 use matriarch_proxy::{Backend, Routes};
 use tokio::sync::watch;
@@ -13,19 +14,29 @@ use tokio::sync::watch;
 pub struct News {
     /// Where sessions go.
     pub routes: watch::Receiver<Arc<Routes>>,
-    /// The revision of `sync` that announces a switchover; changes after the routes.
-    pub handover: watch::Receiver<Option<u64>>,
+    /// The announced switchover; changes after the routes.
+    pub handover: watch::Receiver<Handover>,
+}
+
+/// A switchover that is announced, as the revision of `sync` that does so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handover {
+    /// Poolers pause for it.
+    pub poolers: Option<u64>,
+    /// Proxies hold for it: not before every pooler is paused, since a pooler may stand in front of a proxy, and the
+    /// sessions that the proxy then ends would be in use.
+    pub proxies: Option<u64>,
 }
 
 /// Follows the store for as long as somebody listens.
 pub fn follow(store: Arc<dyn Store>) -> News {
     let (routes, seen) = watch::channel(Arc::new(Routes::default()));
-    let (handover, announced) = watch::channel(None);
+    let (handover, announced) = watch::channel(Handover::default());
     tokio::spawn(keep(store, routes, handover));
     News { routes: seen, handover: announced }
 }
 
-async fn keep(store: Arc<dyn Store>, routes: watch::Sender<Arc<Routes>>, handover: watch::Sender<Option<u64>>) {
+async fn keep(store: Arc<dyn Store>, routes: watch::Sender<Arc<Routes>>, handover: watch::Sender<Handover>) {
     let mut changes = store.watch();
     let host = crate::host::id();
     changes.mark_changed();
@@ -42,8 +53,7 @@ async fn keep(store: Arc<dyn Store>, routes: watch::Sender<Arc<Routes>>, handove
                     }
                     changed
                 });
-                let sync = reading.view.sync.as_ref().filter(|sync| sync.value.handover);
-                let announced = sync.map(|sync| sync.revision);
+                let announced = announced(&reading.view);
                 handover.send_if_modified(|current| std::mem::replace(current, announced) != announced);
             }
             // The last known routes stay: the primary goes on without the store for a while.
@@ -53,6 +63,12 @@ async fn keep(store: Arc<dyn Store>, routes: watch::Sender<Arc<Routes>>, handove
             return;
         }
     }
+}
+
+fn announced(view: &ClusterView) -> Handover {
+    let poolers = view.sync.as_ref().filter(|sync| sync.value.handover).map(|sync| sync.revision);
+    let open = |router: &&RouterRecord| router.kind == RouterKind::Pooler && router.holds != poolers;
+    Handover { poolers, proxies: poolers.filter(|_| !view.routers.values().any(|router| open(&router))) }
 }
 
 fn from_view(reading: &Reading, host: &str) -> Routes {
@@ -80,7 +96,7 @@ fn from_view(reading: &Reading, host: &str) -> Routes {
             backend(name, member, lag, host)
         })
         .collect();
-    Routes { generation: sync.epoch, primary, replicas, hold: sync.handover }
+    Routes { generation: sync.epoch, primary, replicas, hold: announced(view).proxies.is_some() }
 }
 
 fn backend(name: &MemberName, member: &MemberRecord, lag_bytes: Option<u64>, host: &str) -> Backend {

@@ -25,7 +25,7 @@ pub mod owner;
 pub mod postmaster;
 pub mod probe;
 pub mod process;
-mod readiness;
+pub mod readiness;
 pub mod rewind;
 pub mod roles;
 pub mod server_log;

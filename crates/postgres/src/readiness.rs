@@ -12,6 +12,6 @@ use tokio::io::unix::AsyncFd;
     deprecated,
     reason = "the replacement is unsafe; an OwnedFd keeps its descriptor open for as long as it lives"
 )]
-pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(fd)
 }

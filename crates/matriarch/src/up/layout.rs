@@ -229,6 +229,11 @@ fn write_files(cluster: &LocalCluster, args: &UpArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The superuser's password.
+pub fn superuser_password(dir: &Path) -> anyhow::Result<String> {
+    Ok(secrets(dir)?.superuser)
+}
+
 fn secrets(dir: &Path) -> anyhow::Result<Secrets> {
     let path = dir.join("secrets.json");
     if path.exists() {

@@ -13,6 +13,8 @@ use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+pub use layout::superuser_password;
+
 use crate::cluster::{RunningNote, Which};
 use crate::proxy::stop_asked;
 use supervise::Herd;
