@@ -192,7 +192,7 @@ impl Shared {
 
 /// Connection exceptions (08), shutdowns (57P0x) and the unknown outcome itself (40003) prove nothing: the commit may have
 /// gone through before the session ended.
-fn outcome_of(error: &tokio_postgres::Error) -> Outcome {
+pub(crate) fn outcome_of(error: &tokio_postgres::Error) -> Outcome {
     match error.code().map(|code| code.code()) {
         Some(code) if code.starts_with("08") || code.starts_with("57P") || code == "40003" => Outcome::Unknown,
         Some(_) => Outcome::Refused,

@@ -3,7 +3,8 @@
 //! Owns: finding PostgreSQL of several majors ([`postgres`]), throw-away servers ([`server`], [`etcd`], [`consul`]) and
 //! their certificates ([`certificates`]), folders and ports that
 //! parallel tests do not fight over ([`dir`], [`ports`]), handles of started programs ([`process`]), faults
-//! ([`faults`], [`disk`]), hosts that can be cut off, frozen and switched off ([`lab`]), the client that remembers what was acknowledged ([`ledger`]) and the observer that would
+//! ([`faults`], [`disk`]), hosts that can be cut off, frozen and switched off ([`lab`]), the clients that remember what was acknowledged
+//! ([`ledger`]) and every answer ([`history`]), and the observer that would
 //! see two primaries ([`observer`]).
 //! Must not: be a dependency of anything but tests and benchmarks, know Matriarch's own types, or touch a process
 //! that does not belong to the test at hand.
@@ -15,6 +16,7 @@ pub mod dir;
 pub mod disk;
 pub mod etcd;
 pub mod faults;
+pub mod history;
 pub mod janitor;
 pub mod lab;
 pub mod ledger;
