@@ -1,11 +1,11 @@
 //! What tests and benchmarks need around the product: real PostgreSQL, faults, and witnesses.
 //!
 //! Owns: finding PostgreSQL of several majors ([`postgres`]), throw-away servers ([`server`], [`etcd`], [`consul`]) and
-//! their certificates ([`certificates`]), folders and ports that
-//! parallel tests do not fight over ([`dir`], [`ports`]), handles of started programs ([`process`]), faults
-//! ([`faults`], [`disk`]), hosts that can be cut off, frozen and switched off ([`lab`]), the clients that remember what was acknowledged
-//! ([`ledger`]) and every answer ([`history`]), and the observer that would
-//! see two primaries ([`observer`]).
+//! their certificates ([`certificates`]), folders and ports that parallel tests do not fight over ([`dir`], [`ports`]),
+//! handles of started programs ([`process`]), faults of processes and files ([`faults`], [`disk`]), disks that fill, freeze
+//! ([`volume`]), fail and forget ([`faulty`]), hosts that can be cut off, frozen and switched off ([`lab`]), the clients that
+//! remember what was acknowledged ([`ledger`]) and every answer ([`history`]), and the observer that would see two
+//! primaries ([`observer`]).
 //! Must not: be a dependency of anything but tests and benchmarks, know Matriarch's own types, or touch a process
 //! that does not belong to the test at hand.
 //! Start at [`dir::TestDir`]: everything a test starts lives in one, and ends with it.
@@ -16,6 +16,7 @@ pub mod dir;
 pub mod disk;
 pub mod etcd;
 pub mod faults;
+pub mod faulty;
 pub mod history;
 pub mod janitor;
 pub mod lab;
@@ -26,3 +27,4 @@ pub mod postgres;
 pub mod process;
 pub mod server;
 pub mod user;
+pub mod volume;

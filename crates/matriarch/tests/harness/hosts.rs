@@ -1,5 +1,5 @@
 //! A cluster on hosts of its own ([`matriarch_testkit::lab`]): an agent a host, as systemd would keep it, and a proxy on
-//! another one. Clients, verbs and the observer are outside; the observer asks members through their Unix sockets, so that
+//! another one, and a real etcd on three more. Clients, verbs and the observer are outside; the observer asks members through their Unix sockets, so that
 //! it sees those that are cut off from everyone.
 
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::lab::{Clock, Lab, Node};
 use matriarch_testkit::process::Running;
-use matriarch_testkit::{postgres, user};
+use matriarch_testkit::{etcd, postgres, user};
 use serde_json::{Value, json};
 
 use super::slots::Slot;
@@ -18,14 +18,29 @@ use super::{PATIENCE, Subject, health};
 const POSTGRES: u16 = 5432;
 const API: u16 = 8008;
 const READ_WRITE: u16 = 5000;
+/// etcd's ports.
+const CLIENT: u16 = 2379;
+const PEER: u16 = 2380;
 const PASSWORD: &str = "secret";
 const TOKEN: &str = "token";
 /// Starts a program again until a file says that it is to stop, as a service manager does.
 const KEEP: &str = r#"while [ ! -e "$0" ]; do "$@"; sleep 0.2; done"#;
 
+/// Where the records are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// etcd on three hosts of its own: cuts and clocks reach it.
+    Etcd,
+    /// One file that all hosts see, whatever is cut between them.
+    File,
+}
+
+const STORE_NODES: usize = 3;
+
 /// What to start.
 #[derive(Debug)]
 pub struct Plan {
+    pub store: Store,
     pub name: &'static str,
     pub members: u8,
     pub bins: PathBuf,
@@ -41,7 +56,7 @@ impl Plan {
     /// Three members of the oldest PostgreSQL there is.
     pub fn new(name: &'static str) -> Plan {
         let bins = postgres::any().bins.clone();
-        Plan { name, members: 3, bins, dynamic: json!({}), clocks: Vec::new(), initdb: Vec::new() }
+        Plan { store: Store::Etcd, name, members: 3, bins, dynamic: json!({}), clocks: Vec::new(), initdb: Vec::new() }
     }
 
     /// Makes the hosts; nothing runs on them yet. `None` when this machine has no namespaces for us.
@@ -73,6 +88,7 @@ pub struct Host {
 pub struct Hosts {
     hosts: Vec<Host>,
     router: Host,
+    store_nodes: Vec<Host>,
     dir: TestDir,
     _lab: Lab,
     plan: Plan,
@@ -94,19 +110,28 @@ impl Hosts {
         });
         let hosts = hosts.collect();
         let router = Host { node: lab.host("router", Clock::default()).expect("a host can be made"), keeper: None };
-        let hosts = Hosts { hosts, router, dir, _lab: lab, plan, _slot: slot };
+        let nodes = if plan.store == Store::Etcd { 1..=STORE_NODES } else { 1..=0 };
+        let nodes = nodes.map(|number| {
+            let node = lab.host(&format!("s{number}"), Clock::default()).expect("a host can be made");
+            Host { node, keeper: None }
+        });
+        let store_nodes = nodes.collect();
+        let hosts = Hosts { hosts, router, store_nodes, dir, _lab: lab, plan, _slot: slot };
         for name in hosts.names() {
             hosts.write_config(&name);
         }
         hosts
     }
 
-    /// Starts every agent and the proxy.
+    /// Starts the store, every agent and the proxy.
     pub fn start_all(&mut self) {
+        for number in 0..self.store_nodes.len() {
+            self.boot_store(number);
+        }
         for name in self.names() {
             self.boot(&name);
         }
-        let store = format!("sqlite:{}", self.store().display());
+        let store = self.store();
         let address = format!("{}:{READ_WRITE}", self.router.node.address());
         let words = ["proxy", "--store", &store, "--scope", "main", "--read-write", &address, "--drain-timeout", "1"];
         let keeper = self.keep(&self.router.node, &words);
@@ -120,6 +145,40 @@ impl Hosts {
         let keeper = self.keep(self.node(name), &["agent", "--config", &config]);
         let index = self.index(name);
         self.hosts[index].keeper = Some(keeper);
+    }
+
+    /// Starts the server of one store node, and connects its cable.
+    pub fn boot_store(&mut self, number: usize) {
+        let node = &self.store_nodes[number].node;
+        node.heal().expect("the network can be had");
+        let url = |node: &Node, port: u16| format!("http://{}:{port}", node.address());
+        let peers = self.store_nodes.iter().map(|host| format!("{}={}", host.node.name(), url(&host.node, PEER)));
+        let mut command = node.command("/bin/sh");
+        command.arg("-c").arg(KEEP).arg(self.stop_file(node.name())).arg(&etcd::current().server);
+        command.args(["--name", node.name(), "--initial-cluster", &peers.collect::<Vec<_>>().join(",")]);
+        command.arg("--data-dir").arg(self.dir.join("store").join(node.name()));
+        let (client, peer) = (url(node, CLIENT), url(node, PEER));
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--logger", "zap", "--log-level", "warn"]).current_dir("/");
+        let keeper = Running::start(command, &self.log_file(node.name())).expect("a shell runs");
+        self.store_nodes[number].keeper = Some(keeper);
+    }
+
+    /// Kills the server of one store node, for [`Hosts::boot_store`] to start again.
+    pub fn kill_store(&mut self, number: usize) {
+        self.store_nodes[number].node.kill().expect("it can be killed");
+        self.store_nodes[number].keeper = None;
+    }
+
+    /// The hosts of the store; none when it is a file.
+    pub fn store_nodes(&self) -> Vec<&Node> {
+        self.store_nodes.iter().map(|host| &host.node).collect()
+    }
+
+    /// Every host.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.hosts.iter().chain([&self.router]).chain(&self.store_nodes).map(|host| &host.node)
     }
 
     fn keep(&self, node: &Node, words: &[&str]) -> Running {
@@ -183,13 +242,24 @@ impl Hosts {
         &self.dir
     }
 
-    fn store(&self) -> PathBuf {
+    fn store(&self) -> String {
+        match self.plan.store {
+            Store::File => format!("sqlite:{}", self.store_file().display()),
+            Store::Etcd => format!("etcd:{}", self.store_addresses().join(",")),
+        }
+    }
+
+    fn store_file(&self) -> PathBuf {
         self.dir.join("store/store.db")
+    }
+
+    fn store_addresses(&self) -> Vec<String> {
+        self.store_nodes.iter().map(|host| format!("{}:{CLIENT}", host.node.address())).collect()
     }
 
     /// Whether members reach the store over their network, so that a cut can take it from them.
     pub fn store_by_network(&self) -> bool {
-        false
+        self.plan.store == Store::Etcd
     }
 
     fn config(&self, name: &str) -> PathBuf {
@@ -201,12 +271,16 @@ impl Hosts {
         let address = self.node(name).address();
         let mut initdb = vec![json!({"encoding": "UTF8"}), json!("data-checksums")];
         initdb.extend(self.plan.initdb.clone());
+        let (engine, store) = match self.plan.store {
+            Store::File => ("sqlite", json!({"path": self.store_file()})),
+            Store::Etcd => ("etcd3", json!({"hosts": self.store_addresses()})),
+        };
         let config = json!({
             "scope": "main",
             "name": name,
             "log": {"postgresql": self.dir.join("log").join(format!("{name}-postgresql.log"))},
             "restapi": {"listen": format!("{address}:{API}"), "token": TOKEN},
-            "sqlite": {"path": self.store()},
+            engine: store,
             "bootstrap": {"dcs": self.plan.dynamic, "initdb": initdb},
             "postgresql": {
                 "listen": format!("{address}:{POSTGRES}"),
@@ -256,7 +330,7 @@ impl Subject for Hosts {
     }
 
     async fn verb(&self, arguments: &[&str]) -> Outcome {
-        let store = format!("sqlite:{}", self.store().display());
+        let store = self.store();
         let all: Vec<&str> =
             ["--store", &store, "--scope", "main"].into_iter().chain(arguments.iter().copied()).collect();
         verb::run(self.dir.path(), &self.dir.join("tmp"), &all, &[("MATRIARCH_TOKEN", TOKEN)]).await

@@ -23,6 +23,10 @@ pub enum Trouble {
     PrimaryFromOne,
     /// Clients' proxy and the primary do not hear each other.
     PrimaryFromProxy,
+    /// The primary and the store do not hear each other.
+    PrimaryFromStore,
+    /// The primary and one store node are on one side, everybody else is on the other.
+    PrimaryWithMinority,
     /// A replica's host hears nobody and reaches nobody.
     ReplicaCutOff,
     /// All of the primary's host stands still, its kernel answers; later it goes on.
@@ -35,6 +39,12 @@ pub enum Trouble {
     ReplicaPowerCut,
     /// All hosts of members lose their power at one moment.
     AllPowerCut,
+    /// One server of the store is killed.
+    StoreNodeKilled,
+    /// The servers of the store do not hear each other.
+    StoreSplit,
+    /// All servers of the store are killed at one moment.
+    StoreDown,
 }
 
 /// What must hold between the beginning and the end.
@@ -47,7 +57,7 @@ pub enum Meanwhile {
 }
 
 impl Trouble {
-    pub const ALL: [Trouble; 13] = [
+    pub const ALL: [Trouble; 18] = [
         Trouble::PrimaryCutOff,
         Trouble::PrimaryUnreachable,
         Trouble::PrimaryFromMembers,
@@ -55,12 +65,17 @@ impl Trouble {
         Trouble::PrimaryMute,
         Trouble::PrimaryFromOne,
         Trouble::PrimaryFromProxy,
+        Trouble::PrimaryFromStore,
+        Trouble::PrimaryWithMinority,
         Trouble::ReplicaCutOff,
         Trouble::PrimaryFrozen,
         Trouble::ReplicaFrozen,
         Trouble::PrimaryPowerCut,
         Trouble::ReplicaPowerCut,
         Trouble::AllPowerCut,
+        Trouble::StoreNodeKilled,
+        Trouble::StoreSplit,
+        Trouble::StoreDown,
     ];
 
     /// What clients may expect.
@@ -69,6 +84,8 @@ impl Trouble {
             // The lead does not move for a proxy; and where every member reaches the store whatever happens to its network,
             // a primary that is cut off keeps its lease.
             Trouble::PrimaryFromProxy | Trouble::AllPowerCut => Meanwhile::Nothing,
+            // The primary's lease cannot be renewed, and nobody else can take one.
+            Trouble::StoreSplit | Trouble::StoreDown => Meanwhile::Nothing,
             Trouble::PrimaryCutOff | Trouble::PrimaryUnreachable if !hosts.store_by_network() => Meanwhile::Nothing,
             _ => Meanwhile::Writes,
         }
@@ -86,10 +103,12 @@ impl Trouble {
         let victim = if self.strikes_replica() { replica.clone() } else { leader };
         let node = hosts.node(&victim);
         let addresses = |names: &[String]| names.iter().map(|name| hosts.node(name).address().to_owned()).collect();
+        let store: Vec<String> = hosts.store_nodes().iter().map(|node| node.address().to_owned()).collect();
         let each = |far: Vec<String>, cut: &dyn Fn(&Node, &str) -> anyhow::Result<()>| {
             far.iter().try_for_each(|address| cut(node, address))
         };
         let apart = |node: &Node, address: &str| node.cut(address, Silence::Dropped);
+        let chosen = usize::try_from(seed % 3).expect("less than three");
         let done = match self {
             Trouble::PrimaryCutOff | Trouble::ReplicaCutOff => node.isolate(Silence::Dropped),
             Trouble::PrimaryUnreachable => node.isolate(Silence::Unreachable),
@@ -98,7 +117,18 @@ impl Trouble {
             Trouble::PrimaryMute => each(addresses(&others), &Node::mute),
             Trouble::PrimaryFromOne => each(addresses(&[replica]), &apart),
             Trouble::PrimaryFromProxy => each(vec![hosts.router().address().to_owned()], &apart),
+            Trouble::PrimaryFromStore => each(store, &apart),
+            Trouble::PrimaryWithMinority => with_minority(hosts, node, chosen),
             Trouble::PrimaryFrozen | Trouble::ReplicaFrozen => node.freeze(),
+            Trouble::StoreSplit => split(&hosts.store_nodes()),
+            Trouble::StoreNodeKilled => {
+                hosts.kill_store(chosen);
+                Ok(())
+            }
+            Trouble::StoreDown => {
+                (0..store.len()).for_each(|number| hosts.kill_store(number));
+                Ok(())
+            }
             Trouble::PrimaryPowerCut | Trouble::ReplicaPowerCut => {
                 hosts.power_cut(&victim);
                 Ok(())
@@ -111,8 +141,30 @@ impl Trouble {
             }
         };
         done.unwrap_or_else(|error| panic!("{self:?} of {victim}: {error:#}"));
-        Begun { trouble: self, victim }
+        Begun { trouble: self, victim, chosen }
     }
+}
+
+/// Cuts a host and one store node off from everybody but each other. The outside, where verbs run, stays reachable.
+fn with_minority(hosts: &Hosts, node: &Node, chosen: usize) -> anyhow::Result<()> {
+    let companion = hosts.store_nodes()[chosen].name().to_owned();
+    let (near, far): (Vec<&Node>, Vec<&Node>) =
+        hosts.nodes().partition(|other| other.name() == companion || other.name() == node.name());
+    for one in near {
+        for other in &far {
+            one.cut(other.address(), Silence::Dropped)?;
+        }
+    }
+    Ok(())
+}
+
+fn split(nodes: &[&Node]) -> anyhow::Result<()> {
+    for one in nodes {
+        for other in nodes.iter().filter(|other| other.name() != one.name()) {
+            one.cut(other.address(), Silence::Dropped)?;
+        }
+    }
+    Ok(())
 }
 
 /// A trouble under way.
@@ -120,6 +172,8 @@ impl Trouble {
 pub struct Begun {
     trouble: Trouble,
     pub victim: String,
+    /// Which store node was struck.
+    chosen: usize,
 }
 
 impl Begun {
@@ -135,9 +189,26 @@ impl Begun {
                     hosts.boot(&name);
                 }
             }
-            _ => hosts.node(&self.victim).heal().expect("it can be healed"),
+            Trouble::StoreNodeKilled => hosts.boot_store(self.chosen),
+            Trouble::StoreDown => (0..hosts.store_nodes().len()).for_each(|number| hosts.boot_store(number)),
+            _ => hosts.nodes().for_each(|node| node.heal().expect("it can be healed")),
         }
     }
+}
+
+/// Troubles that need a store of its own hosts are left out where there is none.
+pub fn possible(hosts: &Hosts) -> Vec<Trouble> {
+    let of_store = |trouble: &Trouble| {
+        matches!(
+            trouble,
+            Trouble::PrimaryFromStore
+                | Trouble::PrimaryWithMinority
+                | Trouble::StoreNodeKilled
+                | Trouble::StoreSplit
+                | Trouble::StoreDown
+        )
+    };
+    Trouble::ALL.into_iter().filter(|trouble| hosts.store_by_network() || !of_store(trouble)).collect()
 }
 
 /// Strikes once, from a healthy cluster to a healthy cluster. Gives back the longest pause of writes in seconds.

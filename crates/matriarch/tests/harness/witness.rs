@@ -1,16 +1,21 @@
-//! Those who watch a cluster while it suffers: a client that writes through the read-write port, and an observer that asks
-//! every member on its own port.
+//! Those who watch a cluster while it suffers: clients that write through the read-write port and remember every answer, and
+//! an observer that asks every member on its own port.
 
 use std::time::Duration;
 
+use matriarch_testkit::history::Clients;
 use matriarch_testkit::ledger::{Ledger, Options, verify};
 use matriarch_testkit::observer::{Observer, Probe};
 
 use super::{PATIENCE, Subject};
 
-/// The ledger and the observer at work.
+/// How many clients append, read and overwrite beside the ledger.
+const CLIENTS: u32 = 3;
+
+/// The ledger, the clients of a history and the observer at work.
 pub struct Witness {
     ledger: Ledger,
+    clients: Clients,
     observer: Observer,
 }
 
@@ -20,6 +25,7 @@ impl Witness {
     pub async fn attach(cluster: &impl Subject, probe: Probe) -> Witness {
         let dsn = cluster.writes();
         Observer::prepare(&dsn).await.expect("the cluster takes writes");
+        let clients = Clients::start(&dsn, CLIENTS, 1).await.expect("the cluster takes writes");
         let options = Options { writers: 2, ..Options::new(dsn) };
         let ledger = Ledger::start(options).await.expect("the cluster takes writes");
         ledger.writes_again(PATIENCE).await.expect("writes begin");
@@ -27,7 +33,7 @@ impl Witness {
             cluster.names().into_iter().map(|name| (name.clone(), cluster.direct(&name))).collect();
         let observer =
             Observer::start(&members, Duration::from_millis(20), probe).expect("the strings are well formed");
-        Witness { ledger, observer }
+        Witness { ledger, clients, observer }
     }
 
     /// Waits until a write that begins from now on is acknowledged.
@@ -50,16 +56,24 @@ impl Witness {
     /// Ends both: nothing acknowledged may be lost, and never may two members have been primary at once.
     pub async fn conclude(self, cluster: &impl Subject) {
         let book = self.ledger.stop().await;
+        let history = self.clients.conclude(&cluster.writes()).await.expect("the primary answers");
         let report = self.observer.stop().await;
         let summary = book.summary();
         let verdict = verify(&cluster.writes(), &book).await.expect("the primary answers");
         assert!(verdict.is_clean(), "rows are wrong: {verdict:?}\n{summary:?}\n{report:?}");
         assert!(summary.acknowledged > 0, "{summary:?}");
+        assert!(history.anomalies.is_empty(), "answers contradict each other: {history:?}");
         assert!(report.overlaps.is_empty(), "two primaries: {report:?}");
         assert_eq!(report.answers.len(), cluster.names().len(), "every member was asked: {report:?}");
         eprintln!(
             "{} rows acknowledged, none lost; longest pause {:.2} s; {} refused, {} unknown, {} failed connects",
             summary.acknowledged, summary.gap.seconds, summary.refused, summary.unknown, summary.connect_errors
+        );
+        eprintln!(
+            "{} answers without contradiction, {} without an answer; {} reads from the past",
+            history.acknowledged,
+            history.unknown,
+            history.old_reads.len()
         );
     }
 }

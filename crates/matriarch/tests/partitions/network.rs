@@ -23,3 +23,13 @@ async fn one_way_cuts() {
 async fn a_replica_or_the_proxy_cut_off() {
     survive("cut-others", &[Trouble::ReplicaCutOff, Trouble::PrimaryFromProxy]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_primary_cut_off_from_the_store() {
+    survive("cut-store", &[Trouble::PrimaryFromStore, Trouble::PrimaryWithMinority]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_in_trouble() {
+    survive("store", &[Trouble::StoreNodeKilled, Trouble::StoreSplit, Trouble::StoreDown]).await;
+}

@@ -1,0 +1,166 @@
+//! A disk that fails as disks do: I/O errors at will, stalls, and a power cut after which what was not synchronised is gone.
+//!
+//! It is a FUSE file system over an ordinary folder. Writes go straight to the folder; what they overwrote is remembered until
+//! the next `fsync` of that file, and put back at a power cut. Names behave as on ext4: creations, renames and deletions
+//! happen in order, and any `fsync` makes all that came before it last.
+//!
+//! Owns: the mount and its switches ([`FaultyDisk`]), answering the kernel ([`mount`]), the folder and what would be undone
+//! ([`files`]).
+//! Must not: know what is kept on it.
+//! Start at [`FaultyDisk::mount`].
+
+mod files;
+mod mount;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+use fuser::{BackgroundSession, Config, MountOption, SessionACL};
+use rustix::io::Errno;
+
+use crate::janitor::{Janitor, quoted};
+use crate::{faults, user};
+use files::Files;
+use mount::Mounted;
+
+/// What can go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    Read,
+    Write,
+    Sync,
+}
+
+/// What a power cut takes away of what was not synchronised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Everything.
+    All,
+    /// Each page or not, by coins drawn from a seed: the kernel had written some of it.
+    Some(u64),
+}
+
+/// What is wrong at the moment.
+#[derive(Default)]
+struct Switches {
+    /// The answer to a call on files whose path holds a text.
+    broken: BTreeMap<Call, (String, Errno)>,
+    /// Writes and syncs wait here for the end of the stall; `None` while there is none.
+    waiting: Option<Vec<mount::Job>>,
+}
+
+impl std::fmt::Debug for Switches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let waiting = self.waiting.as_ref().map(Vec::len);
+        f.debug_struct("Switches").field("broken", &self.broken).field("waiting", &waiting).finish()
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The disk, mounted until dropped.
+#[derive(Debug)]
+pub struct FaultyDisk {
+    path: PathBuf,
+    files: Arc<Mutex<Files>>,
+    switches: Arc<Mutex<Switches>>,
+    session: Option<BackgroundSession>,
+    _janitor: Janitor,
+}
+
+impl FaultyDisk {
+    /// Mounts it on `path`, over the folder `<path>.disk`. `Ok(None)`, and a line that says why, when this machine does not
+    /// let us.
+    pub fn mount(path: &Path) -> Result<Option<FaultyDisk>> {
+        if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+            eprintln!("skipped: mounting a FUSE file system for others needs root and /dev/fuse");
+            return Ok(None);
+        }
+        let backing = path.with_extension("disk");
+        for folder in [path, &backing] {
+            std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+            user::give(folder)?;
+        }
+        let janitor = Janitor::hire()?;
+        let word = quoted(&path.display().to_string());
+        janitor.later(&format!("umount {word} 2>/dev/null || umount -l {word} 2>/dev/null"))?;
+        let files = Arc::new(Mutex::new(Files::open(&backing)?));
+        let mut disk =
+            FaultyDisk { path: path.to_owned(), files, switches: Arc::default(), session: None, _janitor: janitor };
+        disk.attach()?;
+        Ok(Some(disk))
+    }
+
+    fn attach(&mut self) -> Result<()> {
+        let mut config = Config::default();
+        let name = MountOption::FSName("matriarch-faulty".to_owned());
+        config.mount_options = vec![name, MountOption::DefaultPermissions, MountOption::NoAtime];
+        config.acl = SessionACL::All;
+        let mounted = Mounted { files: self.files.clone(), switches: self.switches.clone() };
+        let session = fuser::spawn_mount(mounted, &self.path, &config);
+        self.session = Some(session.with_context(|| format!("mounting {}", self.path.display()))?);
+        Ok(())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// From now on this call fails so on files whose path (below the mount) holds `text`; all files hold the empty one.
+    pub fn fail(&self, call: Call, text: &str, answer: Errno) {
+        locked(&self.switches).broken.insert(call, (text.to_owned(), answer));
+    }
+
+    /// All calls work again.
+    pub fn mend(&self) {
+        locked(&self.switches).broken.clear();
+    }
+
+    /// Writes and syncs are not answered until [`FaultyDisk::go_on`]. Who waits for one cannot be killed meanwhile.
+    pub fn stall(&self) {
+        locked(&self.switches).waiting.get_or_insert_default();
+    }
+
+    /// Answers what waited, in order.
+    pub fn go_on(&self) {
+        let waiting = locked(&self.switches).waiting.take();
+        for job in waiting.into_iter().flatten() {
+            job();
+        }
+    }
+
+    /// The power goes and comes back: whoever works on the disk is killed, and what was not synchronised is lost. Returns how
+    /// many files and names it changed.
+    pub fn power_cut(&mut self, loss: Loss) -> Result<usize> {
+        self.detach()?;
+        let lost = locked(&self.files).power_cut(loss).context("undoing what was not synchronised")?;
+        *locked(&self.files) = Files::open(&self.path.with_extension("disk"))?;
+        self.attach()?;
+        Ok(lost)
+    }
+
+    fn detach(&mut self) -> Result<()> {
+        self.go_on();
+        self.mend();
+        faults::end_all(|| faults::processes_of(&self.path));
+        match self.session.take() {
+            Some(session) => session.umount_and_join().with_context(|| format!("unmounting {}", self.path.display())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for FaultyDisk {
+    fn drop(&mut self) {
+        if let Err(error) = self.detach() {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
