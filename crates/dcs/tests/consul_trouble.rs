@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use matriarch_dcs::consul::{ConsulOptions, Endpoint, TlsFiles};
+use matriarch_dcs::consul::{ConsulOptions, Endpoint, TlsFiles, Token};
 use matriarch_dcs::store::LeaseId;
 use matriarch_dcs::{Committed, ConsulStore, Revision, Snapshot, Store, StoreError, Txn};
 use matriarch_testkit::certificates::Authority;
@@ -280,12 +280,19 @@ async fn a_token_revoked_is_an_error_never_an_empty_store_and_works_again_when_g
     let node = &cluster.nodes[0];
     node.consul(&["acl", "policy", "create", "-name", "member", "-rules", POLICY]).expect("a policy is made");
     give_token(node);
-    let with = |token: Option<&str>| {
-        let options = ConsulOptions { token: token.map(str::to_owned), ..ConsulOptions::at(at(node)) };
+    let file = dir.join("token");
+    std::fs::write(&file, format!("{SECRET}\n")).expect("the folder is ours");
+    let with = |token: Option<Token>| {
+        let options = ConsulOptions { token, ..ConsulOptions::at(at(node)) };
         ConsulStore::open(options, "/service/demo/").expect("an address")
     };
-    let store = with(Some(SECRET));
+    let store = with(Some(Token::Text(SECRET.to_owned())));
     put(&store, "config", "{}").await;
+    let from_file = with(Some(Token::File(file.clone())));
+    assert_eq!(from_file.read().await.expect("the file holds the token").value("config"), Some("{}"));
+    std::fs::remove_file(&file).expect("it is there");
+    let error = from_file.read().await.expect_err("the file is read for each request");
+    assert!(error.to_string().contains("token"), "the file is to be named: {error}");
     let ours = lease(&store).await;
     store.commit(Txn::new().put_leased("leader", "a", ours)).await.expect("it may");
     let denied = |error: StoreError| {

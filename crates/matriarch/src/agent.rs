@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::logging::{self, LogFormat};
 use crate::proxy::{beside_agent, stop_asked};
+use crate::service;
 use crate::store::{self, StoreAddress};
 
 /// `agent`.
@@ -94,7 +95,12 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
         Some(proxy) => Some(beside_agent(proxy, store.clone(), api_down.clone()).await?),
         None => None,
     };
+    let service = service::start(&config, &shared);
     let result = Shell::new(options, store, shared).run().await;
+    if let Some((stop, task)) = service {
+        drop(stop);
+        let _ = task.await;
+    }
     api_down.cancel();
     if let Some(proxy) = proxy {
         let _ = proxy.await;

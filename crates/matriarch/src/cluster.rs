@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use matriarch_cli::{Connection, Endpoint, Failure, Target, code};
 use matriarch_config::LocalConfig;
+use matriarch_dcs::consul::ConsulOptions;
 use matriarch_dcs::etcd::EtcdOptions;
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +82,11 @@ impl Which {
             // The same kind of store: who we are to it is in the file.
             (Some(StoreAddress::Etcd(named)), Some(StoreAddress::Etcd(configured))) => {
                 StoreAddress::Etcd(Box::new(EtcdOptions { servers: named.servers.clone(), ..*configured }))
+            }
+            (Some(StoreAddress::Consul(named)), Some(StoreAddress::Consul(configured))) => {
+                let tls = named.tls.as_ref().map(|_| configured.tls.clone().unwrap_or_default());
+                let endpoints = named.endpoints.clone();
+                StoreAddress::Consul(Box::new(ConsulOptions { endpoints, tls, ..*configured }))
             }
             (Some(named), _) => named.clone(),
             (None, Some(configured)) => configured,

@@ -4,33 +4,40 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use matriarch_config::Address;
+use matriarch_config::{Address, ConsulConsistency};
+use matriarch_dcs::consul::{self, Consistency, ConsulOptions, Token};
 use matriarch_dcs::etcd::{Endpoint, EtcdOptions, Password, Servers, User};
 use matriarch_dcs::tls::TlsFiles;
-use matriarch_dcs::{EtcdStore, SqliteStore, Store};
+use matriarch_dcs::{ConsulStore, EtcdStore, SqliteStore, Store};
 use serde_json::{Value, json};
 
-/// Where a cluster's records are kept: `sqlite:PATH`, `etcd:HOST:PORT[,HOST:PORT…]` (`etcds:` with TLS), `etcd:srv:DOMAIN`.
+/// Where a cluster's records are kept: `sqlite:PATH`, `etcd:HOST:PORT[,HOST:PORT…]` (`etcds:` with TLS), `etcd:srv:DOMAIN`,
+/// `consul:HOST:PORT[,HOST:PORT…]` (`consuls:` with TLS), `consul:unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreAddress {
     /// A SQLite file on this host.
     Sqlite(PathBuf),
     /// etcd.
     Etcd(Box<EtcdOptions>),
+    /// Consul.
+    Consul(Box<ConsulOptions>),
 }
 
 /// Who we are to a store that a command line names.
 #[derive(Args, Clone, Debug, Default)]
 pub struct StoreAccess {
-    /// Authorities that are trusted by --store etcds:…, PEM
+    /// Authorities that are trusted by --store etcds:… and consuls:…, PEM
     #[arg(long, global = true, value_name = "FILE", env = "MATRIARCH_STORE_CACERT", hide_short_help = true, help_heading = super::cluster::WHICH)]
     pub store_cacert: Option<PathBuf>,
-    /// Client certificate for --store etcds:…, PEM
+    /// Client certificate for --store etcds:… and consuls:…, PEM
     #[arg(long, global = true, value_name = "FILE", env = "MATRIARCH_STORE_CERT", hide_short_help = true, help_heading = super::cluster::WHICH)]
     pub store_cert: Option<PathBuf>,
     /// Key of the client certificate, PEM
     #[arg(long, global = true, value_name = "FILE", env = "MATRIARCH_STORE_KEY", hide_short_help = true, help_heading = super::cluster::WHICH)]
     pub store_key: Option<PathBuf>,
+    /// File that holds the ACL token for --store consul:…
+    #[arg(long, global = true, value_name = "FILE", env = "MATRIARCH_STORE_TOKEN_FILE", hide_short_help = true, help_heading = super::cluster::WHICH)]
+    pub store_token_file: Option<PathBuf>,
     /// User of the store, with --store-password-file
     #[arg(long, global = true, value_name = "NAME", env = "MATRIARCH_STORE_USERNAME", hide_short_help = true, help_heading = super::cluster::WHICH, requires = "store_password_file")]
     pub store_username: Option<String>,
@@ -49,10 +56,17 @@ impl std::str::FromStr for StoreAddress {
                 let servers = etcd_servers(servers, engine == "etcds")?;
                 Ok(StoreAddress::Etcd(Box::new(EtcdOptions::new(servers))))
             }
-            Some((engine @ ("consul" | "kubernetes"), _)) => Err(format!(
-                "the store engine '{engine}' comes with a later release; there are sqlite:PATH and etcd:HOST:PORT"
+            Some((engine @ ("consul" | "consuls"), agents)) => {
+                Ok(StoreAddress::Consul(Box::new(consul_agents(agents, engine == "consuls")?)))
+            }
+            Some((engine @ "kubernetes", _)) => Err(format!(
+                "the store engine '{engine}' comes with a later release; there are sqlite:PATH, etcd:HOST:PORT and \
+                 consul:HOST:PORT"
             )),
-            _ => Err(format!("'{text}' names no store; write etcd:HOST:PORT[,HOST:PORT…] or sqlite:PATH")),
+            _ => {
+                let ways = "etcd:HOST:PORT[,HOST:PORT…], consul:HOST:PORT or sqlite:PATH";
+                Err(format!("'{text}' names no store; write {ways}"))
+            }
         }
     }
 }
@@ -68,6 +82,42 @@ fn etcd_servers(text: &str, tls: bool) -> Result<Servers, String> {
     text.split(',').map(read).collect::<Result<_, String>>().map(Servers::Listed)
 }
 
+fn consul_agents(text: &str, tls: bool) -> Result<ConsulOptions, String> {
+    let read = |text: &str| match text.trim().strip_prefix("unix:").filter(|path| !path.is_empty()) {
+        Some(_) if tls => Err("a socket is spoken to without TLS: write consul:unix:PATH".to_owned()),
+        Some(path) => Ok(consul::Endpoint::Unix(path.into())),
+        None => Ok(agent(&text.trim().parse().map_err(|error| format!("{error}"))?)),
+    };
+    let endpoints = text.split(',').map(read).collect::<Result<_, String>>()?;
+    Ok(ConsulOptions { endpoints, tls: tls.then(TlsFiles::default), ..ConsulOptions::default() })
+}
+
+fn agent(address: &Address) -> consul::Endpoint {
+    consul::Endpoint::Tcp { host: address.host.clone(), port: address.port }
+}
+
+/// What the section `consul` says about the store; what it says about the service is for [`crate::service`].
+pub fn consul_options(consul: &matriarch_config::Consul) -> ConsulOptions {
+    let socket = consul.socket.iter().map(|path| consul::Endpoint::Unix(path.clone()));
+    let files =
+        TlsFiles { ca_file: consul.cacert.clone(), cert_file: consul.cert.clone(), key_file: consul.key.clone() };
+    let text = consul.token.as_ref().map(|token| Token::Text(token.reveal().to_owned()));
+    ConsulOptions {
+        endpoints: consul.hosts.iter().map(agent).chain(socket).collect(),
+        tls: consul.tls.then_some(files),
+        token: text.or(consul.token_file.clone().map(Token::File)),
+        datacenter: consul.dc.clone(),
+        namespace: consul.namespace.clone(),
+        partition: consul.partition.clone(),
+        consistency: match consul.consistency {
+            ConsulConsistency::Default => Consistency::Default,
+            ConsulConsistency::Consistent => Consistency::Consistent,
+            ConsulConsistency::Stale => Consistency::Stale,
+        },
+        checks: consul.checks.clone(),
+    }
+}
+
 fn endpoint(address: &Address, tls: bool) -> Endpoint {
     Endpoint { host: address.host.clone(), port: address.port, tls }
 }
@@ -77,6 +127,7 @@ impl From<&matriarch_config::Store> for StoreAddress {
         let etcd = match store {
             matriarch_config::Store::Sqlite { path } => return StoreAddress::Sqlite(path.clone()),
             matriarch_config::Store::Etcd(etcd) => etcd,
+            matriarch_config::Store::Consul(consul) => return StoreAddress::Consul(Box::new(consul_options(consul))),
         };
         let servers = match &etcd.srv {
             Some(domain) => Servers::Srv { domain: domain.clone(), suffix: etcd.srv_suffix.clone() },
@@ -95,16 +146,28 @@ impl From<&matriarch_config::Store> for StoreAddress {
 impl StoreAddress {
     /// With what the command line says about who we are, as far as it does.
     pub fn with(mut self, access: &StoreAccess) -> StoreAddress {
-        if let StoreAddress::Etcd(options) = &mut self {
-            // Agents that are given these may run elsewhere.
-            let absolute = |path: &Option<PathBuf>| path.as_ref().and_then(|path| std::path::absolute(path).ok());
-            options.tls.ca_file = absolute(&access.store_cacert).or(options.tls.ca_file.take());
+        // Agents that are given these may run elsewhere.
+        let absolute = |path: &Option<PathBuf>| path.as_ref().and_then(|path| std::path::absolute(path).ok());
+        let show = |tls: &mut TlsFiles| {
+            tls.ca_file = absolute(&access.store_cacert).or(tls.ca_file.take());
             if access.store_cert.is_some() {
-                options.tls.cert_file = absolute(&access.store_cert);
-                options.tls.key_file = absolute(&access.store_key);
+                tls.cert_file = absolute(&access.store_cert);
+                tls.key_file = absolute(&access.store_key);
             }
-            if let Some((name, file)) = access.store_username.clone().zip(absolute(&access.store_password_file)) {
-                options.user = Some(User { name, password: Password::File(file) });
+        };
+        match &mut self {
+            StoreAddress::Sqlite(_) => {}
+            StoreAddress::Etcd(options) => {
+                show(&mut options.tls);
+                if let Some((name, file)) = access.store_username.clone().zip(absolute(&access.store_password_file)) {
+                    options.user = Some(User { name, password: Password::File(file) });
+                }
+            }
+            StoreAddress::Consul(options) => {
+                if let Some(tls) = &mut options.tls {
+                    show(tls);
+                }
+                options.token = absolute(&access.store_token_file).map(Token::File).or(options.token.take());
             }
         }
         self
@@ -115,6 +178,7 @@ impl StoreAddress {
         let options = match self {
             StoreAddress::Sqlite(path) => return ("sqlite", json!({"path": path})),
             StoreAddress::Etcd(options) => options,
+            StoreAddress::Consul(options) => return ("consul", consul_section(options)),
         };
         let mut section = match &options.servers {
             Servers::Srv { domain, suffix } => json!({"srv": domain, "srv_suffix": suffix}),
@@ -137,12 +201,43 @@ impl StoreAddress {
     }
 }
 
+fn consul_section(options: &ConsulOptions) -> Value {
+    let mut section = match options.endpoints.as_slice() {
+        [consul::Endpoint::Unix(path)] => json!({"socket": path}),
+        all => json!({
+            "hosts": all.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "scheme": if options.tls.is_some() { "https" } else { "http" },
+        }),
+    };
+    if let Some(tls) = &options.tls {
+        section["cacert"] = json!(tls.ca_file);
+        section["cert"] = json!(tls.cert_file);
+        section["key"] = json!(tls.key_file);
+    }
+    match &options.token {
+        Some(Token::Text(text)) => section["token"] = json!(text),
+        Some(Token::File(file)) => section["token_file"] = json!(file),
+        None => {}
+    }
+    section["dc"] = json!(options.datacenter);
+    section["namespace"] = json!(options.namespace);
+    section["partition"] = json!(options.partition);
+    section["checks"] = json!(options.checks);
+    section["consistency"] = json!(match options.consistency {
+        Consistency::Default => "default",
+        Consistency::Consistent => "consistent",
+        Consistency::Stale => "stale",
+    });
+    section
+}
+
 /// Opens a store; a missing file is created only when `create` is set.
 pub async fn open(address: &StoreAddress, prefix: &str, create: bool) -> anyhow::Result<Arc<dyn Store>> {
     match address {
         StoreAddress::Sqlite(path) if create => Ok(Arc::new(SqliteStore::open(path, prefix).await?)),
         StoreAddress::Sqlite(path) => Ok(Arc::new(SqliteStore::open_existing(path, prefix).await?)),
         StoreAddress::Etcd(options) => Ok(Arc::new(EtcdStore::open((**options).clone(), prefix)?)),
+        StoreAddress::Consul(options) => Ok(Arc::new(ConsulStore::open((**options).clone(), prefix)?)),
     }
 }
 
@@ -168,7 +263,10 @@ mod tests {
             ("etcd:", "the port is missing"),
             ("sqlite:", "names no store"),
             ("postgres:x", "names no store"),
-            ("consul:a:1", "comes with a later release"),
+            ("consul:", "the port is missing"),
+            ("consul:a", "the port is missing"),
+            ("consuls:unix:/x", "without TLS"),
+            ("kubernetes:x", "comes with a later release"),
         ] {
             let said = wrong.parse::<StoreAddress>().unwrap_err();
             assert!(said.contains(why), "{wrong}: {said}");
@@ -181,6 +279,7 @@ mod tests {
             store_cacert: Some("/ca".into()),
             store_cert: Some("/cert".into()),
             store_key: Some("/key".into()),
+            store_token_file: Some("/token".into()),
             store_username: Some("u".into()),
             store_password_file: Some("/password".into()),
         };
@@ -188,6 +287,9 @@ mod tests {
             ("sqlite:/a", StoreAccess::default()),
             ("etcd:a:1,b:2", StoreAccess::default()),
             ("etcds:a:1,b:2", access.clone()),
+            ("consul:a:1,[::1]:2", StoreAccess::default()),
+            ("consuls:a:1", access.clone()),
+            ("consul:unix:/run/consul.sock", StoreAccess::default()),
             ("etcd:srv:example.org", access),
         ] {
             let address = text.parse::<StoreAddress>().unwrap().with(&access);

@@ -2,6 +2,7 @@
 
 mod authentication;
 mod checks;
+pub(super) mod consul;
 pub(super) mod etcd;
 mod postgresql;
 mod proxy;
@@ -9,6 +10,7 @@ mod proxy;
 use serde_json::{Map, Value};
 
 use self::checks::{bind_address, member_name, namespace, peer_address, scope_name, stream_or_path};
+use self::consul::CONSUL;
 use self::etcd::{ETCD, ETCD3};
 use self::postgresql::POSTGRESQL;
 use self::proxy::PROXY;
@@ -19,7 +21,7 @@ use crate::problem::Problems;
 use crate::schema::{Effect, Key, Kind, Rule, absolute_path, any_text, key, one_line, refused};
 
 const LATER: &str = "this store comes with a later release";
-const USE_ANOTHER: &str = "use `etcd3` or `sqlite`";
+const USE_ANOTHER: &str = "use `etcd3`, `consul` or `sqlite`";
 /// The whole table.
 pub(crate) const KEYS: &[Key] = &[
     key(
@@ -62,6 +64,13 @@ pub(crate) const KEYS: &[Key] = &[
     key("etcd", Kind::Section { keys: ETCD, rule: Some(rules::etcd as Rule) }, "Another name for `etcd3`.")
         .default("null")
         .effect(Effect::Restart),
+    key(
+        "consul",
+        Kind::Section { keys: CONSUL, rule: Some(super::consul::rule as Rule) },
+        "The store for members on several hosts: Consul. Name exactly one store.",
+    )
+    .default("null")
+    .effect(Effect::Restart),
     key("bootstrap", Kind::Section { keys: BOOTSTRAP, rule: None }, "How a new cluster is made.")
         .effect(Effect::Bootstrap),
     key("postgresql", Kind::Section { keys: POSTGRESQL, rule: Some(rules::postgresql as Rule) }, "This PostgreSQL.")
@@ -78,7 +87,6 @@ pub(crate) const KEYS: &[Key] = &[
     )
     .default("null")
     .effect(Effect::Restart),
-    refused("consul", LATER, USE_ANOTHER, &[]),
     refused("kubernetes", LATER, USE_ANOTHER, &[]),
     refused("zookeeper", "this store is not supported", USE_ANOTHER, &[]),
     refused("exhibitor", "this store is not supported", USE_ANOTHER, &[]),

@@ -1,5 +1,6 @@
 //! The local configuration: one YAML file for each agent, with overrides from the environment.
 
+mod consul;
 mod initdb;
 pub(crate) mod keys;
 pub(crate) mod load;
@@ -10,6 +11,8 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use self::consul::{Consul, ConsulConsistency};
 
 use matriarch_core::MemberName;
 use serde::Deserialize;
@@ -132,6 +135,8 @@ pub enum Store {
     },
     /// etcd.
     Etcd(Etcd),
+    /// Consul.
+    Consul(Consul),
 }
 
 /// How etcd is reached.
@@ -422,9 +427,11 @@ fn normalize(value: &Value, problems: &mut Problems) -> Value {
     }
     for name in rules::STORES {
         let Some(Value::Object(mut section)) = config.remove(name) else { continue };
-        let engine = if name == "sqlite" { name } else { "etcd" };
-        if engine == "etcd" {
-            servers(&mut section);
+        let engine = if name == "etcd3" { "etcd" } else { name };
+        match engine {
+            "etcd" => servers(&mut section),
+            "consul" => consul::normalize(&mut section),
+            _ => {}
         }
         config.insert("store".to_owned(), Value::Object(Map::from_iter([(engine.to_owned(), section.into())])));
     }

@@ -164,7 +164,7 @@ pub(crate) fn etcd(etcd: &Section, path: &str, problems: &mut Problems) {
 }
 
 /// Sections that name a store.
-pub(crate) const STORES: [&str; 3] = ["sqlite", "etcd3", "etcd"];
+pub(crate) const STORES: [&str; 4] = ["sqlite", "etcd3", "etcd", "consul"];
 
 /// Rules across sections.
 pub(crate) fn whole(config: &Section, path: &str, problems: &mut Problems) {

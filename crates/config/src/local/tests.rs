@@ -151,7 +151,7 @@ fn problems_say_where_they_are() {
         (
             "sqlite: {path: /var/lib/matriarch/store.db}",
             "kubernetes: {namespace: default}",
-            &["line 3, column 1: kubernetes: this store comes with a later release; use `etcd3` or `sqlite`"],
+            &["line 3, column 1: kubernetes: this store comes with a later release; use `etcd3`, `consul` or `sqlite`"],
         ),
         (
             "sqlite: {path: /var/lib/matriarch/store.db}",
@@ -426,6 +426,68 @@ fn what_is_wrong_with_etcd_is_told() {
         ("etcd3: {hosts: a, srv_suffix: x}", "etcd3.srv_suffix: there is no `srv`"),
         ("etcd3: {hosts: a, protocol: https, key: /k}", "etcd3.key: there is no `cert`"),
         ("etcd3: {hosts: a, passwort: p}", "etcd3.passwort: unknown key; did you mean 'password'?"),
+    ] {
+        let problems = problems("sqlite: {path: /var/lib/matriarch/store.db}", section);
+        assert!(problems.iter().any(|problem| problem.contains(wanted)), "{section}: {problems:?}");
+    }
+}
+
+/// The store of the good file with a section `consul` in the place of `sqlite`.
+fn consul(section: &str, variables: &[(&str, &str)]) -> Consul {
+    let text = GOOD.replace("sqlite: {path: /var/lib/matriarch/store.db}", section);
+    match load(text, variables).unwrap_or_else(|error| panic!("{section}: {error}")).store {
+        Store::Consul(consul) => consul,
+        other => panic!("{section}: {other:?}"),
+    }
+}
+
+#[test]
+fn consul_is_named_in_all_the_ways_that_patroni_knows() {
+    for (section, hosts, tls) in [
+        ("consul: {}", "127.0.0.1:8500", false),
+        ("consul: {host: a}", "a:8500", false),
+        ("consul: {host: 'a:1'}", "a:1", false),
+        ("consul: {host: a, port: 1}", "a:1", false),
+        ("consul: {port: 1}", "127.0.0.1:1", false),
+        ("consul: {host: a, scheme: https, verify: true}", "a:8500", true),
+        ("consul: {url: 'https://a'}", "a:8500", true),
+        ("consul: {url: 'http://a:1/'}", "a:1", false),
+        ("consul: {hosts: [a, 'b:1']}", "a:8500,b:1", false),
+        ("consul: {hosts: 'a,b:1'}", "a:8500,b:1", false),
+        ("consul: {host: '[::1]'}", "[::1]:8500", false),
+        ("consul: {socket: /run/consul.sock}", "", false),
+    ] {
+        let found = consul(section, &[]);
+        let named: Vec<String> = found.hosts.iter().map(ToString::to_string).collect();
+        assert_eq!((named.join(",").as_str(), found.tls), (hosts, tls), "{section}");
+    }
+    let section = "consul: {register_service: on, service_tags: [x, y], service_check_interval: 10s, checks: serfHealth, \
+                   consistency: stale, token: hunter2}";
+    let found = consul(section, &[("MATRIARCH_CONSUL_SERVICE_TAGS", "z")]);
+    assert!(found.register_service && !format!("{found:?}").contains("hunter2"));
+    assert_eq!((found.service_tags, found.checks), (vec!["z".to_owned()], vec!["serfHealth".to_owned()]));
+    assert_eq!(found.service_check_interval, std::time::Duration::from_secs(10));
+    assert_eq!(found.consistency, ConsulConsistency::Stale);
+}
+
+#[test]
+fn what_is_wrong_with_consul_is_told() {
+    for (section, wanted) in [
+        ("consul: {host: a, hosts: b}", "consul.hosts: `host` is given too; keep one of them"),
+        ("consul: {socket: consul.sock}", "consul.socket"),
+        ("consul: {socket: /s, scheme: https}", "consul.scheme: a socket is spoken to without TLS"),
+        ("consul: {hosts: []}", "consul.hosts: no server is named"),
+        ("consul: {hosts: ['a b']}", "consul.hosts: 'a b' is not an address"),
+        ("consul: {url: 'a:1'}", "consul.url: 'a:1' is not a URL: it must begin with http:// or https://"),
+        ("consul: {url: 'http://a:1', scheme: https}", "consul.scheme: the URL says http; make them the same"),
+        ("consul: {url: 'http://a:1', port: 2}", "consul.port: `url` says where the agent is; remove it"),
+        ("consul: {host: 'a:1', port: 2}", "consul.port: `host` has a port too"),
+        ("consul: {host: a, cacert: /ca}", "consul.cacert: the agent is spoken to without TLS; add `scheme: https`"),
+        ("consul: {scheme: https, key: /k}", "consul.key: there is no `cert`"),
+        ("consul: {token: t, token_file: /t}", "consul.token_file: `token` is given too"),
+        ("consul: {verify: false}", "consul.verify: the agent's certificate is always verified"),
+        ("consul: {consistency: eventual}", "consul.consistency"),
+        ("consul: {service_tag: x}", "consul.service_tag: unknown key; did you mean 'service_tags'?"),
     ] {
         let problems = problems("sqlite: {path: /var/lib/matriarch/store.db}", section);
         assert!(problems.iter().any(|problem| problem.contains(wanted)), "{section}: {problems:?}");

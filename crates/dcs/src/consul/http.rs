@@ -159,7 +159,7 @@ impl Client {
         let host = host_header(&self.options.endpoints[index]);
         let mut builder = hyper::Request::builder().method(&ask.method).uri(&ask.path).header("host", host);
         if let Some(token) = &self.options.token {
-            builder = builder.header("x-consul-token", token);
+            builder = builder.header("x-consul-token", token.read().map_err(NoAnswer::NotSent)?);
         }
         builder.body(Full::new(ask.body.clone())).map_err(|error| NoAnswer::NotSent(error.to_string()))
     }

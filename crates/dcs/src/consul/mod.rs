@@ -28,7 +28,7 @@ use async_trait::async_trait;
 use tokio::sync::watch as news;
 use tokio::task::AbortHandle;
 
-pub use options::{Consistency, ConsulOptions, DEFAULT_PORT, Endpoint, TlsFiles};
+pub use options::{Consistency, ConsulOptions, DEFAULT_PORT, Endpoint, TlsFiles, Token};
 pub use service::{Instance, ServiceOptions, ServiceRole, follow, service_name};
 
 use crate::clock::boot_clock_ms;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+pub use crate::etcd::Password as Token;
 pub use crate::tls::TlsFiles;
 
 /// Port on which a Consul agent serves HTTP unless told otherwise.
@@ -44,14 +45,14 @@ pub enum Consistency {
 }
 
 /// Everything that is needed to use a Consul.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConsulOptions {
     /// Agents or servers, tried in turn; at least one.
     pub endpoints: Vec<Endpoint>,
     /// TLS towards the TCP addresses, with these files; plain HTTP when none.
     pub tls: Option<TlsFiles>,
-    /// ACL token, sent as a header.
-    pub token: Option<String>,
+    /// ACL token, or the file that holds it, which is read for each request.
+    pub token: Option<Token>,
     /// Datacenter whose store is used; that of the agent if none is named.
     pub datacenter: Option<String>,
     /// Namespace (Consul Enterprise).
@@ -62,22 +63,6 @@ pub struct ConsulOptions {
     pub consistency: Consistency,
     /// Health checks that end a lease when they fail. None is safe; `serfHealth` is Consul's own default.
     pub checks: Vec<String>,
-}
-
-// By hand, so that no log line ever shows the token.
-impl std::fmt::Debug for ConsulOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ConsulOptions")
-            .field("endpoints", &self.endpoints)
-            .field("tls", &self.tls)
-            .field("token", &self.token.as_ref().map(|_| "…"))
-            .field("datacenter", &self.datacenter)
-            .field("namespace", &self.namespace)
-            .field("partition", &self.partition)
-            .field("consistency", &self.consistency)
-            .field("checks", &self.checks)
-            .finish()
-    }
 }
 
 impl ConsulOptions {

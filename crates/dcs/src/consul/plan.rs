@@ -218,3 +218,66 @@ fn merged<'a>(txn: &'a Txn, absent: &BTreeMap<&'a str, usize>) -> BTreeSet<&'a s
     }
     merged
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The operations as `verb key`, `cas` and `check-index` with their index.
+    fn operations(txn: &Txn) -> Vec<String> {
+        let sessions = BTreeMap::from([(LeaseId(1), "s-1".to_owned())]);
+        let plan = Plan::new("p/", txn, &Known { indexes: &BTreeMap::from([(0, 7)]), sessions: &sessions });
+        let shown = plan.operations.iter().map(|operation| {
+            let kv = &operation["KV"];
+            let text = |field: &str| kv[field].as_str().unwrap_or_default().to_owned();
+            let index = kv["Index"].as_u64().map_or(String::new(), |index| format!(" {index}"));
+            format!("{} {}{index}", text("Verb"), text("Key"))
+        });
+        shown.collect()
+    }
+
+    #[test]
+    fn a_put_deletes_first_unless_the_key_is_known_to_be_absent() {
+        assert_eq!(operations(&Txn::new().put("a", "")), ["delete p/a", "set p/a"]);
+        assert_eq!(operations(&Txn::new().put_leased("a", "", LeaseId(1))), ["delete p/a", "lock p/a"]);
+        assert_eq!(operations(&Txn::new().absent("a").put("a", "")), ["cas p/a 0"]);
+        let leased = Txn::new().absent("a").put_leased("a", "", LeaseId(1));
+        assert_eq!(operations(&leased), ["check-not-exists p/a", "lock p/a"]);
+        let twice = Txn::new().absent("a").put("a", "1").put("a", "2");
+        assert_eq!(operations(&twice), ["cas p/a 0", "delete p/a", "set p/a"]);
+    }
+
+    #[test]
+    fn compares_come_before_every_change_that_could_touch_their_keys() {
+        let txn = Txn::new().absent("x/a").delete_prefix("x/").put("x/a", "");
+        assert_eq!(operations(&txn), ["check-not-exists p/x/a", "delete-tree p/x/", "delete p/x/a", "set p/x/a"]);
+        let txn = Txn::new().absent("a").delete("a").put("a", "");
+        assert_eq!(operations(&txn), ["check-not-exists p/a", "delete p/a", "delete p/a", "set p/a"]);
+        let txn = Txn::new().value("a", "x").revision("b", 3).put("b", "");
+        assert_eq!(operations(&txn), ["check-index p/a 7", "check-index p/b 3", "delete p/b", "set p/b"]);
+    }
+
+    #[test]
+    fn deleting_alone_leaves_a_trace_of_its_index() {
+        let txn = Txn::new().delete("a");
+        assert_eq!(operations(&txn), ["delete p/a", "set p/.tick", "delete p/.tick"]);
+    }
+
+    #[test]
+    fn of_several_reasons_the_first_compare_is_told() {
+        let txn = Txn::new().absent("a").revision("b", 3).put_leased("c", "", LeaseId(1)).put("a", "");
+        let sessions = BTreeMap::from([(LeaseId(1), "s-1".to_owned())]);
+        let plan = Plan::new("p/", &txn, &Known { indexes: &BTreeMap::new(), sessions: &sessions });
+        let fault = |op_index, what: &str| TxnFault { op_index, what: what.to_owned() };
+        // check-index b, delete c, lock c, cas a
+        let stale = fault(0, "failed index check for key \"p/b\", current modify index 4 != 3");
+        let gone = fault(2, "invalid session \"s-1\"");
+        let taken = fault(3, "failed to set key \"p/a\", index is stale");
+        assert_eq!(plan.not_applied(&[stale, gone, taken]), NotApplied::Compare(0));
+        let gone = fault(2, "invalid session \"s-1\"");
+        assert_eq!(plan.not_applied(&[gone]), NotApplied::Lease(LeaseId(1)));
+        // Words of a compare in a refusal for lack of permission are no compare.
+        let denied = fault(0, "Permission denied: token lacks permission 'key:read' on \"failed index check\"");
+        assert!(matches!(plan.not_applied(&[denied]), NotApplied::Other(_)));
+    }
+}

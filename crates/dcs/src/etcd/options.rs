@@ -60,7 +60,7 @@ impl EtcdOptions {
 }
 
 impl Password {
-    pub(super) fn read(&self) -> Result<String, String> {
+    pub(crate) fn read(&self) -> Result<String, String> {
         match self {
             Self::Text(text) => Ok(text.clone()),
             Self::File(path) => std::fs::read_to_string(path)

@@ -5,6 +5,7 @@ mod harness;
 
 mod bad_input;
 mod config;
+mod consul;
 mod data_loss;
 mod doors;
 mod drills;

@@ -22,6 +22,7 @@ pub struct Plan {
     members: u8,
     bins: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, &'static str)>,
     slot: bool,
 }
 
@@ -29,7 +30,7 @@ impl Plan {
     /// Three members of whatever PostgreSQL there is; `name` is part of the folder's name.
     pub fn new(name: &'static str) -> Plan {
         let bins = postgres::any().bins.clone();
-        Plan { name, members: 3, bins, arguments: Vec::new(), slot: true }
+        Plan { name, members: 3, bins, arguments: Vec::new(), environment: Vec::new(), slot: true }
     }
 
     pub fn members(self, members: u8) -> Plan {
@@ -43,6 +44,12 @@ impl Plan {
     /// More arguments for `up`.
     pub fn argument(mut self, argument: &str) -> Plan {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// A variable in the environment of `up` and so of its agents.
+    pub fn variable(mut self, name: &'static str, value: &'static str) -> Plan {
+        self.environment.push((name, value));
         self
     }
 
@@ -128,6 +135,7 @@ impl Cluster {
         }
         let mut command = Command::new(verb::program());
         command.args(self.up_arguments()).current_dir(self.dir.path()).env("TMPDIR", &self.tmp);
+        command.envs(self.plan.environment.iter().copied());
         self.up = Some(Running::start(command, &log).expect("the binary runs"));
     }
 
