@@ -79,7 +79,12 @@ impl Connection {
         let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| error.to_string())?;
         let stream =
             tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await.map_err(|error| error.to_string())?;
-        Connection::start(endpoint, stream).await
+        // A server that refuses a client's certificate says why and hangs up; a write that fails may be noticed before that.
+        let hint = |reason: String| match reason.contains("alert") {
+            true => reason,
+            false => format!("{reason} (does it refuse our client certificate, or that we have none?)"),
+        };
+        Connection::start(endpoint, stream).await.map_err(hint)
     }
 
     async fn start<Io>(endpoint: Endpoint, io: Io) -> Result<Connection, String>
