@@ -20,7 +20,7 @@ fn options(cluster: &EtcdCluster, tls: bool) -> EtcdOptions {
 }
 
 fn open(cluster: &EtcdCluster) -> Arc<EtcdStore> {
-    Arc::new(EtcdStore::open(options(cluster, false), "/service/demo/").unwrap())
+    Arc::new(EtcdStore::open(options(cluster, false), "/service/demo/").expect("nothing to be refused"))
 }
 
 /// Asks until the answer is good; gives it and how long it took.
@@ -71,7 +71,10 @@ async fn put(store: &EtcdStore, key: &str, value: &str) -> Revision {
 }
 
 async fn changed(news: &mut tokio::sync::watch::Receiver<Revision>, what: &str) {
-    tokio::time::timeout(PATIENCE, news.changed()).await.unwrap_or_else(|_| panic!("no news: {what}")).unwrap();
+    tokio::time::timeout(PATIENCE, news.changed())
+        .await
+        .unwrap_or_else(|_| panic!("no news: {what}"))
+        .expect("the handle lives");
 }
 
 async fn heard(news: &mut tokio::sync::watch::Receiver<Revision>, revision: Revision) {
@@ -85,7 +88,7 @@ async fn count(store: Arc<EtcdStore>, mut stop: tokio::sync::watch::Receiver<boo
     while !*stop.borrow_and_update() {
         let Ok(seen) = store.read().await else { continue };
         let entry = seen.get("count").expect("it was put");
-        let next = entry.value.parse::<u64>().unwrap() + 1;
+        let next = entry.value.parse::<u64>().expect("it is a number") + 1;
         match store.commit(Txn::new().revision("count", entry.revision).put("count", next.to_string())).await {
             Ok(Committed::Applied { .. }) => sure += 1,
             Ok(Committed::Refused { .. }) => {}
@@ -284,7 +287,7 @@ fn secure(cluster: &EtcdCluster, user: Option<User>, certificate: &str) -> EtcdO
 fn with_password(cluster: &EtcdCluster, file: PathBuf) -> Arc<EtcdStore> {
     let user = User { name: "agents".to_owned(), password: Password::File(file) };
     let options = EtcdOptions { user: Some(user), ..options(cluster, false) };
-    Arc::new(EtcdStore::open(options, "/service/demo/").unwrap())
+    Arc::new(EtcdStore::open(options, "/service/demo/").expect("nothing to be refused"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
