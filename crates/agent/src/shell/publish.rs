@@ -66,7 +66,11 @@ impl Shell {
             },
             version: concat!("4.1.5+matriarch.", env!("CARGO_PKG_VERSION")).to_owned(),
             xlog_location: self.position().map(|lsn| lsn.0),
-            receive_lsn: probe.filter(|_| standby).and_then(|probe| probe.receive_lsn).map(|lsn| lsn.0),
+            // After a restart the position received says nothing yet, or the start of a segment.
+            receive_lsn: probe
+                .filter(|_| standby)
+                .and_then(|probe| probe.receive_lsn.max(probe.replay_lsn))
+                .map(|lsn| lsn.0),
             replay_lsn: probe.filter(|_| standby).and_then(|probe| probe.replay_lsn).map(|lsn| lsn.0),
             replication_state: probe
                 .and_then(|probe| probe.receiver.as_ref())
@@ -98,6 +102,8 @@ impl Shell {
     /// Patroni's words for what PostgreSQL does.
     fn state(&self) -> &'static str {
         match (self.pg.busy(), &self.pg.server) {
+            // Whoever asked for it waits for this state to end.
+            _ if self.reinit => "creating replica",
             (Some(Job::Initdb), _) => "initializing new cluster",
             (Some(Job::Clone), _) => "creating replica",
             (Some(Job::Rewind), _) => "running pg_rewind",
