@@ -32,7 +32,7 @@ test: ## make check, then every test, with real PostgreSQL 15, 16 and 18
 	@scripts/check --no-tests
 	@$(with_postgres) scripts/test $(TESTS)
 
-soak: ## FAULTS random faults in a row under a ledger client (minutes to hours)
+soak: ## FAULTS random faults in a row under clients that remember every answer; as root on hosts of namespaces (hours)
 	@scripts/install-deps --test
 	@$(with_postgres) MATRIARCH_SOAK_FAULTS=$(FAULTS) \
 		cargo test --release --locked -p matriarch --test soak -- --ignored --nocapture

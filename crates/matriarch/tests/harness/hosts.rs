@@ -2,16 +2,20 @@
 //! another one, and a real etcd on three more. Clients, verbs and the observer are outside; the observer asks members through their Unix sockets, so that
 //! it sees those that are cut off from everyone.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use matriarch_testkit::dir::TestDir;
+use matriarch_testkit::faults::Process;
+use matriarch_testkit::janitor::Janitor;
 use matriarch_testkit::lab::{Clock, Lab, Node};
 use matriarch_testkit::process::Running;
-use matriarch_testkit::{etcd, postgres, user};
+use matriarch_testkit::{etcd, postgres, user, volume};
 use serde_json::{Value, json};
 
 use super::slots::Slot;
+use super::storage::{Disk, Disks};
 use super::verb::{self, Outcome};
 use super::{PATIENCE, Subject, health};
 
@@ -48,15 +52,15 @@ pub struct Plan {
     pub dynamic: Value,
     /// The clock of each member's host, in order; those not named have the machine's.
     pub clocks: Vec<Clock>,
-    /// Lines for `initdb`, as in `bootstrap.initdb`.
-    pub initdb: Vec<Value>,
+    /// What the members' folders lie on.
+    pub disks: Disks,
 }
 
 impl Plan {
     /// Three members of the oldest PostgreSQL there is.
     pub fn new(name: &'static str) -> Plan {
         let bins = postgres::any().bins.clone();
-        Plan { store: Store::Etcd, name, members: 3, bins, dynamic: json!({}), clocks: Vec::new(), initdb: Vec::new() }
+        Plan { store: Store::Etcd, name, members: 3, bins, dynamic: json!({}), clocks: Vec::new(), disks: Disks::Plain }
     }
 
     /// Makes the hosts; nothing runs on them yet. `None` when this machine has no namespaces for us.
@@ -89,6 +93,9 @@ pub struct Hosts {
     hosts: Vec<Host>,
     router: Host,
     store_nodes: Vec<Host>,
+    disks: BTreeMap<String, Disk>,
+    /// Lets the hosts see what is mounted after they were made.
+    _shared: Option<Janitor>,
     dir: TestDir,
     _lab: Lab,
     plan: Plan,
@@ -102,13 +109,19 @@ impl Hosts {
         for folder in ["etc", "log", "run", "store", "tmp"] {
             dir.create(folder);
         }
+        let shared = (plan.disks != Disks::Plain).then(|| volume::share(dir.path()).expect("a mount can be shared"));
         let clock = |index: u8| plan.clocks.get(usize::from(index)).copied().unwrap_or_default();
         let hosts = (0..plan.members).map(|index| {
             let node = lab.host(&name_of(index), clock(index)).expect("a host can be made");
             dir.create(node.name());
             Host { node, keeper: None }
         });
-        let hosts = hosts.collect();
+        let hosts: Vec<Host> = hosts.collect();
+        let disk = |host: &Host| {
+            let name = host.node.name();
+            (name.to_owned(), Disk::mount(plan.disks, &dir.join(name)))
+        };
+        let disks = hosts.iter().map(disk).collect();
         let router = Host { node: lab.host("router", Clock::default()).expect("a host can be made"), keeper: None };
         let nodes = if plan.store == Store::Etcd { 1..=STORE_NODES } else { 1..=0 };
         let nodes = nodes.map(|number| {
@@ -116,7 +129,7 @@ impl Hosts {
             Host { node, keeper: None }
         });
         let store_nodes = nodes.collect();
-        let hosts = Hosts { hosts, router, store_nodes, dir, _lab: lab, plan, _slot: slot };
+        let hosts = Hosts { hosts, router, store_nodes, disks, _shared: shared, dir, _lab: lab, plan, _slot: slot };
         for name in hosts.names() {
             hosts.write_config(&name);
         }
@@ -193,11 +206,34 @@ impl Hosts {
         self.dir.join("etc").join(format!("{name}.stop"))
     }
 
-    /// Takes the power of a host: all its processes at one moment, and its network.
-    pub fn power_cut(&mut self, name: &str) {
-        self.node(name).power_cut().expect("the power can be cut");
-        let index = self.index(name);
-        self.hosts[index].keeper = None;
+    /// Takes the power of hosts: all their processes at one moment, their network, and what their disks had not written if
+    /// they are such. `seed` chooses what that is.
+    pub fn power_cut(&mut self, names: &[String], seed: u64) {
+        for name in names {
+            self.node(name).power_cut().expect("the power can be cut");
+        }
+        for name in names {
+            let index = self.index(name);
+            self.hosts[index].keeper = None;
+            self.disk(name).power_cut(seed);
+        }
+    }
+
+    /// The disk of a member's host.
+    pub fn disk(&mut self, name: &str) -> &mut Disk {
+        self.disks.get_mut(name).unwrap_or_else(|| panic!("no member {name}"))
+    }
+
+    /// What the disks are.
+    pub fn disks(&self) -> Disks {
+        self.plan.disks
+    }
+
+    /// A member's agent, while it runs.
+    pub fn agent(&self, name: &str) -> Option<i32> {
+        let all = self.node(name).processes().into_iter().filter_map(Process::read);
+        let mut agents = all.filter(|process| process.arguments.get(1).is_some_and(|word| word == "agent"));
+        agents.next().map(|process| process.pid)
     }
 
     /// The log of an agent, or of the `router`.
@@ -269,8 +305,7 @@ impl Hosts {
     fn write_config(&self, name: &str) {
         let role = |name: &str| json!({"username": name, "password": PASSWORD});
         let address = self.node(name).address();
-        let mut initdb = vec![json!({"encoding": "UTF8"}), json!("data-checksums")];
-        initdb.extend(self.plan.initdb.clone());
+        let initdb = [json!({"encoding": "UTF8"}), json!("data-checksums")];
         let (engine, store) = match self.plan.store {
             Store::File => ("sqlite", json!({"path": self.store_file()})),
             Store::Etcd => ("etcd3", json!({"hosts": self.store_addresses()})),

@@ -12,6 +12,7 @@ pub mod fault;
 pub mod health;
 pub mod hosts;
 pub mod slots;
+pub mod storage;
 pub mod trouble;
 pub mod verb;
 pub mod wire;

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use matriarch_testkit::faults;
 use matriarch_testkit::lab::{Node, Silence};
 
+use super::storage::{Disk, Disks};
 use super::{Hosts, PATIENCE, Subject, Witness, health};
 
 /// A trouble. Where it needs a victim it finds the primary or a replica itself.
@@ -45,6 +47,26 @@ pub enum Trouble {
     StoreSplit,
     /// All servers of the store are killed at one moment.
     StoreDown,
+    /// SIGKILL to the primary's postmaster.
+    KillPostmaster,
+    /// SIGKILL to the primary's agent.
+    KillAgent,
+    /// A planned switchover.
+    Switchover,
+    /// The primary's disk is full.
+    PrimaryDiskFull,
+    /// A replica's disk is full.
+    ReplicaDiskFull,
+    /// Writes to the primary's disk hang.
+    PrimaryDiskStalls,
+    /// Writes to the primary's write-ahead log hang.
+    PrimaryWalStalls,
+    /// Writes to a replica's disk hang.
+    ReplicaDiskStalls,
+    /// Syncs of the primary's write-ahead log answer with an I/O error.
+    PrimarySyncFails,
+    /// Syncs of a replica's write-ahead log answer with an I/O error.
+    ReplicaSyncFails,
 }
 
 /// What must hold between the beginning and the end.
@@ -57,7 +79,7 @@ pub enum Meanwhile {
 }
 
 impl Trouble {
-    pub const ALL: [Trouble; 18] = [
+    pub const ALL: [Trouble; 28] = [
         Trouble::PrimaryCutOff,
         Trouble::PrimaryUnreachable,
         Trouble::PrimaryFromMembers,
@@ -76,6 +98,16 @@ impl Trouble {
         Trouble::StoreNodeKilled,
         Trouble::StoreSplit,
         Trouble::StoreDown,
+        Trouble::KillPostmaster,
+        Trouble::KillAgent,
+        Trouble::Switchover,
+        Trouble::PrimaryDiskFull,
+        Trouble::ReplicaDiskFull,
+        Trouble::PrimaryDiskStalls,
+        Trouble::PrimaryWalStalls,
+        Trouble::ReplicaDiskStalls,
+        Trouble::PrimarySyncFails,
+        Trouble::ReplicaSyncFails,
     ];
 
     /// What clients may expect.
@@ -92,7 +124,26 @@ impl Trouble {
     }
 
     fn strikes_replica(self) -> bool {
-        matches!(self, Trouble::ReplicaCutOff | Trouble::ReplicaFrozen | Trouble::ReplicaPowerCut)
+        matches!(
+            self,
+            Trouble::ReplicaCutOff
+                | Trouble::ReplicaFrozen
+                | Trouble::ReplicaPowerCut
+                | Trouble::ReplicaDiskFull
+                | Trouble::ReplicaDiskStalls
+                | Trouble::ReplicaSyncFails
+        )
+    }
+
+    /// What it does to the victim's disk, if it is about that.
+    fn of_disk(self) -> Option<fn(&mut Disk)> {
+        Some(match self {
+            Trouble::PrimaryDiskFull | Trouble::ReplicaDiskFull => Disk::fill,
+            Trouble::PrimaryDiskStalls | Trouble::ReplicaDiskStalls => Disk::stall,
+            Trouble::PrimaryWalStalls => Disk::stall_wal,
+            Trouble::PrimarySyncFails | Trouble::ReplicaSyncFails => Disk::fail_wal_syncs,
+            _ => return None,
+        })
     }
 
     /// Lets it begin. `seed` chooses among equals.
@@ -101,6 +152,10 @@ impl Trouble {
         let others = hosts.others(&leader);
         let replica = others[usize::try_from(seed % others.len() as u64).expect("less than the length")].clone();
         let victim = if self.strikes_replica() { replica.clone() } else { leader };
+        if let Some(strike) = self.of_disk() {
+            strike(hosts.disk(&victim));
+            return Begun { trouble: self, victim, chosen: 0 };
+        }
         let node = hosts.node(&victim);
         let addresses = |names: &[String]| names.iter().map(|name| hosts.node(name).address().to_owned()).collect();
         let store: Vec<String> = hosts.store_nodes().iter().map(|node| node.address().to_owned()).collect();
@@ -130,15 +185,27 @@ impl Trouble {
                 Ok(())
             }
             Trouble::PrimaryPowerCut | Trouble::ReplicaPowerCut => {
-                hosts.power_cut(&victim);
+                hosts.power_cut(std::slice::from_ref(&victim), seed);
                 Ok(())
             }
             Trouble::AllPowerCut => {
-                for name in hosts.names() {
-                    hosts.power_cut(&name);
-                }
+                let all = hosts.names();
+                hosts.power_cut(&all, seed);
                 Ok(())
             }
+            Trouble::KillPostmaster => {
+                faults::kill(&[faults::postmaster(&hosts.data(&victim)).expect("the primary runs")]);
+                Ok(())
+            }
+            Trouble::KillAgent => {
+                faults::kill(&[hosts.agent(&victim).expect("the primary's agent runs")]);
+                Ok(())
+            }
+            Trouble::Switchover => {
+                hosts.verb(&["switchover", "--force"]).await.ok();
+                Ok(())
+            }
+            _ => unreachable!("faults of disks are dealt with above"),
         };
         done.unwrap_or_else(|error| panic!("{self:?} of {victim}: {error:#}"));
         Begun { trouble: self, victim, chosen }
@@ -189,6 +256,8 @@ impl Begun {
                     hosts.boot(&name);
                 }
             }
+            trouble if trouble.of_disk().is_some() => hosts.disk(&self.victim).mend(),
+            Trouble::KillPostmaster | Trouble::KillAgent | Trouble::Switchover => {}
             Trouble::StoreNodeKilled => hosts.boot_store(self.chosen),
             Trouble::StoreDown => (0..hosts.store_nodes().len()).for_each(|number| hosts.boot_store(number)),
             _ => hosts.nodes().for_each(|node| node.heal().expect("it can be healed")),
@@ -196,7 +265,7 @@ impl Begun {
     }
 }
 
-/// Troubles that need a store of its own hosts are left out where there is none.
+/// Those that can happen here: some need a store on hosts of its own, some need disks that fail at will.
 pub fn possible(hosts: &Hosts) -> Vec<Trouble> {
     let of_store = |trouble: &Trouble| {
         matches!(
@@ -208,7 +277,11 @@ pub fn possible(hosts: &Hosts) -> Vec<Trouble> {
                 | Trouble::StoreDown
         )
     };
-    Trouble::ALL.into_iter().filter(|trouble| hosts.store_by_network() || !of_store(trouble)).collect()
+    let fits = |trouble: &Trouble| {
+        (hosts.store_by_network() || !of_store(trouble))
+            && (hosts.disks() == Disks::Faulty || trouble.of_disk().is_none())
+    };
+    Trouble::ALL.into_iter().filter(fits).collect()
 }
 
 /// Strikes once, from a healthy cluster to a healthy cluster. Gives back the longest pause of writes in seconds.

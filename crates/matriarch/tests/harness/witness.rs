@@ -53,7 +53,20 @@ impl Witness {
         self.ledger.so_far().gap_within(from, f64::INFINITY).seconds
     }
 
-    /// Ends both: nothing acknowledged may be lost, and never may two members have been primary at once.
+    /// Ends all, and counts: what was acknowledged and is gone or contradicts other answers, and moments with two primaries.
+    pub async fn count(self, cluster: &impl Subject) -> (usize, usize) {
+        let book = self.ledger.stop().await;
+        let history = self.clients.conclude(&cluster.writes()).await.expect("the primary answers");
+        let report = self.observer.stop().await;
+        let verdict = verify(&cluster.writes(), &book).await.expect("the primary answers");
+        if !verdict.is_clean() || !history.anomalies.is_empty() || !report.overlaps.is_empty() {
+            eprintln!("{verdict:?}\n{:?}\n{report:?}", history.anomalies);
+        }
+        let wrong = verdict.lost.len() + verdict.duplicates.len() + verdict.unexpected.len() + history.anomalies.len();
+        (wrong, report.overlaps.len())
+    }
+
+    /// Ends all: nothing acknowledged may be lost, and never may two members have been primary at once.
     pub async fn conclude(self, cluster: &impl Subject) {
         let book = self.ledger.stop().await;
         let history = self.clients.conclude(&cluster.writes()).await.expect("the primary answers");

@@ -1,10 +1,13 @@
-//! Clusters on hosts of their own, which are cut off from each other, frozen and switched off.
+//! Clusters on hosts of their own, which are cut off from each other, frozen and switched off, and whose disks fail.
 
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod clocks;
+mod disks;
 mod network;
 mod power;
+mod steps;
 
 use std::time::Duration;
 
@@ -18,7 +21,12 @@ const HOLD: Duration = Duration::from_secs(8);
 
 /// One trouble after the other on one cluster, with clients and the observer attached from first to last.
 async fn survive(name: &'static str, troubles: &[Trouble]) {
-    let Some(mut hosts) = Plan::new(name).start().await else { return };
+    survive_on(Plan::new(name), troubles).await;
+}
+
+/// The same on a cluster of another kind.
+async fn survive_on(plan: Plan, troubles: &[Trouble]) {
+    let Some(mut hosts) = plan.start().await else { return };
     let witness = Witness::attach(&hosts, Probe::Write).await;
     for (seed, trouble) in (1..).zip(troubles) {
         endure(&mut hosts, &witness, *trouble, HOLD, seed).await;

@@ -266,9 +266,7 @@ impl Before {
                 file.write_all_at(bytes, page * PAGE)?;
             }
         }
-        if length > self.length && !stays() {
-            file.set_len(self.length)?;
-        } else if length < self.length {
+        if length < self.length || (length > self.length && !stays()) {
             file.set_len(self.length)?;
         }
         Ok(())

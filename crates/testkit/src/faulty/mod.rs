@@ -47,13 +47,13 @@ pub enum Loss {
 struct Switches {
     /// The answer to a call on files whose path holds a text.
     broken: BTreeMap<Call, (String, Errno)>,
-    /// Writes and syncs wait here for the end of the stall; `None` while there is none.
-    waiting: Option<Vec<mount::Job>>,
+    /// Writes and syncs of files whose path holds a text wait here for the end of the stall; `None` while there is none.
+    waiting: Option<(String, Vec<mount::Job>)>,
 }
 
 impl std::fmt::Debug for Switches {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let waiting = self.waiting.as_ref().map(Vec::len);
+        let waiting = self.waiting.as_ref().map(|(_, jobs)| jobs.len());
         f.debug_struct("Switches").field("broken", &self.broken).field("waiting", &waiting).finish()
     }
 }
@@ -120,15 +120,16 @@ impl FaultyDisk {
         locked(&self.switches).broken.clear();
     }
 
-    /// Writes and syncs are not answered until [`FaultyDisk::go_on`]. Who waits for one cannot be killed meanwhile.
-    pub fn stall(&self) {
-        locked(&self.switches).waiting.get_or_insert_default();
+    /// Writes and syncs of files whose path holds `text` are not answered until [`FaultyDisk::go_on`]. Who waits for one
+    /// cannot be killed meanwhile.
+    pub fn stall(&self, text: &str) {
+        locked(&self.switches).waiting.get_or_insert_with(|| (text.to_owned(), Vec::new()));
     }
 
     /// Answers what waited, in order.
     pub fn go_on(&self) {
         let waiting = locked(&self.switches).waiting.take();
-        for job in waiting.into_iter().flatten() {
+        for job in waiting.into_iter().flat_map(|(_, jobs)| jobs) {
             job();
         }
     }

@@ -42,11 +42,12 @@ impl Mounted {
     }
 
     /// Does it now, or after the stall.
-    fn in_time(&self, job: Job) {
+    fn in_time(&self, number: u64, job: Job) {
+        let shown = locked(&self.files).shown(number);
         let mut switches = locked(&self.switches);
         match &mut switches.waiting {
-            Some(waiting) => waiting.push(job),
-            None => {
+            Some((text, waiting)) if shown.contains(text.as_str()) => waiting.push(job),
+            _ => {
                 drop(switches);
                 job();
             }
@@ -282,10 +283,13 @@ impl Filesystem for Mounted {
             return reply.error(errno);
         }
         let (files, data) = (self.files.clone(), data.to_vec());
-        self.in_time(Box::new(move || match locked(&files).write(fh.0, offset, &data) {
-            Ok(()) => reply.written(u32::try_from(data.len()).expect("the kernel writes less at once")),
-            Err(error) => reply.error(error.into()),
-        }));
+        self.in_time(
+            ino.0,
+            Box::new(move || match locked(&files).write(fh.0, offset, &data) {
+                Ok(()) => reply.written(u32::try_from(data.len()).expect("the kernel writes less at once")),
+                Err(error) => reply.error(error.into()),
+            }),
+        );
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -311,10 +315,13 @@ impl Filesystem for Mounted {
             return reply.error(errno);
         }
         let files = self.files.clone();
-        self.in_time(Box::new(move || {
-            locked(&files).synced(ino.0);
-            reply.ok();
-        }));
+        self.in_time(
+            ino.0,
+            Box::new(move || {
+                locked(&files).synced(ino.0);
+                reply.ok();
+            }),
+        );
     }
 
     fn fsyncdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {

@@ -75,10 +75,11 @@ fn calls_fail_and_stall_at_will() {
     disk.mend();
     wal.sync_all().unwrap();
 
-    disk.stall();
+    disk.stall("other");
+    wal.sync_all().unwrap();
     let synced = std::thread::spawn(move || other.sync_all());
     eventually("the call waits", Duration::from_secs(10), || {
-        locked(&disk.switches).waiting.as_ref().is_some_and(|waiting| !waiting.is_empty())
+        locked(&disk.switches).waiting.as_ref().is_some_and(|(_, waiting)| !waiting.is_empty())
     });
     assert!(!synced.is_finished());
     disk.go_on();

@@ -1,0 +1,55 @@
+//! Disks that are full, hang, answer with errors, and forget at a power cut what was not synchronised.
+
+use crate::harness::hosts::Plan;
+use crate::harness::storage::Disks;
+use crate::harness::trouble::Trouble;
+use crate::survive_on;
+
+/// Room for a cluster that writes for a minute.
+const MEBIBYTES: u64 = 400;
+
+fn volumes(name: &'static str) -> Plan {
+    Plan { disks: Disks::Volumes(MEBIBYTES), ..Plan::new(name) }
+}
+
+fn faulty(name: &'static str) -> Plan {
+    Plan { disks: Disks::Faulty, ..Plan::new(name) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_of_a_replica() {
+    survive_on(volumes("full-replica"), &[Trouble::ReplicaDiskFull]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the primary does not probe its write path yet"]
+async fn a_full_disk_of_the_primary() {
+    survive_on(volumes("full-primary"), &[Trouble::PrimaryDiskFull]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_disk_of_a_replica() {
+    survive_on(volumes("ice-replica"), &[Trouble::ReplicaDiskStalls]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the primary does not probe its write path yet"]
+async fn a_frozen_disk_of_the_primary() {
+    survive_on(volumes("ice-primary"), &[Trouble::PrimaryDiskStalls]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the primary does not probe its write path yet"]
+async fn a_frozen_wal_disk_of_the_primary() {
+    survive_on(faulty("ice-wal"), &[Trouble::PrimaryWalStalls]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_of_a_disk() {
+    survive_on(faulty("errors"), &[Trouble::PrimarySyncFails, Trouble::ReplicaSyncFails]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_cuts_that_take_what_was_not_synchronised() {
+    survive_on(faulty("forget"), &[Trouble::PrimaryPowerCut, Trouble::AllPowerCut, Trouble::AllPowerCut]).await;
+}
