@@ -123,9 +123,9 @@ impl Hosts {
         };
         let disks = hosts.iter().map(disk).collect();
         let router = Host { node: lab.host("router", Clock::default()).expect("a host can be made"), keeper: None };
-        let nodes = if plan.store == Store::Etcd { 1..=STORE_NODES } else { 1..=0 };
+        let nodes = if plan.store == Store::Etcd { 0..STORE_NODES } else { 0..0 };
         let nodes = nodes.map(|number| {
-            let node = lab.host(&format!("s{number}"), Clock::default()).expect("a host can be made");
+            let node = lab.host(&format!("s{}", number + 1), Clock::default()).expect("a host can be made");
             Host { node, keeper: None }
         });
         let store_nodes = nodes.collect();
