@@ -51,6 +51,8 @@ pub enum Event {
     Saved(Result<(), FileError>),
     /// Somebody asks for something through the API.
     Command(Request, Reply),
+    /// The agent is asked to make way for another program in the same process.
+    Upgrade,
     /// The agent is asked to stop.
     Stop,
 }

@@ -30,4 +30,4 @@ pub use heartbeat::Heartbeats;
 pub use options::Options;
 pub use rest::AgentBackend;
 pub use shared::Shared;
-pub use shell::Shell;
+pub use shell::{Ending, Shell};

@@ -65,6 +65,11 @@ impl Shared {
         self.send(Event::Stop);
     }
 
+    /// Asks the agent to make way for another program as soon as nothing is under way.
+    pub fn upgrade(&self) {
+        self.send(Event::Upgrade);
+    }
+
     /// Has the agent read its configuration file again, as on SIGHUP; how it went is logged.
     pub async fn reload(&self) {
         match self.ask(Request::Reload).await {

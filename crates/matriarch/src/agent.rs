@@ -1,12 +1,13 @@
 //! `matriarch agent`: one member, from its configuration file.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use matriarch_agent::{AgentBackend, Heartbeats, Options, Shared, Shell};
+use matriarch_agent::{AgentBackend, Ending, Heartbeats, Options, Shared, Shell};
 use matriarch_api::{Auth, Reads};
 use matriarch_config::{LocalConfig, LogFormat as FileFormat, PostgresLog, Role};
 use matriarch_postgres::bootstrap::InitdbOptions;
@@ -20,6 +21,7 @@ use crate::logging::{self, LogFormat};
 use crate::proxy::{beside_agent, stop_asked};
 use crate::service;
 use crate::store::{self, StoreAddress};
+use crate::upgrade;
 
 /// `agent`.
 #[derive(Args, Clone, Debug)]
@@ -74,6 +76,7 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
     let shared = Shared::new(store.clone(), heartbeats);
 
     let listener = listen(&config).await?;
+    let (program, left_on) = (options.program.clone(), listener.as_fd().try_clone_to_owned());
     let router = matriarch_api::router(Arc::new(AgentBackend::new(shared.clone())), auth);
     let api_down = CancellationToken::new();
     let api = tokio::spawn(matriarch_api::serve(listener, router, api_down.clone().cancelled_owned()));
@@ -84,6 +87,7 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
         told.stop();
     });
     tokio::spawn(reload_on_hangup(shared.clone()));
+    tokio::spawn(upgrade::on_signal(shared.clone(), program.clone(), file.to_owned()));
     tracing::info!(
         "agent of member {} of cluster {}, PostgreSQL {} in {}",
         config.name,
@@ -97,6 +101,9 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
     };
     let service = service::start(&config, &shared);
     let result = Shell::new(options, store, shared).run().await;
+    if let Ok(Ending::Upgrade) = result {
+        return Err(upgrade::exec(&program, left_on.ok()));
+    }
     if let Some((stop, task)) = service {
         drop(stop);
         let _ = task.await;
@@ -106,7 +113,7 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
         let _ = proxy.await;
     }
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), api).await;
-    result
+    result.map(|_| ())
 }
 
 /// The habit of every daemon: SIGHUP loads the configuration again.
@@ -119,6 +126,9 @@ async fn reload_on_hangup(shared: Arc<Shared>) {
 
 async fn listen(config: &LocalConfig) -> anyhow::Result<TcpListener> {
     let addresses = config.restapi.listen.socket_addrs();
+    if let Some(listener) = upgrade::inherited(&addresses) {
+        return Ok(TcpListener::from_std(listener)?);
+    }
     TcpListener::bind(&addresses[..]).await.with_context(|| {
         format!(
             "the REST API cannot listen on {} (restapi.listen): is another agent running there? choose another port \

@@ -11,6 +11,7 @@ mod routes;
 mod service;
 mod store;
 mod up;
+mod upgrade;
 
 use std::process::ExitCode;
 

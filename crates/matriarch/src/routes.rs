@@ -1,6 +1,7 @@
 //! From the store to routes: who is primary, who may serve reads, and whether to hold.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use matriarch_agent::view::{self, Reading};
 use matriarch_core::MemberName;
@@ -9,6 +10,12 @@ use matriarch_core::record::{MemberRecord, Role, RouterKind, RouterRecord};
 use matriarch_dcs::Store;
 use matriarch_proxy::{Backend, Routes};
 use tokio::sync::watch;
+
+/// Pause between two looks at a store that does not answer, or does not show what it should.
+const AGAIN: Duration = Duration::from_millis(500);
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long routes stay while nobody leads and nobody has taken over.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What routers are told: where sessions go, and then which switchover to hold new work for.
 pub struct News {
@@ -40,12 +47,26 @@ async fn keep(store: Arc<dyn Store>, routes: watch::Sender<Arc<Routes>>, handove
     let mut changes = store.watch();
     let host = crate::host::id();
     changes.mark_changed();
-    while changes.changed().await.is_ok() {
-        changes.borrow_and_update();
+    let (mut away, mut gone_since) = (false, None);
+    loop {
+        // Nothing tells when a store that was away is back, nor when what is missing has been missing for too long.
+        let again = if away || gone_since.is_some() { AGAIN } else { NEVER };
+        match tokio::time::timeout(again, changes.changed()).await {
+            Ok(Err(_)) => return,
+            Ok(Ok(())) => drop(changes.borrow_and_update()),
+            Err(_) => {}
+        }
         match store.read().await {
             Ok(snapshot) => {
                 let reading = view::read(&snapshot, None, jiff::Timestamp::now());
-                let next = Arc::new(from_view(&reading, &host));
+                let next = from_view(&reading, &host);
+                let keeps = may_be_back(&reading.view) && next.generation == routes.borrow().generation;
+                gone_since = keeps.then(|| gone_since.unwrap_or_else(Instant::now));
+                away = false;
+                if !routes.is_closed() && gone_since.is_some_and(|since| since.elapsed() < GRACE) {
+                    continue;
+                }
+                let next = Arc::new(next);
                 routes.send_if_modified(|current| {
                     let changed = *current != next;
                     if changed {
@@ -57,7 +78,11 @@ async fn keep(store: Arc<dyn Store>, routes: watch::Sender<Arc<Routes>>, handove
                 handover.send_if_modified(|current| std::mem::replace(current, announced) != announced);
             }
             // The last known routes stay: the primary goes on without the store for a while.
-            Err(error) => tracing::warn!("the store cannot be read, routes stay as they are: {error}"),
+            Err(error) => {
+                if !std::mem::replace(&mut away, true) {
+                    tracing::warn!("the store cannot be read, routes stay as they are: {error}");
+                }
+            }
         }
         if routes.is_closed() {
             return;
@@ -69,6 +94,15 @@ fn announced(view: &ClusterView) -> Handover {
     let poolers = view.sync.as_ref().filter(|sync| sync.value.handover).map(|sync| sync.revision);
     let open = |router: &&RouterRecord| router.kind == RouterKind::Pooler && router.holds != poolers;
     Handover { poolers, proxies: poolers.filter(|_| !view.routers.values().any(|router| open(&router))) }
+}
+
+/// Nobody leads, or the leader's record is missing, although nobody has given up or taken over: after an outage of the store
+/// the leases in it have ended, while the primary went on.
+fn may_be_back(view: &ClusterView) -> bool {
+    let Some(sync) = view.sync.as_ref().map(|sync| &sync.value) else { return false };
+    let key = view.leader.as_ref().is_none_or(|leader| leader.name == sync.leader);
+    let whole = view.leader.is_some() && view.members.contains_key(&sync.leader);
+    key && !whole && sync.released.is_none()
 }
 
 fn from_view(reading: &Reading, host: &str) -> Routes {

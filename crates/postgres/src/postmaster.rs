@@ -4,7 +4,7 @@
 //! the next agent adopts it by `postmaster.pid`. A pidfd tells its exit either way.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::fs::inotify;
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use tokio::io::unix::AsyncFd;
 
 use crate::conf;
@@ -269,6 +269,9 @@ impl Postmaster {
         let mut child = self.child.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(status) = child.take().and_then(|mut child| child.wait().ok()) {
             *exit = Some(status);
+        } else if exit.is_none() {
+            // A child all the same when an upgraded agent adopted it in the same process: else it stays as a zombie.
+            let _ = waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         }
         *exit
     }

@@ -34,6 +34,18 @@ use crate::shared::Shared;
 use crate::storage::{CommitDone, Storage};
 use crate::view::Reading;
 
+/// How long an agent looks for a moment to make way, in milliseconds.
+const MAKE_WAY: Millis = 60_000;
+
+/// Why an agent's loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was asked to stop, and PostgreSQL has stopped.
+    Stopped,
+    /// It was asked to make way: PostgreSQL and the guard go on, nothing is under way, and the lead is as it was.
+    Upgrade,
+}
+
 /// One agent.
 pub struct Shell {
     options: Arc<Options>,
@@ -72,6 +84,8 @@ pub struct Shell {
     restarts: restart::Restarts,
     roles: roles::Roles,
     stopping: bool,
+    /// Asked to make way, until then at the latest.
+    upgrading: Option<Millis>,
     reinit: bool,
     last_why: &'static str,
     /// Nobody comes in through the Unix socket without a password.
@@ -121,6 +135,7 @@ impl Shell {
             restarts: restart::Restarts::default(),
             roles: roles::Roles::default(),
             stopping: false,
+            upgrading: None,
             reinit: false,
             last_why: "",
             socket_is_safe: false,
@@ -131,11 +146,11 @@ impl Shell {
         }
     }
 
-    /// Runs until the agent is asked to stop and PostgreSQL has stopped.
+    /// Runs until the agent is asked to stop and PostgreSQL has stopped, or to make way.
     ///
     /// # Errors
     /// When what is left of an earlier run cannot be taken over.
-    pub async fn run(mut self) -> anyhow::Result<()> {
+    pub async fn run(mut self) -> anyhow::Result<Ending> {
         self.pg.instance().prepare_run_dir()?;
         if self.options.stream_postgres_log {
             crate::postgres_log::stream(self.pg.instance(), &self.options.postgres_log)?;
@@ -150,13 +165,16 @@ impl Shell {
             let wake = self.round();
             if self.finished() {
                 self.leave().await;
-                return Ok(());
+                return Ok(Ending::Stopped);
+            }
+            if self.makes_way() {
+                return Ok(Ending::Upgrade);
             }
             let pause = Duration::from_millis(wake.saturating_sub(boot_clock_ms()).max(1));
             tokio::select! {
                 event = self.events.recv() => {
                     // The shell holds a sender itself, so there is always a next event.
-                    let Some(event) = event else { return Ok(()) };
+                    let Some(event) = event else { return Ok(Ending::Stopped) };
                     self.take(event);
                     while let Ok(event) = self.events.try_recv() {
                         self.take(event);
@@ -288,6 +306,10 @@ impl Shell {
                 }
             }
             Event::Command(command, reply) => self.command(command, reply),
+            Event::Upgrade => {
+                tracing::info!("asked to make way for another program");
+                self.upgrading = Some(boot_clock_ms() + MAKE_WAY);
+            }
             Event::Stop => {
                 if !self.stopping {
                     tracing::info!("asked to stop");
@@ -423,6 +445,20 @@ impl Shell {
             }
             None => {}
         }
+    }
+
+    /// Another program may take this process over: nothing is half done.
+    fn makes_way(&mut self) -> bool {
+        let Some(limit) = self.upgrading.filter(|_| !self.stopping) else { return false };
+        let idle = self.pg.busy().is_none()
+            && self.storage.committing.is_none()
+            && self.lasting.is_settled()
+            && !self.configuring;
+        if !idle && boot_clock_ms() > limit {
+            tracing::error!("no way was made for another program within {} s: ask again later", MAKE_WAY / 1000);
+            self.upgrading = None;
+        }
+        idle
     }
 
     fn finished(&self) -> bool {
