@@ -12,6 +12,7 @@ mod drills;
 mod etcd;
 mod faults;
 mod majors;
+mod noticing;
 mod patronictl;
 mod requests;
 mod up;

@@ -134,6 +134,11 @@ impl Fault {
         Struck { victim, gone }
     }
 
+    /// Holds the store's write lock for a time.
+    pub async fn stall_store(cluster: &Cluster, time: Duration) {
+        stall(&cluster.path().join("store.db"), time).await;
+    }
+
     fn will_end(self, cluster: &Cluster, victim: &str) -> Vec<(PathBuf, i32, Kind)> {
         let (agents, postmasters) = match self {
             Fault::StallStore => (false, false),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use matriarch_testkit::history::Clients;
-use matriarch_testkit::ledger::{Ledger, Options, verify};
+use matriarch_testkit::ledger::{Ledger, Options, Summary, verify};
 use matriarch_testkit::observer::{Observer, Probe};
 
 use super::{PATIENCE, Subject};
@@ -23,10 +23,20 @@ impl Witness {
     /// Attaches both. The observer counts a member as a primary when it says that it is one ([`Probe::Status`]), or only
     /// when it commits something ([`Probe::Write`]).
     pub async fn attach(cluster: &impl Subject, probe: Probe) -> Witness {
+        Witness::with_deadline(cluster, probe, Duration::from_secs(1)).await
+    }
+
+    /// As [`Witness::attach`], with a client that waits: where no write may fail, a slow machine must not look like one that
+    /// lost a connection.
+    pub async fn patient(cluster: &impl Subject, probe: Probe) -> Witness {
+        Witness::with_deadline(cluster, probe, PATIENCE).await
+    }
+
+    async fn with_deadline(cluster: &impl Subject, probe: Probe, deadline: Duration) -> Witness {
         let dsn = cluster.writes();
         Observer::prepare(&dsn).await.expect("the cluster takes writes");
         let clients = Clients::start(&dsn, CLIENTS, 1).await.expect("the cluster takes writes");
-        let options = Options { writers: 2, ..Options::new(dsn) };
+        let options = Options { writers: 2, deadline, ..Options::new(dsn) };
         let ledger = Ledger::start(options).await.expect("the cluster takes writes");
         ledger.writes_again(PATIENCE).await.expect("writes begin");
         let members: Vec<(String, String)> =
@@ -67,7 +77,7 @@ impl Witness {
     }
 
     /// Ends all: nothing acknowledged may be lost, and never may two members have been primary at once.
-    pub async fn conclude(self, cluster: &impl Subject) {
+    pub async fn conclude(self, cluster: &impl Subject) -> Summary {
         let book = self.ledger.stop().await;
         let history = self.clients.conclude(&cluster.writes()).await.expect("the primary answers");
         let report = self.observer.stop().await;
@@ -88,5 +98,6 @@ impl Witness {
             history.unknown,
             history.old_reads.len()
         );
+        summary
     }
 }
