@@ -67,13 +67,9 @@ async fn check(program: &Path, config: &Path) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("{} did not check the configuration within {} s", program.display(), CHECK.as_secs()))?
         .with_context(|| format!("{} cannot be started", program.display()))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    anyhow::ensure!(
-        output.status.success(),
-        "{} does not take {}: {}",
-        program.display(),
-        config.display(),
-        said.trim()
-    );
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let (program, config, taken) = (program.display(), config.display(), output.status.success());
+    anyhow::ensure!(taken, "{program} does not take {config}: {}", said.trim());
     Ok(())
 }
