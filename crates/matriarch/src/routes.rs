@@ -50,7 +50,8 @@ async fn keep(store: Arc<dyn Store>, routes: watch::Sender<Arc<Routes>>, handove
     let (mut away, mut gone_since) = (false, None);
     loop {
         // Nothing tells when a store that was away is back, nor when what is missing has been missing for too long.
-        let again = if away || gone_since.is_some() { AGAIN } else { NEVER };
+        let waits = away || gone_since.is_some_and(|since: Instant| since.elapsed() < GRACE);
+        let again = if waits { AGAIN } else { NEVER };
         match tokio::time::timeout(again, changes.changed()).await {
             Ok(Err(_)) => return,
             Ok(Ok(())) => drop(changes.borrow_and_update()),
