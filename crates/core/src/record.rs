@@ -211,7 +211,7 @@ pub enum ReleaseReason {
 }
 
 /// `sync`: the epoch, its leader and its rule. Never leased: it outlives the leader and is what a takeover compares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SyncRecord {
     /// Leader of this epoch.
     pub leader: MemberName,
@@ -337,7 +337,7 @@ impl std::fmt::Display for RouterKind {
 }
 
 /// `failover`: a wish to move the primary. With `leader` it is a switchover, without a failover.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FailoverRequest {
     /// The leader to move away from.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -274,8 +274,13 @@ impl World {
                     next.rule = Rule::default();
                 }
             }),
-            Some(Mutation::PromoteBeforeRule) if ["promote", "promote_prepare"].contains(&decision.why.code) => {
-                decision.actions.retain(|action| !matches!(action, Action::Configure(_)));
+            // What a standby waits for is part of the bug: else the rule of the epoch before would be in force.
+            Some(Mutation::PromoteBeforeRule)
+                if ["promote", "election", "pledge", "takeover", "follow", "connecting", "leader_not", "start_"]
+                    .iter()
+                    .any(|start| decision.why.code.starts_with(start) && decision.why.code != "start_primary") =>
+            {
+                wait_for_nobody(decision);
             }
             Some(Mutation::PledgeWhileReceiving)
                 if ["pledge", "election", "takeover"].iter().any(|start| decision.why.code.starts_with(start)) =>
@@ -283,6 +288,14 @@ impl World {
                 decision.actions.retain(|action| !matches!(action, Action::Configure(_)));
             }
             _ => {}
+        }
+    }
+}
+
+fn wait_for_nobody(decision: &mut Decision) {
+    for action in &mut decision.actions {
+        if let Action::Configure(settings) = action {
+            settings.synchronous_standby_names.clear();
         }
     }
 }

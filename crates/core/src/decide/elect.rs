@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::decide::ballot::Ballot;
 use crate::decide::candidates;
 use crate::decide::turn::Turn;
-use crate::decide::{ClusterView, Job, Millis, Purpose, Running, Server, Settings, Why};
+use crate::decide::{ClusterView, Job, Millis, Purpose, Running, Server, Why};
 use crate::name::MemberName;
 use crate::record::{Pledge, PreviousRule, ReleaseReason, SyncRecord, Versioned, key};
 use crate::rule::Rule;
@@ -81,7 +81,7 @@ impl Turn<'_> {
         // A primary of an older epoch is rewound once somebody leads; if that takes long, its vote may be what is missing.
         let late = since + 2 * TURN;
         if facts.standby || was_leader || self.obs.now >= late {
-            self.configure(Settings::default());
+            self.configure_standby(&sync.value, None);
             return self.run(Job::StartStandby, Why::new("start_to_elect", "starting as a replica of nobody, to vote"));
         }
         self.wake_at(late);
@@ -98,7 +98,7 @@ impl Turn<'_> {
         if self.handed_to_us(&sync.value, running) {
             return self.take_over(view, sync, Vec::new(), false);
         }
-        self.configure(Settings::default());
+        self.configure_standby(&sync.value, None);
         if running.upstream.is_some() || running.receiving {
             self.wake_at(self.obs.now + 20);
             return Why::new("election_stop_receiving", "nobody leads: ending the stream from the last leader");

@@ -1,7 +1,7 @@
 //! Another member leads: stream from it, and do what it takes to be able to.
 
 use crate::decide::turn::Turn;
-use crate::decide::{ClusterView, Data, DataFacts, Job, LeaderKey, Millis, Remedy, Running, Server, Settings, Why};
+use crate::decide::{ClusterView, Data, DataFacts, Job, LeaderKey, Millis, Remedy, Running, Server, Why};
 use crate::name::MemberName;
 use crate::record::{MemberRecord, Role, SyncRecord, Versioned};
 
@@ -36,13 +36,14 @@ impl Turn<'_> {
         match &self.obs.server {
             Server::Unready => Why::new("unready", "PostgreSQL does not answer yet"),
             Server::Stopped => self.rejoin(view, &sync.value, &leader.name, ready),
-            Server::Running(running) => self.stream(view, running, &leader.name, ready),
+            Server::Running(running) => self.stream(view, &sync.value, running, &leader.name, ready),
         }
     }
 
     fn stream(
         &mut self,
         view: &ClusterView,
+        sync: &SyncRecord,
         running: &Running,
         leader: &MemberName,
         ready: Option<&MemberRecord>,
@@ -55,7 +56,7 @@ impl Turn<'_> {
             self.memory.rewound = None;
             return self.run(Job::StopFast, Why::new("diverged", text));
         }
-        self.configure(Settings { upstream: Some(leader.clone()), ..Settings::default() });
+        self.configure_standby(sync, Some(leader.clone()));
         if running.streaming && running.upstream.as_ref() == Some(leader) {
             self.memory.not_streaming_since = None;
             self.memory.remedy = Remedy::None;
@@ -123,7 +124,7 @@ impl Turn<'_> {
             self.memory.remedy = Remedy::Clone;
             return self.clone_leader(sync, leader, ready);
         }
-        self.configure(Settings { upstream: Some(leader.clone()), ..Settings::default() });
+        self.configure_standby(sync, Some(leader.clone()));
         let before = self.actions.len();
         let why = self.run(Job::StartStandby, Why::new("start_standby", format!("starting as a replica of {leader}")));
         if self.actions.len() > before {

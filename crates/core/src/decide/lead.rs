@@ -114,7 +114,7 @@ impl Turn<'_> {
         }
         if facts.standby {
             // It stopped between the takeover and the promotion.
-            self.configure(Settings::default());
+            self.configure_standby(&sync.value, None);
             return self.run(Job::StartStandby, Why::new("start_to_promote", "starting as a replica, to be promoted"));
         }
         let hopeless = self.failures_of(&Job::StartPrimary) >= 3;

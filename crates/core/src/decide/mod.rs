@@ -36,7 +36,7 @@ use crate::rule::Rule;
 use turn::Turn;
 
 /// What one call wants the next one to know. Losing it (an agent restart) costs time, never safety.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Memory {
     /// When this agent first decided.
     pub started: Option<Millis>,
@@ -71,7 +71,7 @@ pub struct Memory {
 }
 
 /// See [`Memory::barrier`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Barrier {
     /// `synchronous_standby_names` it was taken under.
     pub names: String,
@@ -84,7 +84,7 @@ pub struct Barrier {
 }
 
 /// See [`Memory::proposed`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Proposed {
     /// Revision of `sync` that it compares: once that has changed it has landed, or never will.
     pub revision: u64,
@@ -99,7 +99,7 @@ pub struct Proposed {
 ///        \            |           |
 ///         \-----> called off <----/
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Switching {
     /// Since when.
     pub since: Millis,
@@ -112,7 +112,7 @@ pub struct Switching {
 }
 
 /// See [`Switching`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
     /// A checkpoint makes the stop short.
     Checkpointing,
@@ -125,7 +125,7 @@ pub enum Phase {
 }
 
 /// What a member that cannot follow does about it, mildest first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Remedy {
     /// Nothing is wrong.
     #[default]
@@ -137,7 +137,7 @@ pub enum Remedy {
 }
 
 /// Failures of one job in a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Failures {
     /// Which job.
     pub job: Job,

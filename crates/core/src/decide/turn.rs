@@ -4,6 +4,7 @@ use crate::decide::{
     Action, Change, Data, Decision, Failures, Job, Memory, Millis, Observation, Policy, Purpose, Remedy, Server,
     Settings, Stance, Why,
 };
+use crate::name::MemberName;
 use crate::record::SyncRecord;
 use crate::transaction::Txn;
 
@@ -116,6 +117,14 @@ impl<'a> Turn<'a> {
         // A barrier says nothing about names that were changed in between, even if they are the same again.
         self.memory.barrier.take_if(|barrier| barrier.names != settings.synchronous_standby_names);
         self.actions.push(Action::Configure(settings));
+    }
+
+    /// The settings of a member that does not lead: should a promotion that was begun earlier still come to its end, it
+    /// acknowledges nothing that the rule does not allow.
+    pub fn configure_standby(&mut self, sync: &SyncRecord, upstream: Option<MemberName>) {
+        let Some(view) = &self.obs.store else { return };
+        let synchronous_standby_names = self.names_for(view, &sync.rule);
+        self.configure(Settings { upstream, synchronous_standby_names });
     }
 
     pub fn drop_lease(&mut self) {

@@ -1,0 +1,112 @@
+//! Makes states equal that differ only in numbers nobody looks at: revisions and lease identities are renumbered per key
+//! in their order, so that histories which lead to the same situation meet.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::state::{Key, Member, Records, Request, State};
+
+type Seen = BTreeSet<(Key, u64)>;
+
+/// Greater than every number of this key that anybody still knows.
+pub fn next_number(state: &State, key: Key) -> u64 {
+    let mut seen = Seen::new();
+    collect(state, &mut seen);
+    1 + seen.range((key, 0)..=(key, u64::MAX)).next_back().map_or(0, |(_, number)| *number)
+}
+
+/// Renumbers.
+pub fn canonical(state: &mut State) {
+    let mut seen = Seen::new();
+    collect(state, &mut seen);
+    let rank = |key: Key, number: u64| seen.range((key, 0)..=(key, number)).count() as u64;
+    if seen.iter().all(|(key, number)| rank(*key, *number) == *number) {
+        return;
+    }
+    let records = Arc::new(records_renumbered(&state.records, &rank));
+    let share = |other: &Arc<Records>| {
+        let renumbered = records_renumbered(other, &rank);
+        if renumbered == *records { records.clone() } else { Arc::new(renumbered) }
+    };
+    for member in &mut state.members {
+        let view = share(&member.view);
+        renumber_member(Arc::make_mut(member), &rank, view);
+    }
+    state.saved = state.saved.as_ref().map(share);
+    for request in &mut state.flight {
+        let request: &mut Request = Arc::make_mut(request);
+        for (key, number) in &mut request.compares {
+            if let Some(number) = number {
+                *number = rank(*key, *number);
+            }
+        }
+        request.lease = request.lease.map(|lease| rank(Key::Lease, lease));
+    }
+    state.records = records;
+}
+
+fn renumber_member(member: &mut Member, rank: &impl Fn(Key, u64) -> u64, view: Arc<Records>) {
+    member.view = view;
+    if let Some(held) = &mut member.lease {
+        held.id = rank(Key::Lease, held.id);
+    }
+    member.maybe = member.maybe.map(|lease| rank(Key::Lease, lease));
+    if let Some(proposed) = &member.memory.proposed
+        && rank(Key::Sync, proposed.revision) != proposed.revision
+        && let Some(proposed) = &mut Arc::make_mut(&mut member.memory).proposed
+    {
+        proposed.revision = rank(Key::Sync, proposed.revision);
+    }
+}
+
+fn collect(state: &State, seen: &mut Seen) {
+    collect_records(&state.records, seen);
+    for member in &state.members {
+        if !Arc::ptr_eq(&member.view, &state.records) {
+            collect_records(&member.view, seen);
+        }
+        seen.extend(member.lease.map(|held| (Key::Lease, held.id)));
+        seen.extend(member.maybe.map(|lease| (Key::Lease, lease)));
+        seen.extend(member.memory.proposed.as_ref().map(|proposed| (Key::Sync, proposed.revision)));
+    }
+    if let Some(saved) = &state.saved {
+        collect_records(saved, seen);
+    }
+    for request in &state.flight {
+        seen.extend(request.compares.iter().filter_map(|(key, number)| Some((*key, (*number)?))));
+        seen.extend(request.lease.map(|lease| (Key::Lease, lease)));
+    }
+}
+
+fn collect_records(records: &Records, seen: &mut Seen) {
+    seen.extend(records.initialize.map(|revision| (Key::Initialize, revision)));
+    if let Some(leader) = &records.leader {
+        seen.extend([(Key::Leader, leader.revision), (Key::Lease, leader.lease)]);
+    }
+    seen.extend(records.sync.as_ref().map(|sync| (Key::Sync, sync.revision)));
+    seen.extend(records.failover.as_ref().map(|failover| (Key::Failover, failover.revision)));
+    for (id, pledge) in records.pledges.iter().enumerate() {
+        seen.extend(pledge.as_ref().map(|pledge| (Key::Pledge(id as u8), pledge.revision)));
+    }
+}
+
+fn records_renumbered(records: &Records, rank: &impl Fn(Key, u64) -> u64) -> Records {
+    let mut records = records.clone();
+    records.initialize = records.initialize.map(|revision| rank(Key::Initialize, revision));
+    if let Some(leader) = &mut records.leader {
+        leader.revision = rank(Key::Leader, leader.revision);
+        leader.lease = rank(Key::Lease, leader.lease);
+    }
+    if let Some(sync) = &mut records.sync {
+        sync.revision = rank(Key::Sync, sync.revision);
+    }
+    if let Some(failover) = &mut records.failover {
+        failover.revision = rank(Key::Failover, failover.revision);
+    }
+    for (id, pledge) in records.pledges.iter_mut().enumerate() {
+        if let Some(pledge) = pledge {
+            pledge.revision = rank(Key::Pledge(id as u8), pledge.revision);
+        }
+    }
+    records
+}

@@ -1,0 +1,95 @@
+//! Searches that fit into a test run: the rules hold, and each of them is needed. Longer ones by hand, see docs/model.md.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use matriarch_model::model::{Outcome, search};
+use matriarch_model::mutation::MUTATIONS;
+use matriarch_model::setup::{Budget, Setup};
+
+/// Steps generated, at most, before a search is cut off.
+const STATES: usize = 250_000;
+/// The same for a mutation that has to be found.
+const PATIENCE: usize = 2_000_000;
+const DEPTH: usize = 200;
+
+fn holds(setup: &Setup) -> Outcome {
+    holds_for(setup, STATES)
+}
+
+fn holds_for(setup: &Setup, states: usize) -> Outcome {
+    let outcome = search(setup, DEPTH, states, 1);
+    if let Some((property, story)) = &outcome.counterexample {
+        panic!("{}\nbroken: {property}\n{setup:?}", story.join("\n"));
+    }
+    println!(
+        "{} states, depth {}, {}: {:?}",
+        outcome.states,
+        outcome.depth,
+        if outcome.finished { "finished" } else { "cut off" },
+        setup.budget
+    );
+    outcome
+}
+
+/// One commit, and one copy of a data directory.
+fn write() -> Budget {
+    Budget { writes: 1, copies: 1, ..Budget::default() }
+}
+
+#[test]
+fn leaders_that_lose_their_lease_lose_nothing() {
+    assert!(holds(&Setup::quorum(3, Budget { expiries: 1, ..write() })).goes_on);
+    holds(&Setup::quorum(3, Budget { expiries: 2, delays: 1, ..write() }));
+}
+
+#[test]
+fn rules_that_change_meet_each_other() {
+    assert!(holds(&Setup::quorum(3, Budget { cuts: 1, copies: 0, ..write() })).finished);
+    holds(&Setup::quorum(3, Budget { cuts: 1, delays: 1, ..write() }));
+    holds(&Setup { voters: vec![1], ..Setup::quorum(3, Budget { delays: 1, expiries: 1, ..write() }) });
+    holds(&Setup { needed: 2, ..Setup::quorum(4, Budget { cuts: 1, ..write() }) });
+}
+
+#[test]
+fn crashes_and_restarts_between_any_two_steps_lose_nothing() {
+    holds(&Setup::quorum(3, Budget { crashes: 1, restarts: 1, delays: 1, ..write() }));
+    holds(&Setup::quorum(3, Budget { stops: 1, cuts: 1, restarts: 1, ..write() }));
+}
+
+#[test]
+fn data_that_is_lost_or_old_vouches_for_nothing() {
+    holds(&Setup::quorum(3, Budget { wipes: 1, expiries: 1, ..write() }));
+    holds(&Setup::quorum(3, Budget { backups: 1, expiries: 1, ..write() }));
+}
+
+#[test]
+fn leases_keep_two_leaders_apart_where_nothing_else_does() {
+    holds(&Setup::asynchronous(Budget { expiries: 1, renewals: 1, delays: 1, ..write() }));
+}
+
+#[test]
+fn five_members_as_far_as_it_goes() {
+    holds(&Setup { needed: 2, ..Setup::quorum(5, Budget { expiries: 1, ..write() }) });
+}
+
+/// Each search is run without the mutation as well: what it finds is due to that alone.
+#[test]
+fn every_rule_is_needed() {
+    let next = AtomicUsize::new(0);
+    let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(mutation) = MUTATIONS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let found = search(&mutation.shows_in(), DEPTH, PATIENCE, 1);
+                    let (property, story) = found.counterexample.unwrap_or_else(|| {
+                        panic!("{mutation:?} survived {} states, depth {}", found.states, found.depth)
+                    });
+                    println!("{mutation:?}: {} states, depth {}: not '{property}'", found.states, found.depth);
+                    assert!(story.iter().any(|line| line.contains("***")), "a story tells what is wrong");
+                    holds_for(&Setup { mutation: None, ..mutation.shows_in() }, found.generated);
+                }
+            });
+        }
+    });
+}
