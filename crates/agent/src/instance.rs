@@ -60,6 +60,8 @@ pub struct Pg {
     postmaster: Option<Arc<Postmaster>>,
     sql: Option<Arc<Sql>>,
     busy: Option<(Job, JoinHandle<()>)>,
+    /// Taken over from an earlier agent and not yet looked at.
+    unseen: bool,
     probing: bool,
     probe_again: bool,
     /// `primary_conninfo` as we wrote it, and whom it names.
@@ -89,6 +91,7 @@ impl Pg {
             postmaster: None,
             sql: None,
             busy: None,
+            unseen: false,
             probing: false,
             probe_again: false,
             upstreams: BTreeMap::new(),
@@ -130,6 +133,7 @@ impl Pg {
             }
             Some(found) => {
                 tracing::info!("PostgreSQL already runs (pid {}): taking it over", found.pid());
+                self.unseen = true;
                 self.running(Arc::new(found));
             }
             None if process::tree(&self.instance.data_dir).is_empty() => {}
@@ -168,7 +172,7 @@ impl Pg {
             // The news of an earlier postmaster.
             return;
         }
-        self.postmaster = None;
+        (self.postmaster, self.unseen) = (None, false);
         self.sql = None;
         self.probe = None;
         self.server = Server::Stopped;
@@ -245,7 +249,7 @@ impl Pg {
 
     /// Takes a sighting into account.
     pub fn seen(&mut self, sighting: Sighting) {
-        self.probing = false;
+        (self.probing, self.unseen) = (false, false);
         let again = std::mem::take(&mut self.probe_again);
         if self.postmaster.is_none() {
             return;
@@ -394,6 +398,11 @@ impl Pg {
             Server::Running(running) if running.streaming => running.upstream.clone(),
             _ => None,
         }
+    }
+
+    /// An earlier agent's PostgreSQL that was not yet looked at.
+    pub fn is_unseen(&self) -> bool {
+        self.unseen
     }
 
     /// PostgreSQL runs as a primary.

@@ -16,6 +16,8 @@ const POSITION_INTERVAL: Millis = 2_000;
 /// What was last told.
 #[derive(Default)]
 pub struct Published {
+    /// Everything a first record needs was seen.
+    begun: bool,
     /// Our record without positions; none when it must be written.
     pub member: Option<MemberRecord>,
     /// When positions were last told.
@@ -33,7 +35,8 @@ impl Shell {
         let mut plain = record.clone();
         (plain.xlog_location, plain.receive_lsn, plain.replay_lsn) = (None, None, None);
         let moved = record.xlog_location != self.published.position && now >= self.published.at + POSITION_INTERVAL;
-        if self.published.member.as_ref() != Some(&plain) || moved {
+        self.published.begun |= self.knows_itself();
+        if self.published.begun && (self.published.member.as_ref() != Some(&plain) || moved) {
             let text = serde_json::to_string(&record).expect("records have string keys and finite numbers only");
             if self.storage.put_member(key::member(self.options.name()), text) {
                 self.published.position = record.xlog_location;
@@ -46,6 +49,12 @@ impl Shell {
         }
         self.tell_history();
         self.tell_shared(&record);
+    }
+
+    /// An agent that takes over a running PostgreSQL says nothing before it has seen how that is: what an earlier process
+    /// said holds until then, and routers would cut sessions off a primary that is said to be starting.
+    fn knows_itself(&self) -> bool {
+        self.reading.is_some() && self.pg.data != Data::Unknown && !self.pg.is_unseen()
     }
 
     fn member_record(&self) -> MemberRecord {
