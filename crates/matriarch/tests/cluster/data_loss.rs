@@ -3,7 +3,7 @@
 use matriarch_dcs::{SqliteStore, Store, Txn};
 use matriarch_testkit::faults;
 
-use crate::harness::{Cluster, PATIENCE, health};
+use crate::harness::{Cluster, PATIENCE, health, wire};
 
 const USAGE: u8 = 64;
 const TEMPORARY: u8 = 75;
@@ -39,6 +39,20 @@ async fn nobody_leads(cluster: &Cluster, survivor: &str, problem: &str) {
     .await;
 }
 
+/// Waits until the leader has noted how far each member is, which it does while there are writes.
+async fn everybody_is_known(cluster: &Cluster, leader: &str) {
+    let begun = std::time::Instant::now();
+    loop {
+        cluster.ask(cluster.read_write(), "create temp table t as select 1").await.expect("the primary answers");
+        let answer = wire::http(cluster.api_port(leader), "GET", "/cluster", None, "").await.expect("it answers");
+        let status: serde_json::Value = serde_json::from_str(&answer.body).expect("it is JSON");
+        if status["matriarch"]["known"].as_array().is_some_and(|known| known.len() == 3) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "not all positions are known: {status}");
+    }
+}
+
 async fn write(cluster: &Cluster, row: u32) {
     let insert = format!("insert into kept values ({row})");
     cluster.ask(cluster.read_write(), &insert).await.unwrap_or_else(|error| panic!("{insert}: {error:#}"));
@@ -60,6 +74,7 @@ async fn the_last_one_leads_once_the_loss_is_accepted() {
     let accept = ["failover", "--candidate", survivor, "--accept-data-loss", "--force"];
     cluster.verb(&accept).await.refused_naming(TEMPORARY, &[&leader, "leads"]);
 
+    everybody_is_known(&cluster, &leader).await;
     vanish(&cluster, &leader);
     vanish(&cluster, voter);
     nobody_leads(&cluster, survivor, "pledges needed").await;
