@@ -301,6 +301,13 @@ pub struct Pledge {
     pub withdrawn: bool,
 }
 
+impl Pledge {
+    /// It stands, against this epoch.
+    pub fn counts_against(&self, epoch: u64) -> bool {
+        self.epoch == epoch && !self.withdrawn
+    }
+}
+
 /// `routers/<id>`: something that sends sessions to the primary, as it describes itself; leased.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterRecord {

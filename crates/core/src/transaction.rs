@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::record::{SyncRecord, Versioned, key};
+
 /// What must hold for a transaction to be applied.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Compare {
@@ -94,6 +96,13 @@ impl Txn {
     pub fn put<T: Serialize>(self, key: &str, value: &T) -> Self {
         let text = serde_json::to_string(value).expect("records have string keys and finite numbers only");
         self.put_text(key, text, Life::Permanent)
+    }
+
+    /// Writes `sync` anew if it is still as seen. Every writer of the record comes through here, so that its serial number
+    /// tells older from newer ones also in a store that went back in time.
+    pub fn rewrite_sync(self, seen: &Versioned<SyncRecord>, next: SyncRecord) -> Self {
+        let next = SyncRecord { serial: seen.value.serial + 1, ..next.with_patroni_fields() };
+        self.unchanged(key::SYNC, seen.revision).put(key::SYNC, &next)
     }
 
     /// Removes a key.

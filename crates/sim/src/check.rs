@@ -46,6 +46,10 @@ pub struct Checker {
     /// The newest epoch whose leader runs as a primary, and who that is.
     promoted: Option<(u64, NodeId)>,
     two_since: Option<Millis>,
+    /// When the newest epoch began.
+    newest_since: Millis,
+    /// Since when a primary of an older epoch has outlived what it may rest on.
+    overdue: Option<(NodeId, Millis)>,
 }
 
 impl World {
@@ -166,6 +170,9 @@ impl World {
             if before.epoch > sync.epoch {
                 self.violate(format!("epoch went from {} back to {}", before.epoch, sync.epoch));
             }
+            if before.serial >= sync.serial {
+                self.violate(format!("serial of 'sync' went from {} to {}", before.serial, sync.serial));
+            }
             self.check_voters_kept(before, &sync);
             self.check_accepted_loss(before, &sync);
             if before.epoch == sync.epoch && (&before.leader, &before.incarnation) != (&sync.leader, &sync.incarnation)
@@ -177,6 +184,7 @@ impl World {
             && let Some(node) = self.find(&sync.leader)
         {
             self.nodes[node].led_epoch = sync.epoch;
+            self.checker.newest_since = self.now;
             if self.nodes[node].pg.writable() {
                 self.check_new_primary(node);
             }
@@ -277,7 +285,15 @@ impl World {
 
     /// Looks at what may only last for a while.
     pub(crate) fn check_regularly(&mut self) {
-        let primaries = self.nodes.iter().filter(|node| node.moves() && node.pg.writable() && !node.unfenced).count();
+        self.check_outlived();
+        let newest = self.checker.sync.as_ref().map_or(0, |sync| sync.epoch);
+        // An older primary under a rule has been fenced by its voters: it can acknowledge nothing (see `acknowledge`).
+        let fenced = |node: &Node| {
+            let epoch = node.led_epoch;
+            epoch > 0 && epoch < newest && !self.checker.asynchronous.contains(&epoch)
+        };
+        let primaries = |node: &&Node| node.moves() && node.pg.writable() && !node.unfenced && !fenced(node);
+        let primaries = self.nodes.iter().filter(primaries).count();
         if primaries < 2 {
             self.checker.two_since = None;
             return;
@@ -285,6 +301,27 @@ impl World {
         let since = *self.checker.two_since.get_or_insert(self.now);
         if self.now > since + TWO_PRIMARIES {
             self.violate(format!("two primaries for more than {TWO_PRIMARIES} ms"));
+        }
+    }
+
+    /// A leader may go on for the life of a lease after its voters have left it, not longer: they answer it no more.
+    fn check_outlived(&mut self) {
+        let newest = self.checker.sync.as_ref().map_or(0, |sync| sync.epoch);
+        let late = self.now > self.checker.newest_since + self.setup.ttl;
+        let outlived = self.nodes.iter().position(|node| {
+            late && node.moves()
+                && node.pg.writable()
+                && !node.unfenced
+                && node.led_epoch > 0
+                && node.led_epoch < newest
+        });
+        self.checker.overdue = match (outlived, self.checker.overdue) {
+            (Some(node), Some((before, since))) if node == before => Some((node, since)),
+            (Some(node), _) => Some((node, self.now)),
+            (None, _) => None,
+        };
+        if let Some((node, _)) = self.checker.overdue.filter(|(_, since)| self.now > since + TWO_PRIMARIES) {
+            self.violate(format!("{node} still accepts writes though another has led for longer than a lease lasts"));
         }
     }
 

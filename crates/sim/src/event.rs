@@ -61,6 +61,10 @@ pub enum AgentEvent {
     Read,
     /// It renews its member lease and writes the status.
     Housekeeping,
+    /// It tells the other agents where it stands, and takes in what they told.
+    Beat,
+    /// Its connections to a member were reset, and that one refuses new ones.
+    Reset(NodeId),
 }
 
 /// See [`Event::Pg`].

@@ -48,6 +48,14 @@ pub enum Fault {
     AcceptLoss(NodeId),
     /// Two members cannot replicate.
     Cut(NodeId, NodeId),
+    /// What one member's agent sends another's does not arrive; the other way it does.
+    Silence(NodeId, NodeId),
+    /// What agents send each other gets lost, delayed and doubled.
+    UnsteadyBeats,
+    /// One member hears and reaches no other.
+    CutFromMembers(NodeId),
+    /// One member hears and reaches nobody, the store included.
+    CutFromAll(NodeId),
     /// A person asks for a member to be made anew.
     Reinit(NodeId),
     /// A person stops an agent and starts it again.
@@ -100,6 +108,13 @@ impl World {
             Fault::Cut(a, b) => {
                 self.cuts.insert((a.min(b), a.max(b)));
             }
+            Fault::Silence(from, to) => drop(self.silenced.insert((from, to))),
+            Fault::UnsteadyBeats => self.unsteady_beats = true,
+            Fault::CutFromMembers(node) => self.cut_from_members(node),
+            Fault::CutFromAll(node) => {
+                self.nodes[node].cut_off = true;
+                self.cut_from_members(node);
+            }
             Fault::Reinit(node) => {
                 self.nodes[node].agent.reinit = true;
                 self.poke(node, 1);
@@ -142,6 +157,13 @@ impl World {
             Fault::Cut(a, b) => {
                 self.cuts.remove(&(a.min(b), a.max(b)));
             }
+            Fault::Silence(from, to) => drop(self.silenced.remove(&(from, to))),
+            Fault::UnsteadyBeats => self.unsteady_beats = false,
+            Fault::CutFromMembers(node) => self.join_members(node),
+            Fault::CutFromAll(node) => {
+                self.join_members(node);
+                self.heal(&Fault::CutOff(node));
+            }
             Fault::RestartAgent(node) => self.start_again(node),
             Fault::StopAll => (0..self.nodes.len()).for_each(|node| self.start_again(node)),
             Fault::PowerCutAll => (0..self.nodes.len()).for_each(|node| {
@@ -161,6 +183,18 @@ impl World {
             | Fault::AcceptLoss(_)
             | Fault::Reinit(_) => {}
         }
+    }
+
+    fn cut_from_members(&mut self, node: NodeId) {
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            self.cuts.insert((node.min(other), node.max(other)));
+            self.silenced.extend([(node, other), (other, node)]);
+        }
+    }
+
+    fn join_members(&mut self, node: NodeId) {
+        self.cuts.retain(|(a, b)| *a != node && *b != node);
+        self.silenced.retain(|(from, to)| *from != node && *to != node);
     }
 
     fn power_cut(&mut self, node: NodeId) {

@@ -12,6 +12,7 @@ pub mod client;
 pub mod disk;
 pub mod event;
 pub mod fault;
+pub mod heartbeat;
 pub mod jobs;
 pub mod mutation;
 pub mod node;

@@ -2,13 +2,13 @@
 //! it answered; `decide` itself stays as it is.
 
 use matriarch_core::decide::{
-    Action, Barrier, Decision, Job, LeaderKey, Observation, Purpose, Server, Synchronous, Zones,
+    Action, Barrier, Decision, Doubt, Job, Observation, Pulse, Purpose, Server, Synchronous, Zones,
 };
 
-use matriarch_core::Lsn;
 use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
 use matriarch_core::transaction::{Compare, Txn, Write};
+use matriarch_core::{Incarnation, Lsn};
 
 use crate::node::NodeId;
 use crate::profile::Profile;
@@ -60,10 +60,18 @@ pub enum Mutation {
     ZonesIgnored,
     /// A takeover does not wait for anybody, and living voters are left out of its rule.
     TakeoverAsynchronous,
+    /// A member streams again without having withdrawn pledges that may still be under way.
+    ResumeWithoutWithdrawal,
+    /// A pledge that was withdrawn counts.
+    WithdrawnPledgesCount,
+    /// Under the empty rule a leader that is only suspected is taken over from.
+    SuspectsWithoutRule,
+    /// A suspected leader is taken over from without the fence.
+    SuspicionAlone,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 20] = [
+pub const MUTATIONS: [Mutation; 24] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -84,13 +92,22 @@ pub const MUTATIONS: [Mutation; 20] = [
     Mutation::TimelineNotReserved,
     Mutation::TakeoverAsynchronous,
     Mutation::ZonesIgnored,
+    Mutation::ResumeWithoutWithdrawal,
+    Mutation::WithdrawnPledgesCount,
+    Mutation::SuspectsWithoutRule,
+    Mutation::SuspicionAlone,
 ];
 
 impl Mutation {
     /// The kind of schedule that notices it soonest.
     pub fn shows_in(self) -> Profile {
         match self {
-            Mutation::AnyPledger | Mutation::PledgeWhileReceiving | Mutation::ResumeAfterPledge => Profile::Unguarded,
+            Mutation::AnyPledger | Mutation::PledgeWhileReceiving => Profile::Unguarded,
+            Mutation::ResumeAfterPledge
+            | Mutation::ResumeWithoutWithdrawal
+            | Mutation::WithdrawnPledgesCount
+            | Mutation::SuspectsWithoutRule
+            | Mutation::SuspicionAlone => Profile::Suspicion,
             Mutation::FenceOneFewer
             | Mutation::PreviousRuleIgnored
             | Mutation::EnforceBeforePublish
@@ -122,8 +139,14 @@ impl World {
 
     /// Has `decide` remember something else than it did.
     pub(crate) fn mutate_memory(&mut self, node: NodeId, observation: &Observation) {
+        let resumes =
+            matches!(self.setup.mutation, Some(Mutation::ResumeWithoutWithdrawal | Mutation::ResumeAfterPledge));
+        let memory = &mut self.nodes[node].agent.memory;
+        if resumes {
+            memory.pledging.doubt = Doubt::Clear;
+        }
         if self.setup.mutation == Some(Mutation::ProposalForgotten) {
-            self.nodes[node].agent.memory.proposed = None;
+            memory.proposed = None;
         }
         let Some(running) = observation.running() else { return };
         let barrier = &mut self.nodes[node].agent.memory.barrier;
@@ -147,14 +170,8 @@ impl World {
                 let pledged = |name| view.pledges.get(name).is_some_and(|pledge| pledge.value.epoch == epoch);
                 let missing = sync.rule.voters.iter().find(|(name, _)| !pledged(*name));
                 if let Some((name, incarnation)) = missing {
-                    let nothing = Pledge {
-                        epoch,
-                        incarnation: incarnation.clone(),
-                        timeline: 0,
-                        lsn: Lsn::ZERO,
-                        withdrawn: false,
-                    };
-                    view.pledges.insert(name.clone(), Versioned { revision: INVENTED, value: nothing });
+                    let pledge = nothing(epoch, incarnation);
+                    view.pledges.insert(name.clone(), Versioned { revision: INVENTED, value: pledge });
                 }
             }
             Mutation::AnyPledger if nobody_leads => {
@@ -201,13 +218,29 @@ impl World {
         let i_lead = view.leader.as_ref().is_some_and(|leader| leader.name == *me);
         let Some(sync) = view.sync.as_mut().map(|sync| &mut sync.value) else { return };
         match mutation {
-            Mutation::ResumeAfterPledge
-                if nobody_leads
-                    && sync.leader != *me
-                    && node % 2 == 1
-                    && view.pledges.get(me).is_some_and(|pledge| pledge.value.epoch == sync.epoch) =>
-            {
-                view.leader = Some(LeaderKey { name: sync.leader.clone(), revision: INVENTED, held: false });
+            Mutation::ResumeAfterPledge => {
+                // It is counted by others; the member itself has forgotten it once the leader is heard again.
+                if matches!(observation.pulse, Pulse::Alive { .. }) {
+                    view.pledges.remove(me);
+                }
+            }
+            Mutation::WithdrawnPledgesCount => {
+                view.pledges
+                    .iter_mut()
+                    .filter(|(name, _)| *name != me)
+                    .for_each(|(_, own)| own.value.withdrawn = false);
+            }
+            Mutation::SuspectsWithoutRule if sync.rule.is_empty() && sync.leader != *me => {
+                if matches!(observation.pulse, Pulse::Suspected { .. }) {
+                    view.leader = None;
+                }
+            }
+            Mutation::SuspicionAlone if matches!(observation.pulse, Pulse::Suspected { .. }) => {
+                let voters = sync.rule.voters.iter().filter(|(name, _)| *name != me);
+                for (name, incarnation) in voters {
+                    let pledge = nothing(sync.epoch, incarnation);
+                    view.pledges.insert(name.clone(), Versioned { revision: INVENTED, value: pledge });
+                }
             }
             Mutation::HandoverUnchecked if !self.nodes[node].nofailover => {
                 if let Some(release) = sync.released.as_mut().filter(|release| release.shutdown_checkpoint.is_some()) {
@@ -240,7 +273,18 @@ impl World {
     /// Does something else than what was decided.
     pub(crate) fn mutate_decision(&self, decision: &mut Decision) {
         match self.setup.mutation {
-            Some(Mutation::FenceOneFewer) => {
+            Some(Mutation::SuspectsWithoutRule) => {
+                for action in &mut decision.actions {
+                    if let Action::Commit(change) = action
+                        && change.purpose == Purpose::Takeover
+                    {
+                        let of_leader =
+                            |compare: &Compare| matches!(compare, Compare::Absent { key } if key == key::LEADER);
+                        change.txn.compares.retain(|compare| !of_leader(compare));
+                    }
+                }
+            }
+            Some(Mutation::FenceOneFewer | Mutation::SuspicionAlone) => {
                 for action in &mut decision.actions {
                     if let Action::Commit(change) = action {
                         change.txn.compares.retain(
@@ -298,6 +342,11 @@ fn wait_for_nobody(decision: &mut Decision) {
             settings.synchronous_standby_names.clear();
         }
     }
+}
+
+/// A pledge that claims nothing.
+fn nothing(epoch: u64, incarnation: &Incarnation) -> Pledge {
+    Pledge { epoch, incarnation: incarnation.clone(), timeline: 0, lsn: Lsn::ZERO, withdrawn: false }
 }
 
 fn writes_sync(write: &Write) -> bool {

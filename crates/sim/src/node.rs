@@ -50,6 +50,8 @@ pub struct Node {
     pub led_epoch: u64,
     /// Never to be leader.
     pub nofailover: bool,
+    /// It promised a leader under the empty rule not to take over before then; on its disk.
+    pub promised_until: Millis,
 }
 
 impl Node {
@@ -72,6 +74,7 @@ impl Node {
             slow_disk: None,
             led_epoch: 0,
             nofailover: false,
+            promised_until: 0,
         }
     }
 
@@ -116,7 +119,9 @@ impl Node {
             in_recovery: recovery,
             timeline: wal.timeline(if recovery { wal.flushed } else { wal.len() }),
             lsn: wal.end(if recovery { wal.flushed } else { wal.len() }),
-            receiving: receiver.is_some(),
+            // Settings that PostgreSQL has not loaded yet may make it receive at any moment.
+            receiving: receiver.is_some()
+                || (self.settings.upstream.is_some() && self.settings.upstream != self.pg.loaded.upstream),
             streaming: receiver.is_some_and(|receiver| !receiver.ending),
             caught_up: self.pg.replayed >= wal.len(),
             upstream: self.pg.loaded.upstream.clone(),

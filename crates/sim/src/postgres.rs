@@ -188,16 +188,17 @@ impl World {
         if heard {
             self.poke(node, 2);
         }
+        self.connections_reset(node);
     }
 
     /// Begins a promotion; false when there is no standby to promote.
     pub(crate) fn promote_postgres(&mut self, node: NodeId) -> bool {
-        let pg = &mut self.nodes[node].pg;
-        if pg.process != (Process::Running { recovery: true }) {
+        if !self.nodes[node].pg.standby() {
             return false;
         }
-        if !pg.promoting {
-            pg.promoting = true;
+        if self.nodes[node].pg.promoting.is_none() {
+            // The history files it can see are those that it was shown by now.
+            self.nodes[node].pg.promoting = Some(self.next_timeline(node));
             let delay = self.random(20, 300);
             self.pg_after(node, delay, PgEvent::Promoted);
         }
@@ -208,7 +209,7 @@ impl World {
         if !self.nodes[node].pg.standby() {
             return;
         }
-        let timeline = self.next_timeline(node);
+        let Some(timeline) = self.nodes[node].pg.promoting.take() else { return };
         let uid = self.unique();
         let this = &mut self.nodes[node];
         let receiver = this.pg.receiver.take();
@@ -220,7 +221,6 @@ impl World {
         dir.standby = false;
         this.pg.replayed = place + 1;
         this.pg.flushing = place + 1;
-        this.pg.promoting = false;
         this.pg.process = Process::Running { recovery: false };
         this.pg.waits = !this.pg.loaded.synchronous_standby_names.is_empty();
         if let Some(receiver) = receiver {

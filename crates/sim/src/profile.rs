@@ -33,10 +33,12 @@ pub enum Profile {
     Paused,
     /// Leaders are cut off or hang, and no guard ever stops them: the fence alone must keep acknowledgements safe.
     Unguarded,
+    /// Leaders are not heard, or not by all, though they may well live: rightly and wrongly suspected ones.
+    Suspicion,
 }
 
 /// All of them.
-pub const PROFILES: [Profile; 9] = [
+pub const PROFILES: [Profile; 10] = [
     Profile::Single,
     Profile::Overlapping,
     Profile::Cascade,
@@ -46,6 +48,7 @@ pub const PROFILES: [Profile; 9] = [
     Profile::Steps,
     Profile::Paused,
     Profile::Unguarded,
+    Profile::Suspicion,
 ];
 
 impl fmt::Display for Profile {
@@ -60,6 +63,7 @@ impl fmt::Display for Profile {
             Profile::Steps => "steps",
             Profile::Paused => "paused",
             Profile::Unguarded => "unguarded",
+            Profile::Suspicion => "suspicion",
         })
     }
 }
@@ -79,7 +83,7 @@ impl FromStr for Profile {
 impl Profile {
     /// Clusters of one and two members, and asynchronous ones, take part.
     fn any_size(self) -> bool {
-        matches!(self, Profile::Single | Profile::Steps | Profile::Paused)
+        matches!(self, Profile::Single | Profile::Steps | Profile::Paused | Profile::Suspicion)
     }
 }
 
@@ -138,7 +142,7 @@ pub(crate) fn random_fault(world: &mut World, rng: &mut SmallRng) -> Fault {
         _ => rng.random_range(0..count),
     };
     let other = rng.random_range(0..count);
-    match rng.random_range(0..24) {
+    match rng.random_range(0..28) {
         0 | 1 => Fault::KillPostmaster(node),
         2 => Fault::KillAgent(node),
         3 | 4 => Fault::KillNode(node),
@@ -158,7 +162,11 @@ pub(crate) fn random_fault(world: &mut World, rng: &mut SmallRng) -> Fault {
         20 if other != node => Fault::Cut(node, other),
         21 => Fault::Reinit(node),
         22 => Fault::RestartAgent(node),
-        23 if rng.random_bool(0.5) => Fault::StopAll,
+        23 if other != node => Fault::Silence(node, other),
+        24 => Fault::UnsteadyBeats,
+        25 => Fault::CutFromMembers(node),
+        26 => Fault::CutFromAll(node),
+        27 if rng.random_bool(0.5) => Fault::StopAll,
         _ => Fault::PowerCutAll,
     }
 }
@@ -168,6 +176,8 @@ pub(crate) fn duration(world: &World, rng: &mut SmallRng, fault: &Fault) -> Mill
     match fault {
         // About as long as the lease: the old leader wakes while others take over.
         Fault::Freeze(_) | Fault::FreezeAgent(_) if rng.random_bool(0.7) => rng.random_range(ttl - 1500..ttl + 1500),
+        // Mostly about as long as it takes to suspect and to pledge.
+        Fault::Silence(..) if rng.random_bool(0.7) => rng.random_range(1000..1600),
         Fault::KillPostmaster(_) | Fault::Wipe(_) | Fault::Garbage(_) | Fault::Reinit(_) => 1,
         _ => rng.random_range(50..2 * ttl + 4000),
     }
@@ -193,6 +203,7 @@ pub(crate) fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile)
             };
             vec![(soon, Fault::FreezeAgent(primary)), (rng.random_range(0..4000), second)]
         }
+        Profile::Suspicion => suspicions(world, rng, primary, other),
         Profile::Paused => vec![(rng.random_range(0..3000), random_fault(world, rng))],
         Profile::Steps => vec![(0, random_fault(world, rng))],
         Profile::Single | Profile::Overlapping => {
@@ -231,6 +242,34 @@ pub(crate) fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile)
             faults
         }
     }
+}
+
+fn suspicions(world: &World, rng: &mut SmallRng, primary: NodeId, other: NodeId) -> Vec<(Millis, Fault)> {
+    let count = world.nodes.len();
+    let mut faults = Vec::new();
+    match rng.random_range(0..6) {
+        // Some hear the leader no more, all of them or not, once or again and again.
+        0..=3 => {
+            for node in (0..count).filter(|node| *node != primary) {
+                for time in 0..rng.random_range(0..4) {
+                    faults.push((rng.random_range(0..700) + 1800 * time, Fault::Silence(primary, node)));
+                }
+            }
+        }
+        4 => faults.push((0, Fault::CutFromMembers(primary))),
+        _ => faults.push((0, Fault::Silence(primary, other))),
+    }
+    let soon = rng.random_range(0..4000);
+    match rng.random_range(0..8) {
+        0 | 1 => faults.push((0, Fault::DelayedRequests)),
+        2 => faults.push((0, Fault::LostAnswers)),
+        3 => faults.push((soon, Fault::KillAgent(other))),
+        4 => faults.push((soon, Fault::CutOff(primary))),
+        5 => faults.push((0, Fault::UnsteadyBeats)),
+        6 => faults.push((soon, Fault::Freeze(if rng.random_bool(0.5) { primary } else { other }))),
+        _ => {}
+    }
+    faults
 }
 
 /// What strikes a member right after one of its steps.

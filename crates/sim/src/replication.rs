@@ -12,7 +12,7 @@ impl World {
     /// A standby tries to connect, and keeps trying.
     pub(crate) fn connect(&mut self, node: NodeId) {
         let this = &self.nodes[node];
-        if !this.pg.standby() || this.pg.receiver.is_some() || this.pg.promoting {
+        if !this.pg.standby() || this.pg.receiver.is_some() || this.pg.promoting.is_some() {
             return;
         }
         let Some(upstream) = this.pg.loaded.upstream.clone() else { return };

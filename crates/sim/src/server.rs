@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use matriarch_core::Timeline;
 use matriarch_core::decide::{Millis, Settings};
 
 use crate::node::NodeId;
@@ -131,8 +132,8 @@ pub struct Pg {
     pub waiting: Vec<Waiting>,
     /// A flush of the local log is under way up to here.
     pub flushing: usize,
-    /// Promotion is under way.
-    pub promoting: bool,
+    /// Promotion is under way, to this timeline.
+    pub promoting: Option<Timeline>,
     /// The log that was deleted under the running server.
     pub open_files: Option<Wal>,
 }
@@ -150,7 +151,7 @@ impl Pg {
             waits: false,
             waiting: Vec::new(),
             flushing: 0,
-            promoting: false,
+            promoting: None,
             open_files: None,
         }
     }

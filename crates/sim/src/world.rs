@@ -123,6 +123,10 @@ pub struct World {
     pub router: Option<bool>,
     /// Pairs of members that cannot replicate.
     pub cuts: BTreeSet<(NodeId, NodeId)>,
+    /// Members whose frames do not reach another: from, to.
+    pub silenced: BTreeSet<(NodeId, NodeId)>,
+    /// Frames get lost, delayed and doubled.
+    pub unsteady_beats: bool,
     /// A fault that waits for a step.
     pub trap: Option<Trap>,
     /// When the fault of the newest trap ends.
@@ -156,6 +160,8 @@ impl World {
             nodes,
             router: None,
             cuts: BTreeSet::new(),
+            silenced: BTreeSet::new(),
+            unsteady_beats: false,
             trap: None,
             trapped_until: 0,
             checker: Checker::default(),

@@ -108,6 +108,11 @@ fn the_fence_alone_is_enough() {
 }
 
 #[test]
+fn suspected_leaders_lose_nothing_alive_or_dead() {
+    all_hold(Profile::Suspicion, 2 * seeds());
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..5 {
         let (one, two) = (run(seed, Profile::Single, None, true), run(seed, Profile::Single, None, true));

@@ -45,6 +45,8 @@ pub enum Purpose {
     Release,
     /// State that we stopped receiving.
     Pledge,
+    /// Take that back, and void what is under way of it.
+    Withdraw,
     /// Publish a rule, or that it is established.
     Rule,
     /// Announce or call off a planned switchover.

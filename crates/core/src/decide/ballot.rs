@@ -35,7 +35,7 @@ impl<'a> Ballot<'a> {
         let pledges = view
             .pledges
             .iter()
-            .filter(|(_, pledge)| pledge.value.epoch == sync.epoch)
+            .filter(|(_, pledge)| pledge.value.counts_against(sync.epoch))
             .map(|(name, pledge)| (name, &pledge.value))
             .collect();
         Ballot {

@@ -1,15 +1,12 @@
-//! Nobody leads: stop receiving, pledge, and take over if we hold everything that was acknowledged.
-
-use std::collections::BTreeMap;
+//! Nobody leads, or the leader is held to be gone: stop receiving, pledge, and take over if we hold everything that was
+//! acknowledged.
 
 use crate::decide::ballot::Ballot;
-use crate::decide::candidates;
 use crate::decide::turn::Turn;
-use crate::decide::{ClusterView, Job, Millis, Purpose, Running, Server, Why};
+use crate::decide::vacancy::Vacancy;
+use crate::decide::{ClusterView, Job, Millis, Running, Server, Why};
 use crate::name::MemberName;
-use crate::record::{Pledge, PreviousRule, ReleaseReason, SyncRecord, Versioned, key};
-use crate::rule::Rule;
-use crate::transaction::{Life, Txn};
+use crate::record::{ReleaseReason, SyncRecord, Versioned};
 
 /// How long the better placed member is given before the next one acts in its stead.
 const TURN: Millis = 2_000;
@@ -24,27 +21,51 @@ const SETTLE: Millis = 500;
 
 impl Turn<'_> {
     pub(super) fn elect(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>) -> Why {
-        self.memory.switching = None;
-        self.memory.barrier = None;
-        self.memory.missing_since.clear();
-        self.answers();
+        self.stand_for_election();
         let since = *self.memory.leaderless_since.get_or_insert(self.obs.now);
+        let vacancy = Vacancy { suspect: None, since };
         self.drop_lease();
         // Whoever leads again tries again to start.
         self.memory.failures.take_if(|failures| failures.job == Job::StartPrimary);
         match &self.obs.server {
             Server::Running(running) if !running.in_recovery => {
                 if self.policy.paused && self.was_leader(&sync.value) {
-                    return self.take_over(view, sync, Vec::new(), true);
+                    return self.take_over(view, sync, vacancy, Vec::new(), true);
+                }
+                if self.epoch_is_ours(&sync.value) && self.authority.is_some_and(|until| until > self.obs.now) {
+                    return self.return_to_key(sync);
                 }
                 self.stop_writable(Why::new("lead_lost", "we lead no more: stopping PostgreSQL"))
             }
             _ if self.obs.stopping => self.stop_replica(),
             _ if self.runs_without_data() => self.stop_without_data(),
-            Server::Unready => Why::new("unready", "PostgreSQL does not answer yet"),
-            Server::Stopped => self.elect_stopped(view, sync, since),
-            Server::Running(running) => self.elect_running(view, sync, running, since),
+            server => match self.leader_returns(&sync.value, since) {
+                Some(why) => why,
+                None => match server {
+                    Server::Unready => Why::new("unready", "PostgreSQL does not answer yet"),
+                    Server::Stopped => self.elect_stopped(view, sync, vacancy),
+                    Server::Running(running) => self.elect_running(view, sync, running, vacancy),
+                },
+            },
         }
+    }
+
+    /// The leader that still has its key is held to be gone.
+    pub(super) fn fence(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, vacancy: Vacancy<'_>) -> Why {
+        self.stand_for_election();
+        let since = *self.memory.leaderless_since.get_or_insert(vacancy.since);
+        let vacancy = Vacancy { since, ..vacancy };
+        match &self.obs.server {
+            Server::Running(running) => self.elect_running(view, sync, running, vacancy),
+            _ => self.elect_stopped(view, sync, vacancy),
+        }
+    }
+
+    fn stand_for_election(&mut self) {
+        self.memory.switching = None;
+        self.memory.barrier = None;
+        self.memory.missing_since.clear();
+        self.answers();
     }
 
     pub(super) fn stop_replica(&mut self) -> Why {
@@ -59,7 +80,8 @@ impl Turn<'_> {
         sync.leader == self.policy.me && Some(&sync.incarnation) == self.obs.incarnation()
     }
 
-    fn elect_stopped(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, since: Millis) -> Why {
+    fn elect_stopped(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, vacancy: Vacancy<'_>) -> Why {
+        let since = vacancy.since;
         let Some(facts) = self.obs.facts() else {
             return self.trouble("no_leader_to_clone_from", "waiting for a leader to clone from");
         };
@@ -71,7 +93,7 @@ impl Turn<'_> {
         if was_leader && !facts.standby && (facts.clean || !others || sync.value.rule.is_empty()) {
             let wait = if moving && others { since + 3 * TURN } else { since };
             if self.obs.now >= wait {
-                return self.take_over(view, sync, Vec::new(), true);
+                return self.take_over(view, sync, vacancy, Vec::new(), true);
             }
             self.wake_at(wait);
             if moving {
@@ -93,39 +115,28 @@ impl Turn<'_> {
         view: &ClusterView,
         sync: &Versioned<SyncRecord>,
         running: &Running,
-        since: Millis,
+        vacancy: Vacancy<'_>,
     ) -> Why {
+        if let Some(why) = self.end_promotion() {
+            return why;
+        }
         if self.handed_to_us(&sync.value, running) {
-            return self.take_over(view, sync, Vec::new(), false);
+            return self.take_over(view, sync, vacancy, Vec::new(), false);
         }
         self.configure_standby(&sync.value, None);
         if running.upstream.is_some() || running.receiving {
             self.wake_at(self.obs.now + 20);
-            return Why::new("election_stop_receiving", "nobody leads: ending the stream from the last leader");
+            return Why::new("election_stop_receiving", format!("{vacancy}: ending the stream from the leader"));
         }
         if !running.caught_up {
             self.wake_at(self.obs.now + 20);
-            return Why::new("election_replay", "nobody leads: replaying the rest of the local WAL");
+            return Why::new("election_replay", format!("{vacancy}: replaying the rest of the local WAL"));
         }
-        let Some(incarnation) = self.obs.incarnation().cloned() else {
-            return Why::new("no_incarnation", "waiting for the data directory to get its identity");
-        };
-        let mine = Pledge {
-            epoch: sync.value.epoch,
-            incarnation,
-            timeline: running.timeline,
-            lsn: running.lsn,
-            withdrawn: false,
-        };
-        if view.pledges.get(&self.policy.me).map(|pledge| &pledge.value) != Some(&mine) {
-            let txn = Txn::new()
-                .absent(key::LEADER)
-                .unchanged(key::SYNC, sync.revision)
-                .put(&key::pledge(&self.policy.me), &mine);
-            self.commit(Purpose::Pledge, txn);
-            return Why::new("pledge", format!("nobody leads: pledging at {}/{}", mine.timeline, mine.lsn));
+        if !self.pledge_stands(view, &sync.value, running) {
+            let why = Why::new("pledge", format!("{vacancy}: pledging at {}/{}", running.timeline, running.lsn));
+            return self.pledge(view, sync, running, why);
         }
-        self.judge(view, sync, since)
+        self.judge(view, sync, vacancy)
     }
 
     /// The leader stopped cleanly in our favour and we hold its last record: no pledge could add anything.
@@ -137,37 +148,38 @@ impl Turn<'_> {
         })
     }
 
-    fn judge(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, since: Millis) -> Why {
+    fn judge(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, vacancy: Vacancy<'_>) -> Why {
+        let since = vacancy.since;
         let requested = requested(view);
         let paused_for_all = self.policy.paused
             && requested != Some(&self.policy.me)
             && sync.value.released.as_ref().is_none_or(|release| release.reason != ReleaseReason::Switchover);
         if paused_for_all {
-            return Why::new("paused", "nobody leads, and the cluster is paused");
+            return Why::new("paused", format!("{vacancy}, and the cluster is paused"));
         }
-        if let Some((until, whom)) = self.patience(&sync.value, requested, since)
+        if let Some((until, whom)) = self.patience(&sync.value, requested, vacancy)
             && self.obs.now < until
         {
             self.wake_at(until);
-            return Why::new("election_waits", format!("nobody leads: giving {whom} a moment"));
+            return Why::new("election_waits", format!("{vacancy}: giving {whom} a moment"));
         }
         let ballot = Ballot::new(view, &sync.value, self.policy.maximum_lag_on_failover, &self.obs.alive, requested);
         let settled = self.obs.now >= since + SETTLE;
         if sync.value.rule.is_empty() && !ballot.everybody_pledged(&self.obs.alive) && !settled {
             self.wake_at(since + SETTLE);
-            return Why::new("election_settles", "nobody leads: waiting for the other members' positions");
+            return Why::new("election_settles", format!("{vacancy}: waiting for the other members' positions"));
         }
         let ranking = ballot.ranking();
         let Some(rank) = ranking.iter().position(|name| *name == self.policy.me) else {
             self.memory.outranked_since = None;
             if let Some(best) = ranking.first() {
-                return Why::new("election_not_ours", format!("nobody leads: {best} is to take over"));
+                return Why::new("election_not_ours", format!("{vacancy}: {best} is to take over"));
             }
             if let Some(why) = self.accept_loss(view, sync, &ballot.missing()) {
                 return why;
             }
             let text = format!(
-                "nobody leads: {} of {} pledges needed to be sure that nothing acknowledged is lost; {}",
+                "{vacancy}: {} of {} pledges needed to be sure that nothing acknowledged is lost; {}",
                 ballot.fence_pledges(),
                 sync.value.rule.fence(),
                 ballot.missing()
@@ -190,10 +202,10 @@ impl Turn<'_> {
         }
         if self.obs.now < turn {
             self.wake_at(turn);
-            return Why::new("election_not_our_turn", format!("nobody leads: {} is to take over", ranking[0]));
+            return Why::new("election_not_our_turn", format!("{vacancy}: {} is to take over", ranking[0]));
         }
         let counted = ballot.counted();
-        self.take_over(view, sync, counted, false)
+        self.take_over(view, sync, vacancy, counted, false)
     }
 
     /// Somebody better suited who deserves a moment: the chosen candidate, or a leader that stopped cleanly and is back.
@@ -201,9 +213,9 @@ impl Turn<'_> {
         &self,
         sync: &SyncRecord,
         requested: Option<&MemberName>,
-        since: Millis,
+        vacancy: Vacancy<'_>,
     ) -> Option<(Millis, MemberName)> {
-        let me = &self.policy.me;
+        let (me, since) = (&self.policy.me, vacancy.since);
         if let Some(requested) = requested.filter(|name| self.obs.alive.contains(*name)) {
             return (requested != me).then(|| (since + TURN, requested.clone()));
         }
@@ -215,95 +227,8 @@ impl Turn<'_> {
             return (back && sync.leader != *me).then(|| (since + CLEAN_LEADER_PATIENCE, sync.leader.clone()));
         }
         let fresh = self.memory.started.unwrap_or_default() + START_PATIENCE;
-        (sync.leader != *me && since < fresh).then(|| (fresh, sync.leader.clone()))
-    }
-
-    /// One compare-and-set on everything the claim rests on. `resume`: the last leader goes on with its own data, on
-    /// its own timeline and rule.
-    pub(super) fn take_over(
-        &mut self,
-        view: &ClusterView,
-        sync: &Versioned<SyncRecord>,
-        counted: Vec<MemberName>,
-        resume: bool,
-    ) -> Why {
-        let Some(incarnation) = self.obs.incarnation().cloned() else {
-            return Why::new("no_incarnation", "waiting for the data directory to get its identity");
-        };
-        let old = &sync.value;
-        let mut next = old.clone();
-        next.leader = self.policy.me.clone();
-        next.incarnation = incarnation;
-        next.epoch += 1;
-        next.released = None;
-        next.handover = false;
-        if !resume {
-            next.rule = self.rule_after(view, old);
-            next.previous.push(PreviousRule {
-                leader: old.leader.clone(),
-                incarnation: old.incarnation.clone(),
-                rule: old.rule.clone(),
-                shutdown: old
-                    .released
-                    .as_ref()
-                    .and_then(|release| Some((release.timeline, release.shutdown_checkpoint?))),
-            });
-            next.established = false;
-            let own = self.obs.running().map_or(0, |running| running.timeline);
-            next.timeline = next.timeline.max(own) + 1;
-        }
-        let epoch = next.epoch;
-        let mut txn = Txn::new().absent(key::LEADER).unchanged(key::SYNC, sync.revision);
-        for name in &counted {
-            if let Some(pledge) = view.pledges.get(name) {
-                txn = txn.unchanged(&key::pledge(name), pledge.revision);
-            }
-        }
-        // A takeover answers a request that is due, whoever it is: nobody expects another move afterwards.
-        if let Some(request) = view.failover.as_ref().filter(|_| view.failover_due) {
-            txn = txn.unchanged(key::FAILOVER, request.revision).delete(key::FAILOVER);
-        }
-        let txn = txn
-            .put_text(key::LEADER, self.policy.me.to_string(), Life::LeaderLease)
-            .put(key::SYNC, &next.with_patroni_fields());
-        self.commit(Purpose::Takeover, txn);
-        let what = if resume { "resuming the lead" } else { "taking over" };
-        Why::new("takeover", format!("{what} in epoch {epoch}"))
-    }
-
-    /// The rule of the new epoch: the voters so far and the members that pledged. Who is away leaves it after the usual
-    /// delay, as from any rule; else the first commits might be on our disk alone.
-    fn rule_after(&self, view: &ClusterView, old: &SyncRecord) -> Rule {
-        let wanted = self.policy.synchronous;
-        if wanted.needed == 0 || old.membership.len() < wanted.from_members {
-            return Rule::default();
-        }
-        let pledged = view.pledges.iter().filter(|(_, pledge)| pledge.value.epoch == old.epoch);
-        let pledged = pledged.map(|(name, pledge)| (name, &pledge.value.incarnation));
-        let mut voters: BTreeMap<_, _> = old
-            .rule
-            .voters
-            .iter()
-            .chain(pledged)
-            .filter(|(name, incarnation)| {
-                // The record of a member may be gone for a moment, as after an outage of the store.
-                let fit = match view.members.get(*name) {
-                    Some(member) => candidates::may_vote(member, incarnation),
-                    None => old.rule.has(name, incarnation),
-                };
-                **name != self.policy.me && fit
-            })
-            .map(|(name, incarnation)| (name.clone(), incarnation.clone()))
-            .collect();
-        if wanted.strict && (voters.len() as u32) < wanted.needed {
-            let missing = old.rule.voters.iter().filter(|(name, _)| **name != self.policy.me);
-            for (name, incarnation) in missing {
-                voters.entry(name.clone()).or_insert_with(|| incarnation.clone());
-            }
-        }
-        let needed = if wanted.strict { wanted.needed } else { wanted.needed.min(voters.len() as u32) };
-        let rule = Rule { voters, needed, ..Rule::default() };
-        if needed == 0 { Rule::default() } else { candidates::in_order(self.policy, view, rule) }
+        // A leader that is suspected was there a moment ago.
+        (sync.leader != *me && since < fresh && vacancy.suspect.is_none()).then(|| (fresh, sync.leader.clone()))
     }
 }
 

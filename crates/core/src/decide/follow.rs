@@ -1,7 +1,9 @@
 //! Another member leads: stream from it, and do what it takes to be able to.
 
 use crate::decide::turn::Turn;
-use crate::decide::{ClusterView, Data, DataFacts, Job, LeaderKey, Millis, Remedy, Running, Server, Why};
+use crate::decide::{
+    ClusterView, Data, DataFacts, Job, LeaderKey, Millis, Remedy, Running, Server, Stance, Why,
+};
 use crate::name::MemberName;
 use crate::record::{MemberRecord, Role, SyncRecord, Versioned};
 
@@ -24,6 +26,9 @@ impl Turn<'_> {
         {
             return self.stop_writable(Why::new("deposed", format!("{} leads: stopping PostgreSQL", leader.name)));
         }
+        if let Some(why) = self.end_promotion() {
+            return why;
+        }
         if self.obs.stopping {
             return self.stop_replica();
         }
@@ -33,17 +38,20 @@ impl Turn<'_> {
         let ready = view.members.get(&leader.name).filter(|member| {
             member.role == Role::Primary && member.state == "running" && member.epoch == sync.value.epoch
         });
+        if self.clear_of_pledges() {
+            self.stance = Stance::Follows { epoch: sync.value.epoch };
+        }
         match &self.obs.server {
             Server::Unready => Why::new("unready", "PostgreSQL does not answer yet"),
-            Server::Stopped => self.rejoin(view, &sync.value, &leader.name, ready),
-            Server::Running(running) => self.stream(view, &sync.value, running, &leader.name, ready),
+            Server::Stopped => self.rejoin(view, sync, &leader.name, ready),
+            Server::Running(running) => self.stream(view, sync, running, &leader.name, ready),
         }
     }
 
     fn stream(
         &mut self,
         view: &ClusterView,
-        sync: &SyncRecord,
+        sync: &Versioned<SyncRecord>,
         running: &Running,
         leader: &MemberName,
         ready: Option<&MemberRecord>,
@@ -56,7 +64,10 @@ impl Turn<'_> {
             self.memory.rewound = None;
             return self.run(Job::StopFast, Why::new("diverged", text));
         }
-        self.configure_standby(sync, Some(leader.clone()));
+        if let Some(why) = self.withdraw(view, sync) {
+            return why;
+        }
+        self.configure_standby(&sync.value, Some(leader.clone()));
         if running.streaming && running.upstream.as_ref() == Some(leader) {
             self.memory.not_streaming_since = None;
             self.memory.remedy = Remedy::None;
@@ -83,10 +94,11 @@ impl Turn<'_> {
     fn rejoin(
         &mut self,
         view: &ClusterView,
-        sync: &SyncRecord,
+        seen: &Versioned<SyncRecord>,
         leader: &MemberName,
         ready: Option<&MemberRecord>,
     ) -> Why {
+        let sync = &seen.value;
         self.memory.not_streaming_since = None;
         if let Some(busy) = &self.obs.busy {
             return Why::new("busy", format!("{busy:?} is under way"));
@@ -123,6 +135,9 @@ impl Turn<'_> {
             self.memory.failures = None;
             self.memory.remedy = Remedy::Clone;
             return self.clone_leader(sync, leader, ready);
+        }
+        if let Some(why) = self.withdraw(view, seen) {
+            return why;
         }
         self.configure_standby(sync, Some(leader.clone()));
         let before = self.actions.len();

@@ -3,7 +3,7 @@
 use crate::decide::elect::requested;
 use crate::decide::turn::Turn;
 use crate::decide::{
-    Action, ClusterView, CrashPolicy, Data, DataFacts, Job, LeaderKey, Purpose, Running, Server, Settings, Why,
+    Action, ClusterView, CrashPolicy, Data, DataFacts, Job, LeaderKey, Purpose, Running, Server, Settings, Stance, Why,
 };
 use crate::record::{Release, ReleaseReason, SyncRecord, Versioned, key};
 use crate::transaction::{Life, Txn};
@@ -17,19 +17,18 @@ impl Turn<'_> {
         if !leader.held {
             return self.reclaim(sync, leader);
         }
-        let Some(lease) = self.obs.lease.filter(|lease| lease.until > now) else {
+        let Some(authority) = self.authority.filter(|until| *until > now) else {
             self.drop_lease();
-            return self.stop_writable(Why::new("lease_lost", "our lease has ended: stopping PostgreSQL"));
+            let text = "our lease has ended and too few members stand by us: stopping PostgreSQL";
+            return self.stop_writable(Why::new("lease_lost", text));
         };
-        let renew = lease.renewed + self.policy.ttl / 3;
-        if now >= renew {
-            self.actions.push(Action::RenewLease);
-        }
-        self.wake_at(if now >= renew { now + self.policy.ttl / 6 } else { renew });
+        self.wake_at(authority);
+        self.keep_lease();
 
         if sync.value.leader != self.policy.me || sync.value.released.is_some() {
             return self.stop_writable(Why::new("not_this_epoch", "the newest epoch is not ours"));
         }
+        self.stance = Stance::Leads { epoch: sync.value.epoch };
         if matches!(self.obs.server, Server::Running(_)) {
             self.answers();
         }
@@ -46,6 +45,15 @@ impl Turn<'_> {
         }
     }
 
+    fn keep_lease(&mut self) {
+        let Some(lease) = self.obs.lease else { return };
+        let (now, renew) = (self.obs.now, lease.renewed + self.policy.ttl / 3);
+        if now >= renew {
+            self.actions.push(Action::RenewLease);
+        }
+        self.wake_at(if now >= renew { now + self.policy.ttl / 6 } else { renew });
+    }
+
     /// The key is ours by name, but the lease belongs to an agent process that is gone.
     fn reclaim(&mut self, sync: &Versioned<SyncRecord>, leader: &LeaderKey) -> Why {
         if sync.value.leader != self.policy.me || Some(&sync.value.incarnation) != self.obs.incarnation() {
@@ -54,14 +62,25 @@ impl Turn<'_> {
                 "the leader key is ours but was taken with other data: waiting for it to expire",
             ));
         }
-        // Writing the record anew voids what the earlier process sent and what has not landed yet.
-        let txn = Txn::new()
-            .unchanged(key::LEADER, leader.revision)
-            .unchanged(key::SYNC, sync.revision)
-            .put_text(key::LEADER, self.policy.me.to_string(), Life::LeaderLease)
-            .put(key::SYNC, &sync.value);
-        self.commit(Purpose::Reclaim, txn);
+        self.bind_key(sync, Some(leader.revision));
         Why::new("reclaim", "an earlier process of this agent led: taking its lead over")
+    }
+
+    /// The key has expired while the store was away, and nobody has taken over.
+    pub(super) fn return_to_key(&mut self, sync: &Versioned<SyncRecord>) -> Why {
+        self.stance = Stance::Leads { epoch: sync.value.epoch };
+        self.bind_key(sync, None);
+        Why::new("lead_again", "the store is back, and nobody has taken over meanwhile: taking the leader key again")
+    }
+
+    /// Binds the leader key to the lease of this process, in the same epoch.
+    fn bind_key(&mut self, sync: &Versioned<SyncRecord>, seen: Option<u64>) {
+        // Writing the record anew voids what an earlier process, or we ourselves, sent and what has not landed yet.
+        let txn = Txn::new()
+            .as_seen(key::LEADER, seen)
+            .put_text(key::LEADER, self.policy.me.to_string(), Life::LeaderLease)
+            .rewrite_sync(sync, sync.value.clone());
+        self.commit(Purpose::Reclaim, txn);
     }
 
     fn promote(
@@ -118,7 +137,9 @@ impl Turn<'_> {
             return self.run(Job::StartStandby, Why::new("start_to_promote", "starting as a replica, to be promoted"));
         }
         let hopeless = self.failures_of(&Job::StartPrimary) >= 3;
-        let crashed = !facts.clean && self.policy.crash == CrashPolicy::Failover;
+        // While the store is away nobody could take over from us.
+        let heard = self.obs.lease.is_some_and(|lease| lease.until > self.obs.now);
+        let crashed = !facts.clean && self.policy.crash == CrashPolicy::Failover && heard;
         let overdue = self.memory.start_overdue;
         if (crashed || hopeless || overdue) && self.somebody_can_take_over(view, &sync.value) && !self.policy.paused {
             return self.release(sync, leader, ReleaseReason::Crash, shutdown, "PostgreSQL died: giving up the lead");
@@ -195,10 +216,9 @@ impl Turn<'_> {
         });
         let txn = Txn::new()
             .unchanged(key::LEADER, leader.revision)
-            .unchanged(key::SYNC, sync.revision)
             .delete(key::LEADER)
             .delete(key::FAILOVER)
-            .put(key::SYNC, &record);
+            .rewrite_sync(sync, record);
         self.commit(Purpose::Release, txn);
         Why::new("release", text)
     }

@@ -33,7 +33,6 @@ impl Turn<'_> {
         next.leader = self.policy.me.clone();
         next.incarnation = incarnation;
         next.epoch += 1;
-        next.serial += 1;
         next.released = None;
         next.handover = false;
         next.rule = self.rule_of_the_living(view, old, &running);
@@ -49,7 +48,6 @@ impl Turn<'_> {
         next.accepted_loss = Some(AcceptedLoss { timeline: next.timeline, text: text.clone() });
         let mut txn = Txn::new()
             .absent(key::LEADER)
-            .unchanged(key::SYNC, sync.revision)
             .unchanged(key::FAILOVER, request.revision)
             .as_seen(&key::pledge(&self.policy.me), view.pledges.get(&self.policy.me).map(|pledge| pledge.revision));
         if !view.members.contains_key(&old.leader) {
@@ -58,7 +56,7 @@ impl Turn<'_> {
         let txn = txn
             .delete(key::FAILOVER)
             .put_text(key::LEADER, self.policy.me.to_string(), Life::LeaderLease)
-            .put(key::SYNC, &next.with_patroni_fields());
+            .rewrite_sync(sync, next);
         self.commit(Purpose::Takeover, txn);
         Some(Why::new("takeover_with_loss", text))
     }
@@ -158,10 +156,11 @@ impl Turn<'_> {
         }
         let counts = sync.rule.voters.iter().filter(|(name, _)| **name != self.policy.me);
         let undecided = counts.filter(|(name, data)| {
-            let pledged =
-                view.pledges.get(*name).map(|pledge| &pledge.value).is_some_and(|pledge| {
-                    pledge.epoch == sync.epoch && pledge.incarnation == **data && !pledge.withdrawn
-                });
+            let pledged = view
+                .pledges
+                .get(*name)
+                .map(|pledge| &pledge.value)
+                .is_some_and(|pledge| pledge.counts_against(sync.epoch) && pledge.incarnation == **data);
             view.members.get(*name).is_some_and(|member| member.incarnation.as_ref() == Some(*data)) && !pledged
         });
         if let Some((name, _)) = undecided.into_iter().next() {
@@ -189,7 +188,7 @@ impl Turn<'_> {
             .map(|(name, pledge)| (name, &pledge.value))
             .filter(|(name, pledge)| {
                 let fit = view.members.get(*name).is_some_and(|it| candidates::may_vote(it, &pledge.incarnation));
-                let counts = pledge.epoch == old.epoch && !pledge.withdrawn;
+                let counts = pledge.counts_against(old.epoch);
                 **name != self.policy.me && counts && fit && (pledge.timeline, pledge.lsn) <= ours
             })
             .map(|(name, pledge)| (name.clone(), pledge.incarnation.clone()))

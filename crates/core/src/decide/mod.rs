@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! who leads, says the store?
-//!   nobody ever  -> bootstrap   (claim, initdb, found)
-//!   I            -> lead        (lease, rule, switchover, crash)
-//!   another      -> follow      (start, stream, rewind, clone)
-//!   nobody now   -> elect       (stop receiving, pledge, take over)
+//!   nobody ever       -> bootstrap   (claim, initdb, found)
+//!   I                 -> lead        (lease, rule, switchover, crash)
+//!   another           -> follow      (start, stream, rewind, clone)
+//!   another, suspect  -> elect       (under a rule: the fence needs no lease to have ended)
+//!   nobody now        -> elect       (stop receiving, pledge, take over)
 //! ```
 
 mod action;
+mod authority;
 mod ballot;
 mod bootstrap;
 mod candidates;
@@ -17,8 +19,11 @@ mod follow;
 mod lead;
 mod loss;
 mod observation;
+mod pledge;
 mod switchover;
+mod takeover;
 mod turn;
+mod vacancy;
 mod voters;
 
 use std::collections::BTreeMap;
@@ -68,6 +73,32 @@ pub struct Memory {
     pub start_overdue: bool,
     /// `finished.at` of the newest job already taken into account.
     pub accounted: Option<Millis>,
+    /// What is known of pledges of ours that may still be under way.
+    pub pledging: Pledging,
+    /// A rule that was sent for publication and is enforced once published; it may have landed without our knowing.
+    pub announced: Option<Proposed>,
+}
+
+/// See [`Memory::pledging`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pledging {
+    /// The newest epoch seen.
+    pub epoch: Option<u64>,
+    /// Pledges of ours against it.
+    pub doubt: Doubt,
+}
+
+/// Whether pledges of ours stand, or may be under way to the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Doubt {
+    /// An earlier process of this agent may have sent one.
+    #[default]
+    Unknown,
+    /// The newest that we sent, pledge or withdrawal, compared our key at this revision (it was absent when none). Once
+    /// the key shows another, nothing sent before can land any more.
+    Sent(Option<u64>),
+    /// There is none.
+    Clear,
 }
 
 /// See [`Memory::barrier`].

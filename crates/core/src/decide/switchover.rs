@@ -117,7 +117,7 @@ impl Turn<'_> {
     fn announce_hold(&mut self, sync: &Versioned<SyncRecord>, candidate: &MemberName) -> Why {
         let mut record = sync.value.clone();
         record.handover = true;
-        self.commit(Purpose::Handover, Txn::new().unchanged(key::SYNC, sync.revision).put(key::SYNC, &record));
+        self.commit(Purpose::Handover, Txn::new().rewrite_sync(sync, record));
         Why::new("switchover_hold", format!("switchover to {candidate}: routers hold new work"))
     }
 
@@ -160,11 +160,8 @@ impl Turn<'_> {
         self.memory.switching = None;
         let mut record = sync.value.clone();
         record.handover = false;
-        let txn = Txn::new()
-            .unchanged(key::FAILOVER, request.revision)
-            .unchanged(key::SYNC, sync.revision)
-            .delete(key::FAILOVER)
-            .put(key::SYNC, &record);
+        let txn =
+            Txn::new().unchanged(key::FAILOVER, request.revision).delete(key::FAILOVER).rewrite_sync(sync, record);
         self.commit(Purpose::Handover, txn);
         self.trouble("switchover_refused", format!("switchover called off: {reason}"))
     }
@@ -175,7 +172,7 @@ impl Turn<'_> {
         }
         let mut record = sync.value.clone();
         record.handover = false;
-        self.commit(Purpose::Handover, Txn::new().unchanged(key::SYNC, sync.revision).put(key::SYNC, &record));
+        self.commit(Purpose::Handover, Txn::new().rewrite_sync(sync, record));
         Some(Why::new("switchover_over", "no switchover is asked for any more: routers need not hold"))
     }
 }

@@ -76,9 +76,14 @@ impl<'a> Turn<'a> {
         let Some(sync) = &view.sync else {
             return self.trouble("no_sync_record", "the store knows the cluster but not its epoch ('sync' is missing)");
         };
+        self.recall_pledges(view, &sync.value);
+        self.weigh_authority(view, sync);
         match &view.leader {
             Some(leader) if leader.name == self.policy.me => self.lead(view, sync, leader),
-            Some(leader) => self.follow(view, sync, leader),
+            Some(leader) => match self.suspected(&sync.value, leader) {
+                Some(vacancy) => self.fence(view, sync, vacancy),
+                None => self.follow(view, sync, leader),
+            },
             None => self.elect(view, sync),
         }
     }

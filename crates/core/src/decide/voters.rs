@@ -11,7 +11,7 @@ use crate::decide::turn::Turn;
 use crate::decide::{Barrier, ClusterView, Millis, Proposed, Purpose, Running, Settings, Why};
 use crate::lsn::Lsn;
 use crate::name::{Incarnation, MemberName};
-use crate::record::{MemberRecord, SyncRecord, Versioned, key};
+use crate::record::{MemberRecord, SyncRecord, Versioned};
 use crate::rule::{Rule, application_name};
 use crate::transaction::Txn;
 
@@ -54,6 +54,7 @@ impl Turn<'_> {
         let why = match step {
             Step::PublishFirst(rule) => {
                 let why = Why::new("rule_publish", format!("rule: from {} to {rule}, published first", record.rule));
+                self.memory.announced = Some(Proposed { revision: sync.revision, rule: rule.clone() });
                 next.rule = rule;
                 why
             }
@@ -114,7 +115,7 @@ impl Turn<'_> {
         } else {
             Purpose::Rule
         };
-        let txn = Txn::new().unchanged(key::SYNC, sync.revision).put(key::SYNC, &next.with_patroni_fields());
+        let txn = Txn::new().rewrite_sync(sync, next);
         self.commit(purpose, txn);
     }
 

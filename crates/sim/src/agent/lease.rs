@@ -38,7 +38,7 @@ impl World {
         if let Some(lease) = pending.lease {
             if applied {
                 agent.lease = Some(lease);
-                self.arm_guard(node);
+                self.arm_guard(node, lease.renewed + self.setup.ttl);
             } else {
                 self.request(node, Ask::Revoke(lease.id));
             }
@@ -78,17 +78,19 @@ impl World {
         match (&mut agent.lease, alive) {
             (Some(lease), true) => {
                 lease.renewed = lease.renewed.max(sent);
-                self.arm_guard(node);
+                let until = lease.renewed + self.setup.ttl;
+                self.arm_guard(node, until);
             }
             (lease, _) => *lease = None,
         }
         self.poke(node, 1);
     }
 
-    /// The guard learns how long the lease lasts.
-    pub(super) fn arm_guard(&mut self, node: NodeId) {
-        let Some(lease) = self.nodes[node].agent.lease else { return };
-        let deadline = lease.renewed + self.setup.ttl;
+    /// The guard learns how long PostgreSQL may be writable.
+    pub(super) fn arm_guard(&mut self, node: NodeId, deadline: Millis) {
+        if deadline <= self.now || self.nodes[node].deadline.is_some_and(|armed| armed >= deadline) {
+            return;
+        }
         self.nodes[node].deadline = Some(deadline);
         self.nodes[node].unfenced = false;
         let delay = deadline.saturating_sub(self.now);
@@ -99,7 +101,7 @@ impl World {
     pub(super) fn disarm_guard(&mut self, node: NodeId) {
         let this = &self.nodes[node];
         let idle = matches!(this.pg.process, Process::Stopped | Process::Running { recovery: true });
-        if this.agent.lease.is_none() && idle && !this.pg.promoting {
+        if this.agent.lease.is_none() && idle && this.pg.promoting.is_none() {
             self.nodes[node].deadline = None;
         }
     }

@@ -4,11 +4,10 @@ mod announce;
 mod lease;
 mod state;
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use matriarch_core::decide::{
-    Action, ClusterView, Finished, Job, JobFailure, Lease, Millis, Observation, Pulse, Settings, decide,
+    Action, ClusterView, Finished, Job, JobFailure, Lease, Millis, Observation, Settings, decide,
 };
 
 pub(crate) use announce::MEMBER_TTL;
@@ -60,6 +59,8 @@ impl World {
                 }
             }
             AgentEvent::Housekeeping => self.housekeeping(node),
+            AgentEvent::Beat => self.beat(node),
+            AgentEvent::Reset(peer) => self.reset(node, peer),
         }
     }
 
@@ -75,6 +76,8 @@ impl World {
         self.agent_after(node, 5, AgentEvent::Read);
         let delay = self.random(1000, 2000);
         self.agent_after(node, delay, AgentEvent::Housekeeping);
+        let delay = self.random(1, 200);
+        self.agent_after(node, delay, AgentEvent::Beat);
         self.poke(node, 10);
     }
 
@@ -91,6 +94,7 @@ impl World {
         agent.generation += 1;
         self.nodes[node].agent_frozen = false;
         self.note(|| format!("{node}: agent is gone"));
+        self.connections_reset(node);
     }
 
     /// Has the agent look again soon.
@@ -114,7 +118,7 @@ impl World {
             agent.maybe = None;
             agent.pending = None;
             agent.lease = Some(lease);
-            self.arm_guard(node);
+            self.arm_guard(node, lease.renewed + self.setup.ttl);
         }
         if let Some(dir) = self.nodes[node].disk.dir_mut()
             && view.cluster.initialize.as_ref().is_some_and(|system| system.value == dir.system)
@@ -134,6 +138,7 @@ impl World {
             }
             cluster
         });
+        let (pulse, support) = self.heard(node);
         Observation {
             now: self.now,
             alive: store.as_ref().map(|view| view.members.keys().cloned().collect()).unwrap_or_default(),
@@ -145,10 +150,10 @@ impl World {
             finished: snapshot.finished,
             stopping: agent.stopping,
             reinit: agent.reinit,
-            pulse: Pulse::default(),
-            support: BTreeMap::new(),
+            pulse,
+            support,
             newest: None,
-            promised_until: 0,
+            promised_until: self.nodes[node].promised_until,
         }
     }
 
@@ -158,6 +163,7 @@ impl World {
             // The API refuses to make a leader anew, so the wish does not outlive a promotion.
             self.nodes[node].agent.reinit = false;
         }
+        self.listen(node);
         let mut observation = self.observation(node, snapshot);
         self.mutate_observation(node, &mut observation);
         let policy = self.policy(node);
@@ -174,6 +180,11 @@ impl World {
         agent.memory = decision.memory;
         agent.why = Some(decision.why);
         agent.problem = decision.problem;
+        agent.stance = decision.stance;
+        agent.asks_promise = decision.asks_promise;
+        if let Some(until) = decision.authority {
+            self.arm_guard(node, until);
+        }
         for action in decision.actions {
             self.act(node, action);
         }

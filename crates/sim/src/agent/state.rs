@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use matriarch_core::decide::{Data, Finished, Job, Memory, Millis, Server, Why};
+use matriarch_core::decide::{Data, Finished, Job, Memory, Millis, Server, Stance, Why};
 
+use crate::heartbeat::Ear;
 use crate::store::{LeaseId, View};
 
 /// The lease as the agent knows it.
@@ -84,4 +85,10 @@ pub struct Agent {
     pub why: Option<Why>,
     /// What stands in its way.
     pub problem: Option<String>,
+    /// What it tells the others.
+    pub stance: Stance,
+    /// It asks the others to promise not to take over.
+    pub asks_promise: bool,
+    /// What the others told it.
+    pub ear: Ear,
 }

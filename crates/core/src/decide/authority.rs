@@ -1,0 +1,60 @@
+//! How long a leader's PostgreSQL may be writable: for its lease, and beyond it while nobody can take over without members
+//! that stand by it.
+//!
+//! Under a rule a takeover needs so many voters that with k of them standing by there is none; the lease then guards
+//! nothing that matters. Under the empty rule a takeover needs nobody's leave, so the leader needs everybody's promise.
+
+use crate::decide::turn::Turn;
+use crate::decide::{ClusterView, Millis};
+use crate::record::{SyncRecord, Versioned};
+use crate::rule::Rule;
+
+impl Turn<'_> {
+    /// The record names us, with the data we have, and we have not given up the lead.
+    pub(super) fn epoch_is_ours(&self, sync: &SyncRecord) -> bool {
+        sync.leader == self.policy.me && Some(&sync.incarnation) == self.obs.incarnation() && sync.released.is_none()
+    }
+
+    pub(super) fn weigh_authority(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>) {
+        let another = view.leader.as_ref().is_some_and(|leader| leader.name != self.policy.me);
+        if another || !self.epoch_is_ours(&sync.value) {
+            return;
+        }
+        // What may be in force in the store or in PostgreSQL: the published rule, one that PostgreSQL enforces already, and
+        // one that was sent and whose answer got lost.
+        let published = sync.value.rule.clone();
+        let announced = self.memory.announced.as_ref().filter(|announced| announced.revision == sync.revision);
+        let announced = announced.map_or_else(|| published.clone(), |announced| announced.rule.clone());
+        let rules = [published, self.enforced_rule(sync), announced];
+        let renewed = self.obs.lease.map_or(0, |lease| lease.renewed);
+        self.asks_promise =
+            rules.iter().any(Rule::is_empty) && self.obs.now > renewed.saturating_add(self.policy.ttl / 2);
+        let backed = rules.iter().map(|rule| self.backed_until(rule, &sync.value)).min().flatten();
+        self.authority = self.authority.max(backed);
+    }
+
+    /// Until when nobody can take over under this rule, as far as the others have told us.
+    fn backed_until(&self, rule: &Rule, sync: &SyncRecord) -> Option<Millis> {
+        if rule.is_empty() {
+            return self.promised_until(sync);
+        }
+        let needed = (rule.needed as usize).min(rule.voters.len());
+        let Some(last) = needed.checked_sub(1) else {
+            return Some(self.obs.now + self.policy.ttl);
+        };
+        let support = self.obs.support.iter();
+        let mut heard: Vec<Millis> = support
+            .filter(|(name, support)| support.epoch == sync.epoch && rule.has(name, &support.incarnation))
+            .map(|(_, support)| support.heard)
+            .collect();
+        heard.sort_unstable_by(|a, b| b.cmp(a));
+        heard.get(last).map(|heard| heard + self.policy.ttl)
+    }
+
+    /// Until when every other member has promised not to take over; only members can.
+    fn promised_until(&self, sync: &SyncRecord) -> Option<Millis> {
+        let others = sync.membership.iter().filter(|name| **name != self.policy.me);
+        let promises = others.map(|name| self.obs.support.get(name)?.promised_until);
+        promises.min().unwrap_or(Some(self.obs.now + self.policy.ttl))
+    }
+}

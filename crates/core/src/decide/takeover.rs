@@ -1,0 +1,135 @@
+//! Taking the lead in a new epoch.
+
+use std::collections::BTreeMap;
+
+use crate::decide::candidates;
+use crate::decide::turn::Turn;
+use crate::decide::vacancy::Vacancy;
+use crate::decide::{ClusterView, Job, Purpose, Why};
+use crate::name::MemberName;
+use crate::record::{PreviousRule, SyncRecord, Versioned, key};
+use crate::rule::Rule;
+use crate::transaction::{Life, Txn};
+
+impl Turn<'_> {
+    /// One compare-and-set on everything the claim rests on. `resume`: the last leader goes on with its own data, on
+    /// its own timeline and rule.
+    pub(super) fn take_over(
+        &mut self,
+        view: &ClusterView,
+        sync: &Versioned<SyncRecord>,
+        vacancy: Vacancy<'_>,
+        counted: Vec<MemberName>,
+        resume: bool,
+    ) -> Why {
+        if let Some(why) = self.bound_by_empty_rule(&sync.value) {
+            return why;
+        }
+        let Some(incarnation) = self.obs.incarnation().cloned() else {
+            return Why::new("no_incarnation", "waiting for the data directory to get its identity");
+        };
+        let old = &sync.value;
+        let mut next = old.clone();
+        next.leader = self.policy.me.clone();
+        next.incarnation = incarnation;
+        next.epoch += 1;
+        next.released = None;
+        next.handover = false;
+        if !resume {
+            next.rule = self.rule_after(view, old);
+            next.previous.push(PreviousRule {
+                leader: old.leader.clone(),
+                incarnation: old.incarnation.clone(),
+                rule: old.rule.clone(),
+                shutdown: old
+                    .released
+                    .as_ref()
+                    .and_then(|release| Some((release.timeline, release.shutdown_checkpoint?))),
+            });
+            next.established = false;
+            let own = self.obs.running().map_or(0, |running| running.timeline);
+            next.timeline = next.timeline.max(own) + 1;
+        }
+        let epoch = next.epoch;
+        let mut txn = Txn::new().as_seen(key::LEADER, vacancy.suspect.map(|(leader, _)| leader.revision));
+        for name in &counted {
+            if let Some(pledge) = view.pledges.get(name) {
+                txn = txn.unchanged(&key::pledge(name), pledge.revision);
+            }
+        }
+        // A takeover answers a request that is due, whoever it is: nobody expects another move afterwards.
+        if let Some(request) = view.failover.as_ref().filter(|_| view.failover_due) {
+            txn = txn.unchanged(key::FAILOVER, request.revision).delete(key::FAILOVER);
+        }
+        let txn = txn.put_text(key::LEADER, self.policy.me.to_string(), Life::LeaderLease).rewrite_sync(sync, next);
+        self.commit(Purpose::Takeover, txn);
+        let what = if resume { "resuming the lead" } else { "taking over" };
+        Why::new("takeover", format!("{what} in epoch {epoch}"))
+    }
+
+    /// Our PostgreSQL was about to be promoted, perhaps by an earlier process, and another has the lead by now: it could
+    /// come out as a primary at any moment, and must not meet the settings of a replica then.
+    pub(super) fn end_promotion(&mut self) -> Option<Why> {
+        let running = self.obs.running().filter(|running| running.in_recovery)?;
+        let promoting = self.obs.busy == Some(Job::Promote) || !running.synchronous_standby_names.is_empty();
+        promoting.then(|| {
+            let why = Why::new("promotion_void", "the lead has gone to another: ending the promotion");
+            self.run(Job::StopImmediate, why)
+        })
+    }
+
+    /// Under the empty rule nothing but its lease and our promise keeps a leader that was not released from going on beside
+    /// us; and it asks members only, so nobody else may take over.
+    fn bound_by_empty_rule(&mut self, sync: &SyncRecord) -> Option<Why> {
+        if !sync.rule.is_empty() || sync.released.is_some() || sync.leader == self.policy.me {
+            return None;
+        }
+        if !sync.membership.contains(&self.policy.me) {
+            return Some(self.trouble("not_a_member", "nobody leads: this member had not been counted as one yet"));
+        }
+        let until = self.obs.promised_until;
+        if self.obs.now < until {
+            self.wake_at(until);
+            return Some(Why::new(
+                "promised",
+                format!("nobody leads: we promised {} not to take over yet", sync.leader),
+            ));
+        }
+        None
+    }
+
+    /// The rule of the new epoch: the voters so far and the members that pledged. Who is away leaves it after the usual
+    /// delay, as from any rule; else the first commits might be on our disk alone.
+    fn rule_after(&self, view: &ClusterView, old: &SyncRecord) -> Rule {
+        let wanted = self.policy.synchronous;
+        if wanted.needed == 0 || old.membership.len() < wanted.from_members {
+            return Rule::default();
+        }
+        let pledged = view.pledges.iter().filter(|(_, pledge)| pledge.value.counts_against(old.epoch));
+        let pledged = pledged.map(|(name, pledge)| (name, &pledge.value.incarnation));
+        let mut voters: BTreeMap<_, _> = old
+            .rule
+            .voters
+            .iter()
+            .chain(pledged)
+            .filter(|(name, incarnation)| {
+                // The record of a member may be gone for a moment, as after an outage of the store.
+                let fit = match view.members.get(*name) {
+                    Some(member) => candidates::may_vote(member, incarnation),
+                    None => old.rule.has(name, incarnation),
+                };
+                **name != self.policy.me && fit
+            })
+            .map(|(name, incarnation)| (name.clone(), incarnation.clone()))
+            .collect();
+        if wanted.strict && (voters.len() as u32) < wanted.needed {
+            let missing = old.rule.voters.iter().filter(|(name, _)| **name != self.policy.me);
+            for (name, incarnation) in missing {
+                voters.entry(name.clone()).or_insert_with(|| incarnation.clone());
+            }
+        }
+        let needed = if wanted.strict { wanted.needed } else { wanted.needed.min(voters.len() as u32) };
+        let rule = Rule { voters, needed, ..Rule::default() };
+        if needed == 0 { Rule::default() } else { candidates::in_order(self.policy, view, rule) }
+    }
+}
