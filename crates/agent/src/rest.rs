@@ -177,6 +177,7 @@ impl AgentBackend {
             }
             let mut record = sync.value;
             record.membership.remove(member);
+            record.serial += 1;
             let text = serde_json::to_string(&record).expect("records have string keys");
             let txn = Txn::new()
                 .revision(key::SYNC, sync.revision)

@@ -148,7 +148,8 @@ fn overlap(world: &mut World, rng: &mut SmallRng, profile: Profile) -> bool {
         return false;
     }
     // The leader and the only voter that had everything may both be among them: that is for people to mend.
-    if lost.len() > 1 {
+    let waits = profile == Profile::Storm && world.setup.synchronous.strict && !lost.is_empty();
+    if lost.len() > 1 || waits {
         return world.run_until(60_000, |world| world.trouble().is_none());
     }
     settle(world, &names.join(" and "))

@@ -121,7 +121,7 @@ pub struct Decision {
     pub problem: Option<String>,
     /// What other members are told.
     pub stance: Stance,
-    /// PostgreSQL may be writable until then, and the guard ends it afterwards: the end of the lease, or later while enough
+    /// PostgreSQL may be writable until then, and the guard ends it afterwards; it may also come down again: the end of the lease, or later while enough
     /// members stand by this leader. None when this member does not lead.
     pub authority: Option<Millis>,
     /// The lease cannot be renewed and the rule is empty: the others are to be asked to promise not to take over.

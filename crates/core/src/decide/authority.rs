@@ -33,6 +33,12 @@ impl Turn<'_> {
         self.authority = self.authority.max(backed);
     }
 
+    /// Neither we nor the guard would let PostgreSQL outlive its lease.
+    pub(super) fn rests_on_lease(&self) -> bool {
+        let lease = self.obs.lease.map(|lease| lease.until);
+        self.authority <= lease && self.obs.guarded_until <= lease
+    }
+
     /// Until when nobody can take over under this rule, as far as the others have told us.
     fn backed_until(&self, rule: &Rule, sync: &SyncRecord) -> Option<Millis> {
         if rule.is_empty() {

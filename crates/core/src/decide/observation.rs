@@ -322,6 +322,8 @@ pub struct Observation {
     pub support: BTreeMap<MemberName, Support>,
     /// The newest `sync` record this member ever saw, kept on its disk: a store that shows an older one went back in time.
     pub newest: Option<SyncRecord>,
+    /// The deadline that the guard has confirmed; none when it guards nothing.
+    pub guarded_until: Option<Millis>,
     /// We promised a leader under the empty rule not to take over before then; kept on disk.
     pub promised_until: Millis,
 }

@@ -42,6 +42,13 @@ impl Turn<'_> {
             Step::EnforceFirst(rule) if enforced != record.rule && enforced != rule => Step::Withdraw,
             step => step,
         };
+        // The guard must not let PostgreSQL outlive the lease once the lease is all that fences it.
+        let unfenced = matches!(&step, Step::PublishFirst(rule) if rule.is_empty()) && !self.rests_on_lease();
+        if unfenced {
+            self.memory.announced = Some(Proposed { revision: sync.revision, rule: Rule::default() });
+            self.wake_at(self.obs.now + 20);
+        }
+        let step = if unfenced { Step::Keep } else { step };
         let enforced = match &step {
             Step::EnforceFirst(rule) => rule,
             _ => &enforced,

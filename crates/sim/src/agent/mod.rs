@@ -153,6 +153,7 @@ impl World {
             pulse,
             support,
             newest: None,
+            guarded_until: self.nodes[node].deadline,
             promised_until: self.nodes[node].promised_until,
         }
     }
@@ -183,6 +184,7 @@ impl World {
         agent.stance = decision.stance;
         agent.asks_promise = decision.asks_promise;
         if let Some(until) = decision.authority {
+            self.nodes[node].deadline.take_if(|deadline| *deadline > until);
             self.arm_guard(node, until);
         }
         for action in decision.actions {
