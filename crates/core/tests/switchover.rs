@@ -118,6 +118,7 @@ impl Story {
             pulse: Pulse::default(),
             support: BTreeMap::new(),
             newest: None,
+            guarded_until: None,
             promised_until: 0,
         };
         let decision = decide(&policy(), &self.memory, &observation);

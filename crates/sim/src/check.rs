@@ -309,11 +309,10 @@ impl World {
         let newest = self.checker.sync.as_ref().map_or(0, |sync| sync.epoch);
         let late = self.now > self.checker.newest_since + self.setup.ttl;
         let outlived = self.nodes.iter().position(|node| {
-            late && node.moves()
-                && node.pg.writable()
-                && !node.unfenced
-                && node.led_epoch > 0
-                && node.led_epoch < newest
+            // A pause whose end it has not heard of keeps its guard from acting.
+            let paused = node.agent.view.as_ref().is_some_and(|view| view.paused);
+            let old = node.led_epoch > 0 && node.led_epoch < newest;
+            late && old && node.moves() && node.pg.writable() && !node.unfenced && !paused
         });
         self.checker.overdue = match (outlived, self.checker.overdue) {
             (Some(node), Some((before, since))) if node == before => Some((node, since)),

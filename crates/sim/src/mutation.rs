@@ -118,8 +118,9 @@ impl Mutation {
             Mutation::IncarnationsIgnored | Mutation::CrashCalledClean => Profile::DataLoss,
             Mutation::DeposedKeepsRunning => Profile::Freezing,
             Mutation::GuardMissing => Profile::Steps,
-            Mutation::PublishBeforeBarrier | Mutation::BarrierTooEarly => Profile::Single,
-            Mutation::ProposalForgotten => Profile::Overlapping,
+            Mutation::PublishBeforeBarrier | Mutation::BarrierTooEarly | Mutation::ProposalForgotten => {
+                Profile::RuleChanges
+            }
             Mutation::HandoverUnchecked | Mutation::PromoteBeforeRule | Mutation::LeaderOfOtherData => Profile::Storm,
         }
     }

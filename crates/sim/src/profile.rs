@@ -35,10 +35,12 @@ pub enum Profile {
     Unguarded,
     /// Leaders are not heard, or not by all, though they may well live: rightly and wrongly suspected ones.
     Suspicion,
+    /// The rule changes while answers of the store are late or get lost.
+    RuleChanges,
 }
 
 /// All of them.
-pub const PROFILES: [Profile; 10] = [
+pub const PROFILES: [Profile; 11] = [
     Profile::Single,
     Profile::Overlapping,
     Profile::Cascade,
@@ -49,6 +51,7 @@ pub const PROFILES: [Profile; 10] = [
     Profile::Paused,
     Profile::Unguarded,
     Profile::Suspicion,
+    Profile::RuleChanges,
 ];
 
 impl fmt::Display for Profile {
@@ -64,6 +67,7 @@ impl fmt::Display for Profile {
             Profile::Paused => "paused",
             Profile::Unguarded => "unguarded",
             Profile::Suspicion => "suspicion",
+            Profile::RuleChanges => "rulechanges",
         })
     }
 }
@@ -202,6 +206,19 @@ pub(crate) fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile)
                 _ => random_fault(world, rng),
             };
             vec![(soon, Fault::FreezeAgent(primary)), (rng.random_range(0..4000), second)]
+        }
+        Profile::RuleChanges => {
+            let mut faults = vec![(0, if rng.random_bool(0.6) { Fault::DelayedRequests } else { Fault::LostAnswers })];
+            for node in [other, third] {
+                faults.push((rng.random_range(0..3000), Fault::Cut(primary, node)));
+            }
+            match rng.random_range(0..4) {
+                0 => faults.push((rng.random_range(2000..8000), Fault::KillAgent(primary))),
+                1 => faults.push((rng.random_range(2000..8000), Fault::Freeze(primary))),
+                2 => faults.push((rng.random_range(2000..8000), Fault::Wipe(other))),
+                _ => {}
+            }
+            faults
         }
         Profile::Suspicion => suspicions(world, rng, primary, other),
         Profile::Paused => vec![(rng.random_range(0..3000), random_fault(world, rng))],

@@ -113,6 +113,11 @@ fn suspected_leaders_lose_nothing_alive_or_dead() {
 }
 
 #[test]
+fn rules_that_change_over_a_bad_store_lose_nothing() {
+    all_hold(Profile::RuleChanges, seeds());
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..5 {
         let (one, two) = (run(seed, Profile::Single, None, true), run(seed, Profile::Single, None, true));
