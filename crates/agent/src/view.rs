@@ -81,6 +81,7 @@ pub fn read(snapshot: &Snapshot, lease: Option<LeaseId>, now: jiff::Timestamp) -
         .unwrap_or_default()
         .slots;
     reading.config = snapshot.get(key::CONFIG).map(|entry| versioned(entry, entry.value.clone()));
+    reading.view.config_revision = reading.config.as_ref().map(|config| config.revision);
     reading
 }
 

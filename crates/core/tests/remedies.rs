@@ -85,6 +85,7 @@ fn observation(now: Millis, view: ClusterView, data: Data, server: Server) -> Ob
         pulse: Pulse::default(),
         support: BTreeMap::new(),
         newest: None,
+        config: None,
         guarded_until: None,
         promised_until: 0,
     }

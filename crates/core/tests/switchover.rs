@@ -118,6 +118,7 @@ impl Story {
             pulse: Pulse::default(),
             support: BTreeMap::new(),
             newest: None,
+            config: None,
             guarded_until: None,
             promised_until: 0,
         };

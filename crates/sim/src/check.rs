@@ -46,6 +46,8 @@ pub struct Checker {
     /// The newest epoch whose leader runs as a primary, and who that is.
     promoted: Option<(u64, NodeId)>,
     two_since: Option<Millis>,
+    /// The record that an older backup of the store brought back.
+    pub went_back: Option<SyncRecord>,
     /// When the newest epoch began.
     newest_since: Millis,
     /// Since when a primary of an older epoch has outlived what it may rest on.
@@ -157,8 +159,15 @@ impl World {
         {
             self.violate(format!("{} holds the leader key in an epoch of {}", leader.name, sync.leader));
         }
-        if self.checker.sync.as_ref() == Some(&sync) {
+        if self.checker.sync.as_ref() == Some(&sync) || self.checker.went_back.as_ref() == Some(&sync) {
             return;
+        }
+        if let Some(old) = self.checker.went_back.take() {
+            // A member that had not seen what came after the backup may pledge on it; that alone decides nothing.
+            if (SyncRecord { serial: sync.serial, ..old }) == sync {
+                self.checker.went_back = Some(sync);
+                return;
+            }
         }
         if sync.rule.is_empty() {
             self.checker.asynchronous.insert(sync.epoch);
@@ -332,6 +341,12 @@ impl World {
         let sync = &view.cluster.sync.as_ref()?.value;
         (node.moves() && node.pg.writable() && sync.leader == node.name && node.led_epoch == sync.epoch)
             .then_some(leader)
+    }
+
+    /// The store has lost the newest epoch, and no primary of it runs that could write it anew.
+    pub fn waits_for_a_person(&mut self) -> bool {
+        let lost = |node: &Node| node.agent.why.as_ref().is_some_and(|why| why.code == "store_went_back");
+        !self.nodes.iter().any(|node| node.pg.writable()) && self.nodes.iter().any(lost)
     }
 
     /// Why a member is not healthy, if it is not.

@@ -123,6 +123,8 @@ pub struct Request {
     pub ask: Ask,
     /// The answer gets lost.
     pub unanswered: bool,
+    /// The life of the store it was sent to.
+    pub life: u64,
 }
 
 /// What a request asks for.

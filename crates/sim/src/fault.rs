@@ -6,6 +6,7 @@ use matriarch_core::record::{FailoverRequest, RouterKind, RouterRecord, key};
 use crate::disk::Disk;
 use crate::event::Event;
 use crate::node::NodeId;
+use crate::store::Backup;
 use crate::store::ROUTER;
 use crate::world::World;
 
@@ -32,6 +33,10 @@ pub enum Fault {
     Restore(NodeId),
     /// The store answers nobody.
     StoreDown,
+    /// The store loses everything.
+    WipeStore,
+    /// The store is replaced by a backup of at least so many milliseconds ago.
+    RestoreStore(Millis),
     /// One member cannot reach the store.
     CutOff(NodeId),
     /// Answers of the store get lost.
@@ -98,6 +103,14 @@ impl World {
             Fault::Garbage(node) => self.replace_disk(node, Disk::Garbage),
             Fault::Restore(node) => self.restore(node),
             Fault::StoreDown => self.store_down = true,
+            Fault::WipeStore => self.replace_store(Backup::default()),
+            Fault::RestoreStore(age) => {
+                let oldest = self.backups.front();
+                let backup = self.backups.iter().rfind(|(at, _)| at + age <= self.now).or(oldest);
+                if let Some((_, backup)) = backup.cloned() {
+                    self.replace_store(backup);
+                }
+            }
             Fault::CutOff(node) => self.nodes[node].cut_off = true,
             Fault::LostAnswers => self.lost_answers = 30,
             Fault::DelayedRequests => self.delayed_requests = 30,
@@ -181,6 +194,8 @@ impl World {
             | Fault::Garbage(_)
             | Fault::Switchover(_)
             | Fault::AcceptLoss(_)
+            | Fault::WipeStore
+            | Fault::RestoreStore(_)
             | Fault::Reinit(_) => {}
         }
     }

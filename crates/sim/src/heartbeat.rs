@@ -9,6 +9,7 @@ use matriarch_core::decide::{Evidence, Millis, Pulse, Stance, Support};
 use matriarch_core::{Incarnation, MemberName};
 
 use crate::event::AgentEvent;
+use crate::mutation::Mutation;
 use crate::node::NodeId;
 use crate::server::Process;
 use crate::world::World;
@@ -59,6 +60,14 @@ pub struct Ear {
     peers: BTreeMap<NodeId, Peer>,
     last_beat: Option<Millis>,
     pulse: Pulse,
+}
+
+/// What somebody who stood by a leader would say.
+fn known_epoch(leader: Stance) -> Stance {
+    match leader {
+        Stance::Leads { epoch } => Stance::Follows { epoch },
+        stance => stance,
+    }
 }
 
 impl World {
@@ -172,7 +181,11 @@ impl World {
         (known.stance, known.refused) = (frame.stance, None);
         // A promise binds as long as it says, whatever its giver does afterwards.
         let promised_until = frame.promised_until.max(known.support.as_ref().and_then(|old| old.promised_until));
-        match (frame.stance, frame.echo, frame.incarnation) {
+        let stands = match frame.stance {
+            Stance::Neutral if self.setup.mutation == Some(Mutation::PledgedStandBy) => known_epoch(stance),
+            stance => stance,
+        };
+        match (stands, frame.echo, frame.incarnation) {
             (Stance::Follows { epoch }, Some(heard), Some(incarnation)) => {
                 known.support = Some(Support { incarnation, epoch, heard, promised_until });
             }

@@ -2,7 +2,7 @@
 //! it answered; `decide` itself stays as it is.
 
 use matriarch_core::decide::{
-    Action, Barrier, Decision, Doubt, Job, Observation, Pulse, Purpose, Server, Synchronous, Zones,
+    Action, Barrier, Decision, Doubt, Job, Millis, Observation, Pulse, Purpose, Server, Support, Synchronous, Zones,
 };
 
 use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
@@ -68,10 +68,24 @@ pub enum Mutation {
     SuspectsWithoutRule,
     /// A suspected leader is taken over from without the fence.
     SuspicionAlone,
+    /// Members that are no voters extend a leader's authority.
+    AnybodyStandsBy,
+    /// Voters that have pledged extend a leader's authority.
+    PledgedStandBy,
+    /// A leader under the empty rule goes on when its lease has ended.
+    ExpiredLeaseIgnored,
+    /// A member takes over though it has promised not to.
+    PromiseIgnored,
+    /// A store that went back in time is acted on.
+    OldStoreTrusted,
+    /// Of two records of one epoch it is not told which is the newer one.
+    SerialIgnored,
+    /// A wiped store is taken for that of a new cluster.
+    WipedStoreFounded,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 24] = [
+pub const MUTATIONS: [Mutation; 31] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -96,6 +110,13 @@ pub const MUTATIONS: [Mutation; 24] = [
     Mutation::WithdrawnPledgesCount,
     Mutation::SuspectsWithoutRule,
     Mutation::SuspicionAlone,
+    Mutation::AnybodyStandsBy,
+    Mutation::PledgedStandBy,
+    Mutation::ExpiredLeaseIgnored,
+    Mutation::PromiseIgnored,
+    Mutation::OldStoreTrusted,
+    Mutation::SerialIgnored,
+    Mutation::WipedStoreFounded,
 ];
 
 impl Mutation {
@@ -108,6 +129,11 @@ impl Mutation {
             | Mutation::WithdrawnPledgesCount
             | Mutation::SuspectsWithoutRule
             | Mutation::SuspicionAlone => Profile::Suspicion,
+            Mutation::AnybodyStandsBy
+            | Mutation::PledgedStandBy
+            | Mutation::ExpiredLeaseIgnored
+            | Mutation::PromiseIgnored => Profile::Outage,
+            Mutation::OldStoreTrusted | Mutation::SerialIgnored | Mutation::WipedStoreFounded => Profile::StoreLoss,
             Mutation::FenceOneFewer
             | Mutation::PreviousRuleIgnored
             | Mutation::EnforceBeforePublish
@@ -161,6 +187,7 @@ impl World {
     /// Shows `decide` something else than what is.
     pub(crate) fn mutate_observation(&self, node: NodeId, observation: &mut Observation) {
         let Some(mutation) = self.setup.mutation else { return };
+        mutate_ears(mutation, observation, self.setup.ttl);
         let me = &self.nodes[node].name;
         let Some(view) = &mut observation.store else { return };
         let nobody_leads = view.leader.is_none();
@@ -342,6 +369,33 @@ fn wait_for_nobody(decision: &mut Decision) {
         if let Action::Configure(settings) = action {
             settings.synchronous_standby_names.clear();
         }
+    }
+}
+
+/// Changes what is heard and remembered.
+fn mutate_ears(mutation: Mutation, observation: &mut Observation, ttl: Millis) {
+    let view = observation.store.as_ref();
+    let sync = view.and_then(|view| view.sync.as_ref()).map(|sync| sync.value.clone());
+    let initialized = view.is_some_and(|view| view.initialize.is_some());
+    match (mutation, sync) {
+        (Mutation::AnybodyStandsBy, Some(sync)) => {
+            let heard = observation.support.values().map(|support| support.heard).max();
+            for (name, incarnation) in sync.rule.voters {
+                let Some(heard) = heard else { continue };
+                let support = Support { incarnation, epoch: sync.epoch, heard, promised_until: None };
+                observation.support.insert(name, support);
+            }
+        }
+        (Mutation::ExpiredLeaseIgnored, Some(sync)) if sync.rule.is_empty() => {
+            if let Some(lease) = &mut observation.lease {
+                lease.until = observation.now + ttl;
+            }
+        }
+        (Mutation::PromiseIgnored, _) => observation.promised_until = 0,
+        (Mutation::OldStoreTrusted, Some(_)) => observation.newest = None,
+        (Mutation::SerialIgnored, _) => observation.newest.iter_mut().for_each(|newest| newest.serial = 0),
+        (Mutation::WipedStoreFounded, _) if !initialized => observation.newest = None,
+        _ => {}
     }
 }
 

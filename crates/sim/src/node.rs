@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use matriarch_core::MemberName;
 use matriarch_core::decide::{Millis, Running, Server, Settings};
+use matriarch_core::record::SyncRecord;
 use matriarch_core::rule::application_name;
 
 use crate::agent::{Agent, Snapshot};
@@ -50,6 +51,8 @@ pub struct Node {
     pub led_epoch: u64,
     /// Never to be leader.
     pub nofailover: bool,
+    /// The newest `sync` record it ever saw; on its disk.
+    pub newest: Option<SyncRecord>,
     /// It promised a leader under the empty rule not to take over before then; on its disk.
     pub promised_until: Millis,
 }
@@ -74,6 +77,7 @@ impl Node {
             slow_disk: None,
             led_epoch: 0,
             nofailover: false,
+            newest: None,
             promised_until: 0,
         }
     }

@@ -37,10 +37,14 @@ pub enum Profile {
     Suspicion,
     /// The rule changes while answers of the store are late or get lost.
     RuleChanges,
+    /// The store is away, from everybody or from some, for longer than leases last.
+    Outage,
+    /// The store is wiped, or restored from a backup.
+    StoreLoss,
 }
 
 /// All of them.
-pub const PROFILES: [Profile; 11] = [
+pub const PROFILES: [Profile; 13] = [
     Profile::Single,
     Profile::Overlapping,
     Profile::Cascade,
@@ -52,6 +56,8 @@ pub const PROFILES: [Profile; 11] = [
     Profile::Unguarded,
     Profile::Suspicion,
     Profile::RuleChanges,
+    Profile::Outage,
+    Profile::StoreLoss,
 ];
 
 impl fmt::Display for Profile {
@@ -68,6 +74,8 @@ impl fmt::Display for Profile {
             Profile::Unguarded => "unguarded",
             Profile::Suspicion => "suspicion",
             Profile::RuleChanges => "rulechanges",
+            Profile::Outage => "outage",
+            Profile::StoreLoss => "storeloss",
         })
     }
 }
@@ -87,7 +95,7 @@ impl FromStr for Profile {
 impl Profile {
     /// Clusters of one and two members, and asynchronous ones, take part.
     fn any_size(self) -> bool {
-        matches!(self, Profile::Single | Profile::Steps | Profile::Paused | Profile::Suspicion)
+        matches!(self, Profile::Single | Profile::Steps | Profile::Paused | Profile::Suspicion | Profile::Outage)
     }
 }
 
@@ -97,6 +105,7 @@ pub(crate) fn random_setup(rng: &mut SmallRng, profile: Profile) -> Setup {
     let members: Vec<String> = ["a", "b", "c", "d", "e"][..count].iter().map(|name| (*name).to_owned()).collect();
     let needed = match rng.random_range(0..10) {
         0 if profile.any_size() => 0,
+        3..=5 if profile == Profile::Outage => 0,
         1..=2 if count >= 3 => 2,
         _ => 1,
     };
@@ -182,6 +191,9 @@ pub(crate) fn duration(world: &World, rng: &mut SmallRng, fault: &Fault) -> Mill
         Fault::Freeze(_) | Fault::FreezeAgent(_) if rng.random_bool(0.7) => rng.random_range(ttl - 1500..ttl + 1500),
         // Mostly about as long as it takes to suspect and to pledge.
         Fault::Silence(..) if rng.random_bool(0.7) => rng.random_range(1000..1600),
+        // Longer than anybody's patience.
+        Fault::CutOff(_) | Fault::StoreDown if rng.random_bool(0.4) => rng.random_range(2 * ttl..5 * ttl + 6000),
+        Fault::WipeStore | Fault::RestoreStore(_) => 1,
         Fault::KillPostmaster(_) | Fault::Wipe(_) | Fault::Garbage(_) | Fault::Reinit(_) => 1,
         _ => rng.random_range(50..2 * ttl + 4000),
     }
@@ -216,6 +228,43 @@ pub(crate) fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile)
                 0 => faults.push((rng.random_range(2000..8000), Fault::KillAgent(primary))),
                 1 => faults.push((rng.random_range(2000..8000), Fault::Freeze(primary))),
                 2 => faults.push((rng.random_range(2000..8000), Fault::Wipe(other))),
+                _ => {}
+            }
+            faults
+        }
+        Profile::Outage => {
+            let away = match rng.random_range(0..6) {
+                0 | 1 => vec![Fault::StoreDown],
+                2 => vec![Fault::CutOff(primary), Fault::CutOff(other)],
+                3 => vec![Fault::CutOff(primary), Fault::Silence(other, primary)],
+                _ => vec![Fault::CutOff(primary)],
+            };
+            let mut faults: Vec<_> = away.into_iter().map(|fault| (rng.random_range(0..1500), fault)).collect();
+            let soon = rng.random_range(0..9000);
+            match rng.random_range(0..10) {
+                0 => faults.push((soon, Fault::Freeze(other))),
+                1 => faults.push((soon, Fault::KillAgent(other))),
+                2 => faults.push((soon, Fault::KillNode(other))),
+                3 => faults.push((soon, Fault::Freeze(primary))),
+                4 => faults.push((soon, Fault::KillPostmaster(primary))),
+                5 => faults.push((0, Fault::UnsteadyBeats)),
+                6 => faults.push((soon, Fault::CutFromMembers(primary))),
+                _ => {}
+            }
+            faults
+        }
+        Profile::StoreLoss => {
+            let ago = rng.random_range(0..20_000);
+            let loss = if rng.random_bool(0.4) { Fault::WipeStore } else { Fault::RestoreStore(ago) };
+            let mut faults = vec![(soon, loss)];
+            let around = rng.random_range(0..5000);
+            match rng.random_range(0..8) {
+                0 => faults.push((around, Fault::KillAgent(other))),
+                1 => faults.push((around, Fault::Silence(primary, other))),
+                2 => faults.push((around, Fault::KillNode(primary))),
+                3 => faults.push((around, Fault::Freeze(other))),
+                4 => faults.push((around, Fault::Cut(primary, other))),
+                5 => faults.push((around, Fault::KillNode(other))),
                 _ => {}
             }
             faults

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use crate::agent::{ANSWER_LIMIT, MEMBER_TTL};
 use crate::event::{AgentEvent, Ask, Event, Request};
 use crate::node::NodeId;
-use crate::store::LeaseId;
+use crate::store::{Backup, LeaseId};
 use crate::world::World;
 use matriarch_core::record::{StatusRecord, key};
 
@@ -16,15 +16,18 @@ impl World {
         let generation = self.nodes[node].agent.generation;
         let unanswered = self.chance(self.lost_answers);
         let delay = if self.chance(self.delayed_requests) { self.random(500, 6000) } else { self.random(1, 8) };
-        self.after(delay, Event::Request(Box::new(Request { id, node, generation, ask, unanswered })));
+        self.after(
+            delay,
+            Event::Request(Box::new(Request { id, node, generation, ask, unanswered, life: self.store.life })),
+        );
         self.agent_after(node, ANSWER_LIMIT, AgentEvent::Timeout(id));
         id
     }
 
     /// A request reaches the store, or not.
     pub(crate) fn store_request(&mut self, request: Request) {
-        let Request { id, node, generation, ask, unanswered } = request;
-        if !self.reaches_store(node) {
+        let Request { id, node, generation, ask, unanswered, life } = request;
+        if !self.reaches_store(node) || life != self.store.life {
             return;
         }
         let before = self.store.revision();
@@ -80,6 +83,17 @@ impl World {
         if let Some(deadline) = self.store.deadline(lease) {
             self.after(deadline - self.now, Event::LeaseEnd(lease));
         }
+    }
+
+    /// The store starts again with other content.
+    pub(crate) fn replace_store(&mut self, backup: Backup) {
+        for lease in self.store.restore(backup, self.now) {
+            self.watch_lease(lease);
+        }
+        let shown = self.store.view();
+        self.checker.went_back = shown.cluster.sync.as_ref().map(|sync| sync.value.clone());
+        self.backups.clear();
+        self.announce_change();
     }
 
     pub(crate) fn lease_end(&mut self, lease: LeaseId) {

@@ -152,6 +152,9 @@ fn overlap(world: &mut World, rng: &mut SmallRng, profile: Profile) -> bool {
     if lost.len() > 1 || waits {
         return world.run_until(60_000, |world| world.trouble().is_none());
     }
+    if world.waits_for_a_person() {
+        return false;
+    }
     settle(world, &names.join(" and "))
 }
 

@@ -31,6 +31,8 @@ pub struct View {
     pub leader_lease: Option<LeaseId>,
     /// The cluster is paused.
     pub paused: bool,
+    /// Which life of the store it is from: revisions of another one say nothing.
+    pub life: u64,
 }
 
 /// Everything it keeps.
@@ -40,6 +42,16 @@ pub struct Store {
     entries: BTreeMap<String, Entry>,
     leases: BTreeMap<LeaseId, Lease>,
     view: Option<Rc<View>>,
+    /// Grows when it is wiped or restored: connections from before are gone.
+    pub life: u64,
+}
+
+/// A backup of the store.
+#[derive(Clone, Debug, Default)]
+pub struct Backup {
+    revision: u64,
+    entries: BTreeMap<String, Entry>,
+    leases: BTreeMap<LeaseId, Lease>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +70,19 @@ pub struct Leases {
 }
 
 impl Store {
+    /// A copy of everything.
+    pub fn backup(&self) -> Backup {
+        Backup { revision: self.revision, entries: self.entries.clone(), leases: self.leases.clone() }
+    }
+
+    /// Replaces everything; leases live for their whole time again.
+    pub fn restore(&mut self, backup: Backup, now: Millis) -> Vec<LeaseId> {
+        let Backup { revision, entries, leases } = backup;
+        *self = Store { revision, entries, leases, view: None, life: self.life + 1 };
+        self.extend_leases(now);
+        self.leases.keys().copied().collect()
+    }
+
     /// Revision of the newest change.
     pub fn revision(&self) -> u64 {
         self.revision
@@ -207,12 +232,14 @@ impl Store {
                 .into_iter()
                 .filter_map(|id| Some((id.to_owned(), self.record(&key::router(id))?.value)))
                 .collect(),
+            config_revision: self.entries.get(key::CONFIG).map(|entry| entry.revision),
             optime: self.record::<StatusRecord>(key::STATUS).map_or(Lsn::ZERO, |status| Lsn(status.value.optime)),
         };
         View {
             cluster,
             leader_lease: leader.and_then(|entry| entry.lease),
             paused: self.value(key::CONFIG) == Some("paused"),
+            life: self.life,
         }
     }
 }

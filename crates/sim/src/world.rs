@@ -1,7 +1,7 @@
 //! The world: its clock, its queue of events, and who handles which.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::rc::Rc;
 
 use matriarch_core::decide::{CrashPolicy, Millis, Policy, Synchronous};
@@ -13,7 +13,7 @@ use crate::check::Checker;
 use crate::event::{AgentEvent, Event, PgEvent};
 use crate::mutation::Mutation;
 use crate::node::{Node, NodeId};
-use crate::store::Store;
+use crate::store::{Backup, Store};
 use crate::trap::Trap;
 
 /// How a cluster is set up.
@@ -127,6 +127,8 @@ pub struct World {
     pub silenced: BTreeSet<(NodeId, NodeId)>,
     /// Frames get lost, delayed and doubled.
     pub unsteady_beats: bool,
+    /// Backups of the store, one a second, oldest first.
+    pub backups: VecDeque<(Millis, Backup)>,
     /// A fault that waits for a step.
     pub trap: Option<Trap>,
     /// When the fault of the newest trap ends.
@@ -162,6 +164,7 @@ impl World {
             cuts: BTreeSet::new(),
             silenced: BTreeSet::new(),
             unsteady_beats: false,
+            backups: VecDeque::new(),
             trap: None,
             trapped_until: 0,
             checker: Checker::default(),
@@ -333,7 +336,17 @@ impl World {
             Event::Router => self.router_answers(),
             Event::Check => {
                 self.check_regularly();
+                self.back_up();
                 self.after(100, Event::Check);
+            }
+        }
+    }
+
+    fn back_up(&mut self) {
+        if self.backups.back().is_none_or(|(at, _)| self.now >= at + 1000) {
+            self.backups.push_back((self.now, self.store.backup()));
+            if self.backups.len() > 30 {
+                self.backups.pop_front();
             }
         }
     }

@@ -51,6 +51,8 @@ pub struct Shell {
     options: Arc<Options>,
     config: DynamicConfig,
     config_revision: Option<Revision>,
+    /// `config` as last read: a leader writes it again into a store that has lost it.
+    config_text: Option<String>,
     storage: Storage,
     watch: watch::Receiver<Revision>,
     events: UnboundedReceiver<Event>,
@@ -116,6 +118,7 @@ impl Shell {
             sender,
             config,
             config_revision: None,
+            config_text: None,
             reading: None,
             read_at: None,
             view_is_old: false,
@@ -382,6 +385,7 @@ impl Shell {
             }
         }
         self.config_revision = Some(config.revision);
+        self.config_text = Some(config.value.clone());
     }
 
     fn committed(&mut self, done: CommitDone) {

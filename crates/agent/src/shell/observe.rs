@@ -33,6 +33,7 @@ impl Shell {
             pulse: self.heartbeats.pulse(),
             support: self.heartbeats.support(),
             newest: self.lasting.newest().cloned(),
+            config: self.config_text.clone(),
             guarded_until: Some(self.guard_state.borrow().deadline).filter(|deadline| *deadline > 0),
             promised_until: self.lasting.promised_until(),
         }

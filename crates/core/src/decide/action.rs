@@ -51,6 +51,8 @@ pub enum Purpose {
     Rule,
     /// Announce or call off a planned switchover.
     Handover,
+    /// Write the records of the newest epoch into a store that has lost them.
+    Recreate,
     /// Publish where timelines forked.
     History,
     /// Note who belongs to the cluster.

@@ -17,9 +17,13 @@ impl Turn<'_> {
 
     pub(super) fn weigh_authority(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>) {
         let another = view.leader.as_ref().is_some_and(|leader| leader.name != self.policy.me);
-        if another || !self.epoch_is_ours(&sync.value) {
-            return;
+        if !another && self.epoch_is_ours(&sync.value) {
+            self.weigh(sync);
         }
+    }
+
+    /// The epoch is ours: adds to the lease what the others give us.
+    pub(super) fn weigh(&mut self, sync: &Versioned<SyncRecord>) {
         // What may be in force in the store or in PostgreSQL: the published rule, one that PostgreSQL enforces already, and
         // one that was sent and whose answer got lost.
         let published = sync.value.rule.clone();

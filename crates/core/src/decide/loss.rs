@@ -32,7 +32,7 @@ impl Turn<'_> {
         let mut next = old.clone();
         next.leader = self.policy.me.clone();
         next.incarnation = incarnation;
-        next.epoch += 1;
+        next.epoch = self.obs.newest.as_ref().map_or(0, |newest| newest.epoch).max(old.epoch) + 1;
         next.released = None;
         next.handover = false;
         next.rule = self.rule_of_the_living(view, old, &running);
@@ -132,7 +132,7 @@ impl Turn<'_> {
     }
 
     /// The request of a person who has accepted loss on this member, if it is due.
-    fn accepted_for_us<'v>(&self, view: &'v ClusterView) -> Option<&'v Versioned<FailoverRequest>> {
+    pub(super) fn accepted_for_us<'v>(&self, view: &'v ClusterView) -> Option<&'v Versioned<FailoverRequest>> {
         let request = view.failover.as_ref().filter(|_| view.failover_due && view.leader.is_none())?;
         let wanted = &request.value;
         let ours =

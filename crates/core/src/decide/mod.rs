@@ -20,6 +20,7 @@ mod lead;
 mod loss;
 mod observation;
 mod pledge;
+mod regress;
 mod switchover;
 mod takeover;
 mod turn;

@@ -111,6 +111,8 @@ pub struct ClusterView {
     pub history_revision: Option<u64>,
     /// `status`: the leader's last known position.
     pub optime: Lsn,
+    /// Revision of `config`.
+    pub config_revision: Option<u64>,
     /// `routers/*`: those that are alive.
     pub routers: BTreeMap<String, RouterRecord>,
 }
@@ -322,6 +324,8 @@ pub struct Observation {
     pub support: BTreeMap<MemberName, Support>,
     /// The newest `sync` record this member ever saw, kept on its disk: a store that shows an older one went back in time.
     pub newest: Option<SyncRecord>,
+    /// The dynamic configuration as this process last saw it.
+    pub config: Option<String>,
     /// The deadline that the guard has confirmed; none when it guards nothing.
     pub guarded_until: Option<Millis>,
     /// We promised a leader under the empty rule not to take over before then; kept on disk.

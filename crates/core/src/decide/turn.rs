@@ -64,6 +64,9 @@ impl<'a> Turn<'a> {
         if self.obs.data == Data::Unknown {
             return Why::new("data_unread", "the data directory has not been looked at yet");
         }
+        if let Some(why) = self.store_went_back(view) {
+            return why;
+        }
         let Some(initialize) = &view.initialize else {
             return self.nothing_initialized(view);
         };

@@ -197,10 +197,20 @@ impl Turn<'_> {
         // A voter that came back with other data is a voter gone and a voter new; the old one leaves first.
         let new: BTreeMap<_, _> =
             present.into_iter().filter(|(name, _)| !published.voters.contains_key(name)).collect();
+        let waits =
+            |name: &MemberName| view.members.get(name).is_some_and(|member| touches_data(published, name, member));
+        let drop_from = |names: &[MemberName]| Step::EnforceFirst(published.only(|name, _| !names.contains(name)));
+        // A voter more makes takeovers stricter only where there were enough voters before. With fewer than a strict rule
+        // needs, each of them could take over alone: a new one has to be proved first to hold everything. And until that is
+        // published nothing may be acknowledged without those published, so no more come in at once than are needed.
+        let short = (published.needed as usize).saturating_sub(published.voters.len());
+        if short > 0 && gone.iter().any(waits) {
+            return drop_from(&gone);
+        }
         if !new.is_empty() {
             let mut rule = published.clone();
-            rule.voters.extend(new);
-            return Step::PublishFirst(rule);
+            rule.voters.extend(new.into_iter().take(if short > 0 { short } else { usize::MAX }));
+            return if short > 0 { Step::EnforceFirst(rule) } else { Step::PublishFirst(rule) };
         }
         // One that is not wanted any more leaves as soon as enough others are there.
         let unwanted: Vec<_> = published.voters.keys().filter(|name| !chosen.contains(*name)).cloned().collect();
@@ -215,15 +225,12 @@ impl Turn<'_> {
             rule.needed = floor;
             return Step::PublishFirst(if floor == 0 { Rule::default() } else { rule });
         }
-        let drop_from = |names: &[MemberName]| Step::EnforceFirst(published.only(|name, _| !names.contains(name)));
         if left >= published.needed && !gone.is_empty() {
             return drop_from(&gone[..1]);
         }
         // A strict rule gains nothing by dropping who is merely away, and whoever is dropped may not take over later. But
         // a member that has to touch its data, or has already lost it, waits to be dropped: its own record tells. Those
         // who are away go with it, since they could not confirm the barrier.
-        let waits =
-            |name: &MemberName| view.members.get(name).is_some_and(|member| touches_data(published, name, member));
         if gone.iter().any(waits) {
             return drop_from(&gone);
         }

@@ -15,7 +15,7 @@ pub(crate) use lease::ANSWER_LIMIT;
 pub use state::{Agent, HeldLease, Pending, Snapshot};
 
 use crate::disk::Disk;
-use crate::event::{AgentEvent, Ask, PgEvent};
+use crate::event::{AgentEvent, Ask, Event, PgEvent};
 use crate::node::NodeId;
 use crate::server::Process;
 use crate::store::View;
@@ -109,9 +109,17 @@ impl World {
 
     fn take_view(&mut self, node: NodeId, view: Rc<View>) {
         let agent = &mut self.nodes[node].agent;
-        if agent.view.as_ref().is_some_and(|seen| seen.cluster.revision > view.cluster.revision) {
+        let stale = |seen: &Rc<View>| (seen.life, seen.cluster.revision) > (view.life, view.cluster.revision);
+        if agent.view.as_ref().is_some_and(stale) {
             return;
         }
+        if let Some(sync) = view.cluster.sync.as_ref().map(|sync| &sync.value) {
+            let newest = &mut self.nodes[node].newest;
+            if newest.as_ref().is_none_or(|newest| (newest.epoch, newest.serial) < (sync.epoch, sync.serial)) {
+                *newest = Some(sync.clone());
+            }
+        }
+        let agent = &mut self.nodes[node].agent;
         // A takeover whose answer is late or lost shows in the store.
         let offered = agent.pending.and_then(|pending| pending.lease).or(agent.maybe);
         if let Some(lease) = offered.filter(|lease| view.leader_lease == Some(lease.id)) {
@@ -152,7 +160,8 @@ impl World {
             reinit: agent.reinit,
             pulse,
             support,
-            newest: None,
+            newest: self.nodes[node].newest.clone(),
+            config: None,
             guarded_until: self.nodes[node].deadline,
             promised_until: self.nodes[node].promised_until,
         }
@@ -184,7 +193,10 @@ impl World {
         agent.stance = decision.stance;
         agent.asks_promise = decision.asks_promise;
         if let Some(until) = decision.authority {
-            self.nodes[node].deadline.take_if(|deadline| *deadline > until);
+            if self.nodes[node].deadline.take_if(|deadline| *deadline > until).is_some() && until <= self.now {
+                self.nodes[node].deadline = Some(self.now);
+                self.after(0, Event::Guard(node));
+            }
             self.arm_guard(node, until);
         }
         for action in decision.actions {

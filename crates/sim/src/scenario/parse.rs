@@ -178,6 +178,8 @@ fn fault(setup: &Setup, words: &[&str]) -> Parsed<Fault> {
         ["garbage", name] => Fault::Garbage(of(name)?),
         ["restore", "backup", name] => Fault::Restore(of(name)?),
         ["store", "down"] => Fault::StoreDown,
+        ["store", "wiped"] => Fault::WipeStore,
+        ["store", "restored", length] => Fault::RestoreStore(time(length)?),
         ["store", "forgets", "answers"] => Fault::LostAnswers,
         ["store", "is", "slow"] => Fault::DelayedRequests,
         ["cut", "store", "from", name] => Fault::CutOff(of(name)?),
