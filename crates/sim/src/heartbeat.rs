@@ -62,14 +62,6 @@ pub struct Ear {
     pulse: Pulse,
 }
 
-/// What somebody who stood by a leader would say.
-fn known_epoch(leader: Stance) -> Stance {
-    match leader {
-        Stance::Leads { epoch } => Stance::Follows { epoch },
-        stance => stance,
-    }
-}
-
 impl World {
     /// Whether what one member sends another arrives.
     fn carries(&self, from: NodeId, to: NodeId) -> bool {
@@ -181,9 +173,11 @@ impl World {
         (known.stance, known.refused) = (frame.stance, None);
         // A promise binds as long as it says, whatever its giver does afterwards.
         let promised_until = frame.promised_until.max(known.support.as_ref().and_then(|old| old.promised_until));
-        let stands = match frame.stance {
-            Stance::Neutral if self.setup.mutation == Some(Mutation::PledgedStandBy) => known_epoch(stance),
-            stance => stance,
+        let stands = match stance {
+            Stance::Leads { epoch } if self.setup.mutation == Some(Mutation::PledgedStandBy) => {
+                Stance::Follows { epoch }
+            }
+            _ => frame.stance,
         };
         match (stands, frame.echo, frame.incarnation) {
             (Stance::Follows { epoch }, Some(heard), Some(incarnation)) => {

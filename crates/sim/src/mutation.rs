@@ -70,7 +70,7 @@ pub enum Mutation {
     SuspicionAlone,
     /// Members that are no voters extend a leader's authority.
     AnybodyStandsBy,
-    /// Voters that have pledged extend a leader's authority.
+    /// Voters that have pledged, or follow another leader by now, extend a leader's authority.
     PledgedStandBy,
     /// A leader under the empty rule goes on when its lease has ended.
     ExpiredLeaseIgnored,

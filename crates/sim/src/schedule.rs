@@ -122,6 +122,10 @@ fn why(world: &World, node: NodeId) -> String {
     format!("{} ({}): {why}", this.name, if this.agent.alive { "alive" } else { "dead" })
 }
 
+fn epoch(world: &mut World) -> Option<u64> {
+    world.store.view().cluster.sync.as_ref().map(|sync| sync.value.epoch)
+}
+
 /// Several faults at once; then everything must heal, unless too much was lost.
 fn overlap(world: &mut World, rng: &mut SmallRng, profile: Profile) -> bool {
     let mut last = 0;
@@ -130,7 +134,10 @@ fn overlap(world: &mut World, rng: &mut SmallRng, profile: Profile) -> bool {
     if profile == Profile::Steps {
         world.trap = Some(random_trap(world, rng));
     }
-    for (delay, fault) in faults_of(world, rng, profile) {
+    let faults = faults_of(world, rng, profile);
+    let before = epoch(world);
+    let outage_alone = faults.iter().all(|(_, fault)| *fault == Fault::StoreDown);
+    for (delay, fault) in faults {
         let lasts = duration(world, rng, &fault);
         lost.extend(fault.loses_data_of());
         names.push(format!("{fault:?}"));
@@ -151,6 +158,11 @@ fn overlap(world: &mut World, rng: &mut SmallRng, profile: Profile) -> bool {
     let waits = profile == Profile::Storm && world.setup.synchronous.strict && !lost.is_empty();
     if lost.len() > 1 || waits {
         return world.run_until(60_000, |world| world.trouble().is_none());
+    }
+    // Voters stand by their leader, and members of an asynchronous cluster promise not to take over.
+    if outage_alone && profile == Profile::Outage && epoch(world) != before {
+        world.violate("an outage of the store, and nothing else, moved the lead".to_owned());
+        return false;
     }
     if world.waits_for_a_person() {
         return false;

@@ -118,6 +118,16 @@ fn rules_that_change_over_a_bad_store_lose_nothing() {
 }
 
 #[test]
+fn outages_of_the_store_lose_nothing_and_move_no_lead_alone() {
+    all_hold(Profile::Outage, seeds());
+}
+
+#[test]
+fn a_store_that_went_back_in_time_decides_nothing() {
+    all_hold(Profile::StoreLoss, seeds());
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..5 {
         let (one, two) = (run(seed, Profile::Single, None, true), run(seed, Profile::Single, None, true));

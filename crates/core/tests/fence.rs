@@ -1,0 +1,285 @@
+//! What a decision writes and claims when the leader is suspected, when the store is away, and when it went back in time.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+
+use matriarch_core::decide::{
+    Action, ClusterView, CrashPolicy, Data, DataFacts, Decision, Doubt, Evidence, LeaderKey, Lease, Memory, Millis,
+    Observation, Policy, Pulse, Purpose, Running, Server, Stance, Support, Synchronous, decide,
+};
+use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
+use matriarch_core::rule::Rule;
+use matriarch_core::transaction::{Compare, Txn, Write};
+use matriarch_core::{Incarnation, Lsn, MemberName};
+use serde_json::json;
+
+const NOW: Millis = 100_000;
+
+fn name(text: &str) -> MemberName {
+    text.parse().unwrap()
+}
+
+fn data(member: &str) -> Incarnation {
+    serde_json::from_value(json!(member.repeat(8))).unwrap()
+}
+
+fn policy(me: &str) -> Policy {
+    Policy {
+        me: name(me),
+        ttl: 5_000,
+        paused: false,
+        crash: CrashPolicy::Failover,
+        synchronous: Synchronous { needed: 1, ..Synchronous::default() },
+        zone: None,
+        shrink_delay: 2_000,
+        maximum_lag_on_failover: 0,
+        start_timeout: 60_000,
+        use_rewind: true,
+        clone_after_rewind: true,
+        clone_diverged: true,
+        may_lead: true,
+        hold_timeout: 5_000,
+        bootstrap_config: None,
+    }
+}
+
+/// Epoch 3 of a, serial 40; b and c are voters, one of whom is needed, unless `needed` is 0.
+fn sync(needed: u32) -> SyncRecord {
+    let voters = if needed == 0 { BTreeMap::new() } else { ["b", "c"].map(|voter| (name(voter), data(voter))).into() };
+    serde_json::from_value(json!({
+        "leader": "a", "sync_standby": null, "quorum": 0, "epoch": 3, "serial": 40, "incarnation": data("a"),
+        "rule": Rule { voters, needed, ..Rule::default() }, "established": true, "timeline": 2,
+        "membership": ["a", "b", "c"],
+    }))
+    .unwrap()
+}
+
+fn member(name: &str) -> serde_json::Value {
+    json!({
+        "conn_url": "postgres://h:1/postgres", "api_url": "http://h:2/patroni", "state": "running", "version": "4.1.5",
+        "role": if name == "a" { "primary" } else { "replica" }, "timeline": 2, "incarnation": data(name), "epoch": 3,
+    })
+}
+
+/// Member `me` looks at a cluster that a leads.
+fn observation(me: &str, needed: u32) -> Observation {
+    let members = ["a", "b", "c"].map(|it| (name(it), serde_json::from_value(member(it)).unwrap()));
+    let leads = me == "a";
+    Observation {
+        now: NOW,
+        store: Some(ClusterView {
+            revision: 90,
+            initialize: Some(Versioned { revision: 1, value: "7575".into() }),
+            leader: Some(LeaderKey { name: name("a"), revision: 50, held: leads }),
+            sync: Some(Versioned { revision: 60, value: sync(needed) }),
+            members: members.into(),
+            ..ClusterView::default()
+        }),
+        lease: leads.then_some(Lease { renewed: NOW - 1_000, until: NOW + 4_000 }),
+        data: Data::Ready(DataFacts {
+            system_identifier: "7575".into(),
+            incarnation: Some(data(me)),
+            timeline: 2,
+            checkpoint: Lsn(100),
+            clean: false,
+            standby: !leads,
+            unclaimed: false,
+        }),
+        server: Server::Running(Running {
+            in_recovery: !leads,
+            timeline: 2,
+            lsn: Lsn(500),
+            receiving: !leads,
+            streaming: !leads,
+            caught_up: true,
+            upstream: (!leads).then(|| name("a")),
+            synchronous_standby_names: if leads {
+                sync(needed).rule.synchronous_standby_names()
+            } else {
+                String::new()
+            },
+            replicas: BTreeMap::new(),
+        }),
+        busy: None,
+        finished: None,
+        stopping: false,
+        reinit: false,
+        alive: ["a", "b", "c"].map(name).into(),
+        pulse: if leads { Pulse::Unknown } else { Pulse::Alive { epoch: 3 } },
+        support: BTreeMap::new(),
+        newest: Some(sync(needed)),
+        config: None,
+        guarded_until: leads.then_some(NOW + 4_000),
+        promised_until: 0,
+    }
+}
+
+fn detached(observation: &mut Observation) {
+    let Server::Running(running) = &mut observation.server else { panic!("it runs") };
+    (running.receiving, running.streaming, running.upstream) = (false, false, None);
+}
+
+fn suspect(observation: &mut Observation) {
+    observation.pulse = Pulse::Suspected { since: NOW - 10, evidence: Evidence::Refused };
+}
+
+fn committed(decision: &Decision) -> Option<(Purpose, &Txn)> {
+    decision.actions.iter().find_map(|action| match action {
+        Action::Commit(change) => Some((change.purpose, &change.txn)),
+        _ => None,
+    })
+}
+
+fn compared(txn: &Txn, wanted: &str) -> Option<u64> {
+    txn.compares.iter().find_map(|compare| match compare {
+        Compare::Revision { key, revision } if key == wanted => Some(*revision),
+        Compare::Absent { key } if key == wanted => Some(0),
+        _ => None,
+    })
+}
+
+fn written<T: serde::de::DeserializeOwned>(txn: &Txn, wanted: &str) -> Option<T> {
+    txn.writes.iter().find_map(|write| match write {
+        Write::Put { key, value, .. } if key == wanted => serde_json::from_str(value).ok(),
+        _ => None,
+    })
+}
+
+fn pledged(observation: &mut Observation, by: &str, revision: u64, withdrawn: bool) {
+    let value = Pledge { epoch: 3, incarnation: data(by), timeline: 2, lsn: Lsn(500), withdrawn };
+    observation.store.as_mut().unwrap().pledges.insert(name(by), Versioned { revision, value });
+}
+
+fn support(epoch: u64, ago: Millis, promised: Option<Millis>) -> Support {
+    Support { incarnation: data("b"), epoch, heard: NOW - ago, promised_until: promised }
+}
+
+#[test]
+fn a_suspected_leader_is_pledged_against_and_taken_over_while_its_key_is_there() {
+    let mut seen = observation("b", 1);
+    suspect(&mut seen);
+    let first = decide(&policy("b"), &Memory::default(), &seen);
+    assert_eq!((first.why.code, first.stance), ("election_stop_receiving", Stance::Neutral));
+    assert_eq!(committed(&first), None, "no pledge while WAL is received");
+
+    detached(&mut seen);
+    let pledge = decide(&policy("b"), &first.memory, &seen);
+    let (purpose, txn) = committed(&pledge).unwrap();
+    assert_eq!(purpose, Purpose::Pledge);
+    assert_eq!((compared(txn, key::SYNC), compared(txn, "pledges/b")), (Some(60), Some(0)));
+    let rewritten: SyncRecord = written(txn, key::SYNC).unwrap();
+    assert_eq!(rewritten, SyncRecord { serial: 41, quorum: 1, sync_standby: Some("b,c".into()), ..sync(1) });
+    assert_eq!(pledge.memory.pledging.doubt, Doubt::Sent(None));
+
+    pledged(&mut seen, "b", 70, false);
+    let short = decide(&policy("b"), &pledge.memory, &seen);
+    assert_eq!((short.why.code, committed(&short)), ("election_short", None), "one of two is no fence");
+
+    pledged(&mut seen, "c", 71, true);
+    let withdrawn = decide(&policy("b"), &pledge.memory, &seen);
+    assert_eq!(committed(&withdrawn), None, "a withdrawn pledge counts nowhere");
+
+    pledged(&mut seen, "c", 72, false);
+    let decision = decide(&policy("b"), &pledge.memory, &seen);
+    let (purpose, txn) = committed(&decision).unwrap();
+    assert_eq!(purpose, Purpose::Takeover);
+    let compares = [key::LEADER, key::SYNC, "pledges/b", "pledges/c"].map(|key| compared(txn, key));
+    assert_eq!(compares, [Some(50), Some(60), Some(70), Some(72)]);
+    assert_eq!(written::<SyncRecord>(txn, key::SYNC).map(|next| (next.epoch, next.serial)), Some((4, 41)));
+}
+
+#[test]
+fn suspicion_starts_nothing_without_a_rule_while_paused_or_once_the_store_knows_better() {
+    for (needed, paused, since) in [(0, false, NOW - 10), (1, true, NOW - 10), (1, false, NOW - 10_000)] {
+        let mut seen = observation("b", needed);
+        seen.pulse = Pulse::Suspected { since, evidence: Evidence::Silent };
+        let decision = decide(&Policy { paused, ..policy("b") }, &Memory::default(), &seen);
+        assert_eq!(decision.why.code, "following", "needed {needed}, paused {paused}");
+        assert_eq!(decision.stance, Stance::Follows { epoch: 3 });
+    }
+}
+
+#[test]
+fn nobody_streams_again_before_its_withdrawal_has_succeeded() {
+    let mut seen = observation("b", 1);
+    suspect(&mut seen);
+    detached(&mut seen);
+    let sent = decide(&policy("b"), &Memory::default(), &seen).memory;
+    // The leader is heard again, and the pledge has not been answered: it may land or not.
+    seen.pulse = Pulse::Alive { epoch: 3 };
+    let decision = decide(&policy("b"), &sent, &seen);
+    let (purpose, txn) = committed(&decision).unwrap();
+    assert_eq!((purpose, decision.stance), (Purpose::Withdraw, Stance::Neutral));
+    assert_eq!((compared(txn, key::SYNC), compared(txn, "pledges/b")), (Some(60), Some(0)));
+    assert!(written::<Pledge>(txn, "pledges/b").unwrap().withdrawn);
+    assert!(!decision.actions.iter().any(|action| matches!(action, Action::Configure(_))));
+    // It landed first, so the withdrawal was refused: again, against what stands now.
+    pledged(&mut seen, "b", 70, false);
+    let again = decide(&policy("b"), &decision.memory, &seen);
+    assert_eq!(compared(committed(&again).unwrap().1, "pledges/b"), Some(70));
+    // Withdrawn: what was sent before can no longer land.
+    pledged(&mut seen, "b", 75, true);
+    let free = decide(&policy("b"), &again.memory, &seen);
+    assert_eq!((committed(&free), free.stance), (None, Stance::Follows { epoch: 3 }));
+    assert!(free.actions.iter().any(|action| matches!(action, Action::Configure(to) if to.upstream.is_some())));
+    // A new process cannot know whether an earlier one sent a pledge that compares this very withdrawal.
+    assert_eq!(committed(&decide(&policy("b"), &Memory::default(), &seen)).unwrap().0, Purpose::Withdraw);
+    // In a new epoch nothing is left to withdraw.
+    seen.store.as_mut().unwrap().sync.as_mut().unwrap().value.epoch = 4;
+    assert_eq!(committed(&decide(&policy("b"), &sent, &seen)), None);
+}
+
+#[test]
+fn voters_that_stand_by_extend_authority_and_nobody_else_does() {
+    let authority = |needed: u32, support: &[(&str, Support)]| {
+        let mut seen = observation("a", needed);
+        seen.lease = Some(Lease { renewed: NOW - 6_000, until: NOW - 1_000 });
+        seen.support = support.iter().map(|(of, word)| (name(of), word.clone())).collect();
+        let decision = decide(&policy("a"), &Memory::default(), &seen);
+        let goes_on = decision.why.code != "lease_lost";
+        assert_eq!(goes_on, decision.authority > Some(NOW), "{decision:?}");
+        (decision.authority.unwrap(), decision.asks_promise)
+    };
+    let ended = NOW - 1_000;
+    assert_eq!(authority(1, &[]), (ended, false));
+    assert_eq!(authority(1, &[("b", support(3, 300, None))]), (NOW + 4_700, false));
+    assert_eq!(authority(1, &[("b", support(2, 300, None))]), (ended, false), "of another epoch");
+    assert_eq!(authority(1, &[("c", support(3, 300, None))]), (ended, false), "with other data");
+    assert_eq!(authority(1, &[("d", support(3, 300, None))]), (ended, false), "not a voter");
+    assert_eq!(authority(0, &[("b", support(3, 300, None))]), (ended, true), "nothing was promised");
+    let (soon, late) = (Some(NOW + 900), Some(NOW + 2_000));
+    assert_eq!(authority(0, &[("b", support(3, 300, late))]), (ended, true), "c has not promised");
+    assert_eq!(authority(0, &[("b", support(3, 300, late)), ("c", support(3, 9, soon))]), (NOW + 900, true));
+}
+
+#[test]
+fn a_store_that_went_back_is_left_alone_but_by_the_running_primary() {
+    let back = |me: &str| {
+        let mut seen = observation(me, 1);
+        let view = seen.store.as_mut().unwrap();
+        view.sync.as_mut().unwrap().value.serial = 39;
+        view.pledges.clear();
+        seen
+    };
+    let mut voter = back("b");
+    suspect(&mut voter);
+    let decision = decide(&policy("b"), &Memory::default(), &voter);
+    assert_eq!((decision.why.code, decision.actions.len()), ("store_went_back", 0));
+    assert!(decision.problem.unwrap().contains("--accept-data-loss"), "it says what to do");
+
+    let mut primary = back("a");
+    pledged(&mut primary, "c", 30, false);
+    let decision = decide(&policy("a"), &Memory::default(), &primary);
+    let (purpose, txn) = committed(&decision).unwrap();
+    assert_eq!(purpose, Purpose::Recreate);
+    let record: SyncRecord = written(txn, key::SYNC).unwrap();
+    assert!(record.epoch == 3 && record.serial > 40);
+    assert!(written::<Pledge>(txn, "pledges/c").unwrap().withdrawn, "it may have been withdrawn after the backup");
+
+    // Wiped, and only a copy of the last primary's data that does not run: it founds nothing.
+    let mut wiped = observation("a", 1);
+    (wiped.store, wiped.server) = (Some(ClusterView::default()), Server::Stopped);
+    let decision = decide(&policy("a"), &Memory::default(), &wiped);
+    assert_eq!((decision.why.code, committed(&decision)), ("store_went_back", None));
+}
