@@ -137,7 +137,7 @@ impl Scene<'_> {
         let leader = member.view.leader.as_ref().map(|leader| leader.name).filter(|leader| *leader != me);
         let pulse = match leader {
             None => Pulse::Unknown,
-            Some(_) if member.suspects => Pulse::Suspected { since: LONG_AGO, evidence: Evidence::Silent },
+            Some(_) if member.suspects => Pulse::Suspected { since: NOW, evidence: Evidence::Silent },
             Some(leader) => Pulse::Alive { epoch: self.state.at(leader).pg.led },
         };
         Observation {
@@ -154,6 +154,8 @@ impl Scene<'_> {
             pulse,
             support: BTreeMap::new(),
             newest: member.newest.as_deref().cloned(),
+            config: None,
+            guarded_until: lease.map(|lease| lease.until),
             promised_until: 0,
         }
     }

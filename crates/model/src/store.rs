@@ -42,6 +42,7 @@ impl Scene<'_> {
                 .failover
                 .as_ref()
                 .map(|request| Versioned { revision: request.revision, value: request.value.as_ref().clone() }),
+            config_revision: None,
             failover_due: records.failover.is_some(),
             history: records
                 .history

@@ -1,9 +1,7 @@
 //! Another member leads: stream from it, and do what it takes to be able to.
 
 use crate::decide::turn::Turn;
-use crate::decide::{
-    ClusterView, Data, DataFacts, Job, LeaderKey, Millis, Remedy, Running, Server, Stance, Why,
-};
+use crate::decide::{ClusterView, Data, DataFacts, Job, LeaderKey, Millis, Remedy, Running, Server, Stance, Why};
 use crate::name::MemberName;
 use crate::record::{MemberRecord, Role, SyncRecord, Versioned};
 

@@ -81,7 +81,7 @@ pub struct Memory {
 }
 
 /// See [`Memory::pledging`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pledging {
     /// The newest epoch seen.
     pub epoch: Option<u64>,
@@ -90,7 +90,7 @@ pub struct Pledging {
 }
 
 /// Whether pledges of ours stand, or may be under way to the store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Doubt {
     /// An earlier process of this agent may have sent one.
     #[default]

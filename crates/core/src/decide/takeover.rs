@@ -67,11 +67,10 @@ impl Turn<'_> {
         Why::new("takeover", format!("{what} in epoch {epoch}"))
     }
 
-    /// Our PostgreSQL was about to be promoted, perhaps by an earlier process, and another has the lead by now: it could
-    /// come out as a primary at any moment, and must not meet the settings of a replica then.
+    /// Our PostgreSQL is being promoted, and the lead has gone by now. (A promotion that an earlier process began comes out
+    /// with the names of a rule in force: see [`Turn::configure_standby`].)
     pub(super) fn end_promotion(&mut self) -> Option<Why> {
-        let running = self.obs.running().filter(|running| running.in_recovery)?;
-        let promoting = self.obs.busy == Some(Job::Promote) || !running.synchronous_standby_names.is_empty();
+        let promoting = self.obs.running()?.in_recovery && self.obs.busy == Some(Job::Promote);
         promoting.then(|| {
             let why = Why::new("promotion_void", "the lead has gone to another: ending the promotion");
             self.run(Job::StopImmediate, why)

@@ -131,7 +131,12 @@ impl<'a> Turn<'a> {
     /// acknowledges nothing that the rule does not allow.
     pub fn configure_standby(&mut self, sync: &SyncRecord, upstream: Option<MemberName>) {
         let Some(view) = &self.obs.store else { return };
-        let synchronous_standby_names = self.names_for(view, &sync.rule);
+        // A rule that has become empty loosens nothing here: a promotion of before would acknowledge alone.
+        let in_force = self.obs.running().map(|running| running.synchronous_standby_names.clone());
+        let synchronous_standby_names = match sync.rule.is_empty() {
+            true => in_force.unwrap_or_default(),
+            false => self.names_for(view, &sync.rule),
+        };
         self.configure(Settings { upstream, synchronous_standby_names });
     }
 
