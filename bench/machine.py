@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -112,12 +111,21 @@ def forget_cached(path: pathlib.Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def start(arguments: list[str], folder: pathlib.Path, environment: dict[str, str] | None = None) -> subprocess.Popen:
-    """Starts a program in the folder as the unprivileged user; its output goes to FOLDER/NAME.log."""
+def start(
+    arguments: list, folder: pathlib.Path, environment: dict[str, str] | None = None, entry: list[str] | None = None
+) -> subprocess.Popen:
+    """Starts a program in the folder as the unprivileged user; its output goes to FOLDER/NAME.log.
+
+    `entry` is a command that leads into a host's namespaces: it needs root, so the user is changed behind it.
+    """
     user = account()
-    identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+    identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user and not entry else {}
     home = {"HOME": str(folder)} if user else {}
     log = open(folder / f"{pathlib.Path(arguments[0]).name}.log", "ab")
+    if entry:
+        change = ["setpriv", "--clear-groups", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}"] if user else []
+        # Entering a mount namespace leaves the current directory.
+        arguments = [*entry, *change, "env", "-C", folder, *arguments]
     with log:
         return subprocess.Popen(
             [str(argument) for argument in arguments],
@@ -129,24 +137,6 @@ def start(arguments: list[str], folder: pathlib.Path, environment: dict[str, str
             env={**os.environ, **home, **(environment or {})},
             **identity,
         )
-
-
-def start_etcd(folder: pathlib.Path, port: int) -> None:
-    """One etcd of the distribution, as stores of contenders; it ends with its folder."""
-    home, peer, client = make_folder(folder), free_port(), f"http://127.0.0.1:{port}"
-    urls = ["--listen-client-urls", client, "--advertise-client-urls", client]
-    urls += ["--listen-peer-urls", f"http://127.0.0.1:{peer}", "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"]
-    cluster = ["--name", "etcd", "--initial-cluster", f"etcd=http://127.0.0.1:{peer}"]
-    start(["/usr/bin/etcd", "--data-dir", home / "data", *urls, *cluster], home)
-
-    def answers() -> bool:
-        try:
-            with urllib.request.urlopen(f"{client}/health", timeout=2) as answer:
-                return answer.status == 200
-        except OSError:
-            return False
-
-    wait_until("etcd answers", answers, 30)
 
 
 def wait_until(what: str, condition, limit: float, every: float = 0.1):

@@ -1,112 +1,97 @@
-"""Matriarch with its defaults: three agents, the SQLite store (or etcd) and its proxy, each a process of its own."""
+"""Matriarch with its defaults: agents, its proxy (or a PgBouncer that it runs), etcd or the SQLite store."""
 
 import json
-import pathlib
 import shutil
 import subprocess
-import urllib.request
 
 import machine
-from contender import Contender
+from contender import PASSWORD, Contender
 
-BINARY = machine.ROOT / "target/release/matriarch"
-SCOPE, PASSWORD, TOKEN = "bench", "bench", "bench"
+SCOPE, TOKEN = "bench", "bench"
+# What differs from its defaults.
+SYNC = {"sync": {}, "on": {"synchronous_mode": "on"}, "async": {"synchronous_mode": "off"}}
 
 
 class Matriarch(Contender):
     name = "matriarch"
-    settings = "defaults: quorum of 1 of 2, lease of 5 s"
+    stores = ("etcd", "sqlite")
     # Nothing in it sleeps for long; a lease is renewed every third of its life.
     period = 5 / 3
-    sync = True
 
-    def __init__(self, folder: pathlib.Path, bins: pathlib.Path, store: str = "sqlite"):
-        super().__init__(folder, bins)
-        if store != "sqlite":
-            self.name, self.settings = f"matriarch-{store}", f"{self.settings}, {store}"
-        if not BINARY.exists():
-            machine.fail(f"{BINARY} is missing; cargo build --release -p matriarch")
+    def prepare(self) -> None:
+        if not self.setup.program.exists():
+            machine.fail(f"{self.setup.program} is missing; cargo build --release -p matriarch")
         # The unprivileged user may not be able to reach the checkout.
-        self.program = shutil.copy(BINARY, machine.make_folder(self.folder / "bin") / "matriarch")
+        self.program = shutil.copy(self.setup.program, machine.make_folder(self.folder / "bin") / "matriarch")
         machine.forget_cached(self.program)
         self.rest = {member: machine.free_port() for member in self.members}
-        self.router = machine.free_port()
-        # Not within a folder that names a member: a node's processes are found by its folder.
-        self.store = machine.make_folder(self.folder / "store") / "store.db"
-        self.etcd = machine.free_port() if store == "etcd" else None
 
     # --- configuration and commands: the only places that know Matriarch's own words -------------------------
     def agent_config(self, member: str) -> dict:
         role = {"password": PASSWORD}
+        etcd = self.setup.store == "etcd"
         return {
             "scope": SCOPE,
             "name": member,
             "log": {"postgresql": str(self.home(member) / "postgresql.log")},
-            "restapi": {"listen": f"127.0.0.1:{self.rest[member]}", "token": TOKEN},
-            **({"etcd3": {"host": f"127.0.0.1:{self.etcd}"}} if self.etcd else {"sqlite": {"path": str(self.store)}}),
-            "bootstrap": {"dcs": {"postgresql": {"parameters": {"shared_buffers": "64MB"}}}},
+            "restapi": {"listen": f"{self.address(member)}:{self.rest[member]}", "token": TOKEN},
+            **({"etcd3": {"hosts": self.store.endpoints}} if etcd else {"sqlite": {"path": str(self.store.path)}}),
+            "bootstrap": {"dcs": {**SYNC[self.setup.mode], "postgresql": {"parameters": {"shared_buffers": "64MB"}}}},
             "postgresql": {
-                "listen": f"127.0.0.1:{self.ports[member]}",
+                "listen": f"{self.address(member)}:{self.ports[member]}",
                 "data_dir": str(self.data(member)),
                 "bin_dir": str(self.bins),
                 "authentication": {"superuser": role, "replication": role, "rewind": role},
             },
         }
 
-    def address(self) -> str:
-        return f"etcd:127.0.0.1:{self.etcd}" if self.etcd else f"sqlite:{self.store}"
+    def which(self) -> list[str]:
+        etcd = self.setup.store == "etcd"
+        address = f"etcd:{','.join(self.store.endpoints)}" if etcd else f"sqlite:{self.store.path}"
+        return ["--store", address, "--scope", SCOPE]
 
     def start_proxy(self) -> None:
-        which = ["--store", self.address(), "--scope", SCOPE]
-        home = machine.make_folder(self.folder / "proxy")
-        machine.start([self.program, "proxy", *which, "--read-write", f"127.0.0.1:{self.router}"], home)
+        home, listen = machine.make_folder(self.folder / "proxy"), f"{self.gateway}:{self.router}"
+        front = ["--read-write", listen]
+        if self.setup.pooler:
+            (home / "password").write_text(PASSWORD)
+            role = ["--pooler-role", "postgres", "--pooler-role-password-file", home / "password"]
+            front = ["--pooler", listen, "--pooler-dir", machine.make_folder(home / "pooler"), *role]
+        machine.start([self.program, "proxy", *self.which(), *front], home)
 
-    def command(self, *verb: str) -> subprocess.CompletedProcess:
-        which = ["--store", self.address(), "--scope", SCOPE, "--token", TOKEN]
-        return subprocess.run([self.program, *verb, *which], capture_output=True, text=True, timeout=120)
+    def describe(self) -> str:
+        mode = {"sync": "quorum of 1", "on": "first 1", "async": "asynchronous"}[self.setup.mode]
+        return f"{mode}, all else default, {self.setup.store}"
+
+    def agent(self, member: str) -> list:
+        return [self.program, "agent", "--config", self.home(member) / "matriarch.yml"]
+
+    def switchover(self, leader: str, candidate: str) -> None:
+        verb = ["switchover", "--leader", leader, "--candidate", candidate, "--force", "--token", TOKEN]
+        answer = subprocess.run([self.program, *verb, *self.which()], capture_output=True, text=True, timeout=120)
+        if answer.returncode != 0:
+            raise RuntimeError(f"switchover failed: {answer.stderr.strip() or answer.stdout.strip()}")
 
     # ---------------------------------------------------------------------------------------------------------
     def start(self) -> None:
-        if self.etcd:
-            machine.start_etcd(self.folder / "etcd", self.etcd)
+        self.store.start()
         for member in self.members:
             home = machine.make_folder(self.home(member))
             # JSON is YAML, and the standard library writes it.
             (home / "matriarch.yml").write_text(json.dumps(self.agent_config(member), indent=2))
             self.start_node(member)
         # The proxy makes no store: the first agent does.
-        if not self.etcd:
-            machine.wait_until("a store", self.store.exists, 30)
+        if self.setup.store == "sqlite":
+            machine.wait_until("a store", self.store.path.exists, 30)
         self.start_proxy()
-
-    def start_node(self, member: str) -> None:
-        machine.start([self.program, "agent", "--config", self.home(member) / "matriarch.yml"], self.home(member))
-
-    def data(self, member: str) -> pathlib.Path:
-        return self.home(member) / "data"
-
-    def dsn(self) -> str:
-        return f"host=127.0.0.1 port={self.router} user=postgres password={PASSWORD} dbname=postgres"
-
-    def direct(self, member: str) -> str:
-        return f"{super().direct(member)} password={PASSWORD}"
 
     def leader(self) -> str | None:
         for member in self.members:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.rest[member]}/cluster", timeout=2) as answer:
-                    cluster = json.load(answer)
-            except OSError:
-                continue
-            for entry in cluster["members"]:
+            for entry in (self.get(member, self.rest[member], "/cluster") or {"members": []})["members"]:
                 if entry["role"] == "leader" and entry["state"] == "running":
                     return entry["name"]
         return None
 
-    def switchover(self, leader: str, candidate: str) -> None:
-        answer = self.command("switchover", "--leader", leader, "--candidate", candidate, "--force")
-        if answer.returncode != 0:
-            raise RuntimeError(f"switchover failed: {answer.stderr.strip() or answer.stdout.strip()}")
-
     def version(self) -> str:
-        return subprocess.run([self.program, "--version"], capture_output=True, text=True).stdout.strip()
+        said = subprocess.run([self.program, "--version"], capture_output=True, text=True).stdout.strip()
+        return f"{said}, {self.store.version()}"

@@ -1,0 +1,186 @@
+"""What is done to the leader (or to the store), and how it is undone once writes are back."""
+
+import random
+import signal
+import time
+
+import machine
+from clients import Pgbench, Sessions
+from contender import Contender
+
+
+class Fault:
+    name: str
+    # "namespaces", "volumes", "etcd", "pooler": without them it is left out, and that is said.
+    needs: frozenset[str] = frozenset()
+    # How long writes are waited for before it is undone all the same (seconds).
+    limit = 120.0
+    # How long it lasts at least (seconds).
+    lasts = 0.0
+
+    def __init__(self, contender: Contender, leader: str):
+        self.contender, self.leader = contender, leader
+
+    def prepare(self) -> None:
+        """Before the clock starts."""
+
+    def strike(self) -> None:
+        raise NotImplementedError
+
+    def heal(self) -> None:
+        """Gives everything back; also after a strike that failed half-way."""
+
+    def finish(self) -> dict:
+        """More figures of this run."""
+        return {}
+
+
+class PostmasterKilled(Fault):
+    name = "postmaster killed"
+
+    def strike(self) -> None:
+        machine.send([self.contender.postmaster(self.leader)], signal.SIGKILL)
+
+
+class NodeKilled(Fault):
+    """Agent and PostgreSQL; the host's kernel lives and refuses connections."""
+
+    name = "node killed"
+
+    def strike(self) -> None:
+        machine.end_all(self.contender.home(self.leader))
+
+    def heal(self) -> None:
+        self.contender.start_node(self.leader)
+
+
+class NodeStopped(Fault):
+    """SIGSTOP to agent and PostgreSQL; the host's kernel lives and still accepts connections."""
+
+    name = "node stopped"
+    pids: tuple[int, ...] | list[int] = ()
+
+    def strike(self) -> None:
+        self.pids = machine.processes_of(self.contender.home(self.leader))
+        machine.send(self.pids, signal.SIGSTOP)
+
+    def heal(self) -> None:
+        machine.send(self.pids, signal.SIGCONT)
+
+
+class Partition(Fault):
+    """The cable of the leader's host: from everyone, the store and the clients too."""
+
+    name = "node cut off"
+    needs = frozenset({"namespaces", "etcd"})
+
+    def strike(self) -> None:
+        self.contender.hosts.cut(self.leader)
+
+    def heal(self) -> None:
+        self.contender.hosts.connect(self.leader)
+
+
+class PowerCut(Fault):
+    """Cable and processes: nothing answers any more, not even a kernel."""
+
+    name = "power cut"
+    needs = frozenset({"namespaces"})
+
+    def strike(self) -> None:
+        self.contender.hosts.cut(self.leader)
+        machine.end_all(self.contender.home(self.leader))
+
+    def heal(self) -> None:
+        self.contender.hosts.connect(self.leader)
+        self.contender.start_node(self.leader)
+
+
+class AgentKilled(Fault):
+    """The agent alone, started again at once as a service manager does."""
+
+    name = "agent killed"
+
+    def strike(self) -> None:
+        self.contender.kill_agent(self.leader)
+        self.contender.start_node(self.leader)
+
+
+class StoreDown(Fault):
+    """All of the store's servers killed, and started again with what they knew."""
+
+    name = "store down"
+    needs = frozenset({"etcd"})
+    lasts = 60.0
+
+    def strike(self) -> None:
+        self.contender.store.kill()
+
+    def heal(self) -> None:
+        self.contender.store.start()
+
+
+class StoreFrozen(StoreDown):
+    """All of the store's servers stopped: they still accept connections."""
+
+    name = "store frozen"
+
+    def strike(self) -> None:
+        self.contender.store.freeze()
+
+    def heal(self) -> None:
+        self.contender.store.thaw()
+
+
+class VolumeFrozen(Fault):
+    """The leader's data volume takes no writes; reading what is cached goes on. Who does not notice is thawed after 60 s."""
+
+    name = "volume frozen"
+    needs = frozenset({"volumes"})
+    limit = 60.0
+
+    def strike(self) -> None:
+        self.contender.volumes[self.leader].freeze()
+
+    def heal(self) -> None:
+        self.contender.volumes[self.leader].thaw()
+
+
+class Switchover(Fault):
+    name = "planned switchover"
+
+    def strike(self) -> None:
+        candidate = random.choice([member for member in self.contender.members if member != self.leader])
+        self.contender.switchover(self.leader, candidate)
+
+
+class BusySwitchover(Switchover):
+    """With 50 pgbench sessions at work beside the ledger. Each ends at its first error, so that errors are counted."""
+
+    name = "switchover, 50 busy"
+    sessions = 50
+    seconds = 25
+
+    def prepare(self) -> None:
+        pgbench = Pgbench(self.contender.bins, self.contender.dsn())
+        pgbench.fill()
+        self.busy = Sessions(pgbench, self.sessions, self.seconds)
+        time.sleep(3.0)
+
+    def finish(self) -> dict:
+        return self.busy.finish()
+
+
+FAULTS: dict[str, type[Fault]] = {
+    "postmaster": PostmasterKilled,
+    "node": NodeKilled,
+    "stop": NodeStopped,
+    "partition": Partition,
+    "power": PowerCut,
+    "agent": AgentKilled,
+    "store": StoreDown,
+    "store-frozen": StoreFrozen,
+    "volume": VolumeFrozen,
+    "switchover": Switchover,
+    "switchover-busy": BusySwitchover,
+}
