@@ -97,7 +97,7 @@ async fn haproxy_follows_the_primary_by_patronis_health_checks() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_string_of_all_members_finds_the_primary() {
     let cluster = Cluster::start("multihost").await;
-    let hosts = vec!["127.0.0.1"; 3].join(",");
+    let hosts = ["127.0.0.1"; 3].join(",");
     let ports: Vec<String> = cluster.names().iter().map(|name| cluster.postgres_port(name).to_string()).collect();
     let psql = matriarch_testkit::postgres::any().bins.join("psql");
     let ask = |statement: &str| {
