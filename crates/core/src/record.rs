@@ -134,6 +134,9 @@ pub struct MemberRecord {
     /// PostgreSQL accepts TLS (ours).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tls: bool,
+    /// A volume of its PostgreSQL has no room (ours).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disk_full: bool,
     /// What stands in the member's way, in words, when something does (ours).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -208,6 +211,8 @@ pub enum ReleaseReason {
     Switchover,
     /// The data directory is gone or unusable.
     DataLost,
+    /// A volume takes no writes any more; PostgreSQL may still be there.
+    Stalled,
 }
 
 /// `sync`: the epoch, its leader and its rule. Never leased: it outlives the leader and is what a takeover compares.

@@ -1,6 +1,6 @@
 //! Everything that can go wrong, how it begins and how it ends.
 
-use matriarch_core::decide::Millis;
+use matriarch_core::decide::{Ailment, Millis};
 use matriarch_core::record::{FailoverRequest, RouterKind, RouterRecord, key};
 
 use crate::disk::Disk;
@@ -9,6 +9,9 @@ use crate::node::NodeId;
 use crate::store::Backup;
 use crate::store::ROUTER;
 use crate::world::World;
+
+/// What volumes are called here.
+const DATA: &str = "its data directory";
 
 /// A fault or an act of a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,12 @@ pub enum Fault {
     Silence(NodeId, NodeId),
     /// What agents send each other gets lost, delayed and doubled.
     UnsteadyBeats,
+    /// A volume swallows writes: they neither end nor fail.
+    StallDisk(NodeId),
+    /// A volume has no room left.
+    FillDisk(NodeId),
+    /// The postmaster lets nobody in, while its processes go on.
+    HangPostmaster(NodeId),
     /// One member hears and reaches no other.
     CutFromMembers(NodeId),
     /// One member hears and reaches nobody, the store included.
@@ -86,6 +95,11 @@ impl Fault {
 }
 
 impl World {
+    fn ail(&mut self, node: NodeId, ailment: Ailment) {
+        self.nodes[node].ailment = Some(ailment);
+        self.poke(node, 1);
+    }
+
     /// A fault begins.
     pub fn inject(&mut self, fault: Fault) {
         self.note(|| format!("FAULT {fault:?}"));
@@ -115,6 +129,9 @@ impl World {
             Fault::LostAnswers => self.lost_answers = 30,
             Fault::DelayedRequests => self.delayed_requests = 30,
             Fault::SlowDisk(node, time) => self.nodes[node].slow_disk = Some(time),
+            Fault::StallDisk(node) => self.ail(node, Ailment::Stalled { since: self.now, place: DATA.to_owned() }),
+            Fault::FillDisk(node) => self.ail(node, Ailment::Full { place: DATA.to_owned(), free: 0 }),
+            Fault::HangPostmaster(node) => self.ail(node, Ailment::Deaf { since: self.now }),
             Fault::Flaky => self.setup.flaky = 40,
             Fault::Switchover(candidate) => self.ask_for_switchover(candidate),
             Fault::AcceptLoss(node) => self.accept_loss(node),
@@ -166,6 +183,10 @@ impl World {
             Fault::LostAnswers => self.lost_answers = 0,
             Fault::DelayedRequests => self.delayed_requests = 0,
             Fault::SlowDisk(node, _) => self.nodes[node].slow_disk = None,
+            Fault::StallDisk(node) | Fault::FillDisk(node) | Fault::HangPostmaster(node) => {
+                self.nodes[node].ailment = None;
+                self.poke(node, 1);
+            }
             Fault::Flaky => self.setup.flaky = 0,
             Fault::Cut(a, b) => {
                 self.cuts.remove(&(a.min(b), a.max(b)));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use matriarch_core::MemberName;
-use matriarch_core::decide::{Millis, Running, Server, Settings};
+use matriarch_core::decide::{Ailment, Millis, Running, Server, Settings};
 use matriarch_core::record::SyncRecord;
 use matriarch_core::rule::application_name;
 
@@ -47,6 +47,8 @@ pub struct Node {
     pub cut_off: bool,
     /// How long a flush takes at least.
     pub slow_disk: Option<Millis>,
+    /// What is wrong with its PostgreSQL or with the volume below.
+    pub ailment: Option<Ailment>,
     /// The newest epoch in which it was made leader.
     pub led_epoch: u64,
     /// Never to be leader.
@@ -75,11 +77,17 @@ impl Node {
             deferred: Vec::new(),
             cut_off: false,
             slow_disk: None,
+            ailment: None,
             led_epoch: 0,
             nofailover: false,
             newest: None,
             promised_until: 0,
         }
+    }
+
+    /// Its volume swallows writes.
+    pub fn stalls(&self) -> bool {
+        matches!(self.ailment, Some(Ailment::Stalled { .. }))
     }
 
     /// It runs and is not frozen.

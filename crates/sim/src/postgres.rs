@@ -1,7 +1,7 @@
 //! The simulated PostgreSQL: starting, stopping, promoting, and what a data directory looks like afterwards.
 
 use matriarch_core::Timeline;
-use matriarch_core::decide::{Job, JobFailure};
+use matriarch_core::decide::{Ailment, Job, JobFailure};
 
 use crate::disk::Disk;
 use crate::event::{AgentEvent, PgEvent};
@@ -32,6 +32,10 @@ impl World {
             PgEvent::ReceiverEnd(conn) => self.receiver_end(node, conn),
             PgEvent::SenderEnd(conn) => self.sender_end(node, conn),
             PgEvent::Data(conn, from, records) => self.wal_arrives(node, conn, from, records),
+            // On a volume that swallows writes a flush does not end.
+            PgEvent::StandbyFlushed(..) | PgEvent::Flushed(_) if self.nodes[node].stalls() => {
+                self.pg_after(node, 50, event);
+            }
             PgEvent::StandbyFlushed(conn, upto) => self.standby_flushed(node, conn, upto),
             PgEvent::Confirm(conn, upto) => self.confirmed(node, conn, upto),
             PgEvent::Flushed(upto) => self.primary_flushed(node, upto),
@@ -163,6 +167,7 @@ impl World {
 
     /// The process has ended. With `heard`, its peers notice at once, else only by timeouts.
     pub(crate) fn server_gone(&mut self, node: NodeId, heard: bool) {
+        self.nodes[node].ailment.take_if(|ailment| matches!(ailment, Ailment::Deaf { .. }));
         let receiver = self.nodes[node].pg.receiver.take();
         let senders = std::mem::take(&mut self.nodes[node].pg.senders);
         self.nodes[node].pg.end();

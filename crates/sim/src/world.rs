@@ -244,6 +244,7 @@ impl World {
             shrink_delay: self.setup.shrink_delay,
             maximum_lag_on_failover: 1 << 20,
             start_timeout: 300_000,
+            stall_limit: Some(3000),
             use_rewind: self.setup.use_rewind,
             clone_after_rewind: true,
             clone_diverged: true,

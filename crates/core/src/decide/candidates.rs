@@ -114,6 +114,7 @@ mod tests {
             shrink_delay: 2_000,
             maximum_lag_on_failover: 0,
             start_timeout: 60_000,
+            stall_limit: None,
             use_rewind: true,
             clone_after_rewind: true,
             clone_diverged: true,

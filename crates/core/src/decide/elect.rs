@@ -89,7 +89,7 @@ impl Turn<'_> {
         let others = self.obs.alive.iter().any(|name| *name != self.policy.me);
         // It handed over, or could not start: another one is to lead.
         let reason = sync.value.released.as_ref().map(|release| release.reason);
-        let moving = matches!(reason, Some(ReleaseReason::Switchover | ReleaseReason::Crash));
+        let moving = matches!(reason, Some(ReleaseReason::Switchover | ReleaseReason::Crash | ReleaseReason::Stalled));
         if was_leader && !facts.standby && (facts.clean || !others || sync.value.rule.is_empty()) {
             let wait = if moving && others { since + 3 * TURN } else { since };
             if self.obs.now >= wait {

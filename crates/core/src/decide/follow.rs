@@ -1,7 +1,9 @@
 //! Another member leads: stream from it, and do what it takes to be able to.
 
 use crate::decide::turn::Turn;
-use crate::decide::{ClusterView, Data, DataFacts, Job, LeaderKey, Millis, Remedy, Running, Server, Stance, Why};
+use crate::decide::{
+    Ailment, ClusterView, Data, DataFacts, Job, LeaderKey, Millis, Remedy, Running, Server, Stance, Why,
+};
 use crate::name::MemberName;
 use crate::record::{MemberRecord, Role, SyncRecord, Versioned};
 
@@ -56,6 +58,11 @@ impl Turn<'_> {
     ) -> Why {
         if self.obs.reinit {
             return self.run(Job::StopImmediate, Why::new("reinit", "to be made anew: stopping PostgreSQL"));
+        }
+        if let Some(Ailment::Deaf { since }) = self.obs.ailment
+            && let Some(why) = self.deaf(since)
+        {
+            return why;
         }
         if let Some(text) = diverged(view, running, ready) {
             self.memory.remedy = self.memory.remedy.max(Remedy::Rewind);

@@ -31,13 +31,18 @@ impl Turn<'_> {
         self.stance = Stance::Leads { epoch: sync.value.epoch };
         if matches!(self.obs.server, Server::Running(_)) {
             self.answers();
+            self.memory.answered = true;
         }
         if self.runs_without_data() {
             return self.stop_without_data();
         }
+        if let Some(why) = self.ailing(view, sync, leader) {
+            return why;
+        }
         match &self.obs.server {
             Server::Unready => self
                 .start_overdue(view, &sync.value)
+                .or_else(|| self.hangs(view, &sync.value))
                 .unwrap_or_else(|| Why::new("leader_unready", "PostgreSQL does not answer yet")),
             Server::Stopped => self.lead_stopped(view, sync, leader),
             Server::Running(running) if running.in_recovery => self.promote(view, sync, leader, running),
@@ -105,6 +110,7 @@ impl Turn<'_> {
     }
 
     fn lead_stopped(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, leader: &LeaderKey) -> Why {
+        self.memory.answered = false;
         if let Some(busy) = &self.obs.busy {
             let overdue = if *busy == Job::StartPrimary { self.start_overdue(view, &sync.value) } else { None };
             return overdue.unwrap_or_else(|| Why::new("busy", format!("{busy:?} is under way")));
@@ -183,7 +189,7 @@ impl Turn<'_> {
     }
 
     /// A voter is alive that would be allowed to lead. With an empty rule nobody is known to be level.
-    fn somebody_can_take_over(&self, view: &ClusterView, sync: &SyncRecord) -> bool {
+    pub(super) fn somebody_can_take_over(&self, view: &ClusterView, sync: &SyncRecord) -> bool {
         let alive = sync
             .rule
             .voters
@@ -234,6 +240,9 @@ impl Turn<'_> {
             return self.run(Job::StopFast, Why::new("stopping", "stopping PostgreSQL before giving up the lead"));
         }
         if let Some(why) = self.switch_over(view, sync, running) {
+            return why;
+        }
+        if let Some(why) = self.leave_full_volume(view, running) {
             return why;
         }
         self.keep_rule(view, sync, running)

@@ -10,6 +10,7 @@
 //! ```
 
 mod action;
+mod ailing;
 mod authority;
 mod ballot;
 mod bootstrap;
@@ -31,7 +32,7 @@ use std::collections::BTreeMap;
 
 pub use action::{Action, Change, Decision, Purpose, Settings, Stance, Why};
 pub use observation::{
-    ClusterView, CrashPolicy, Data, DataFacts, Evidence, Finished, Job, JobFailure, LeaderKey, Lease, Millis,
+    Ailment, ClusterView, CrashPolicy, Data, DataFacts, Evidence, Finished, Job, JobFailure, LeaderKey, Lease, Millis,
     Observation, Policy, Pulse, Running, Server, Support, Synchronous, Zones,
 };
 pub use turn::{RETRY_STEPS, TICK};
@@ -70,6 +71,10 @@ pub struct Memory {
     pub starts: u32,
     /// Since when PostgreSQL of this leader does not answer.
     pub unready_since: Option<Millis>,
+    /// PostgreSQL of this leader has answered since it was last started.
+    pub answered: bool,
+    /// When a move off a full volume was last asked for.
+    pub moved_off: Option<Millis>,
     /// It took too long: the lead is given up once it is stopped.
     pub start_overdue: bool,
     /// `finished.at` of the newest job already taken into account.

@@ -30,6 +30,8 @@ pub struct Policy {
     pub maximum_lag_on_failover: u64,
     /// How long a leader's PostgreSQL may take to answer before somebody who can take over does.
     pub start_timeout: Millis,
+    /// How long a write on the leader's volumes may take before it gives up the lead; never when none.
+    pub stall_limit: Option<Millis>,
     /// May `pg_rewind` be used?
     pub use_rewind: bool,
     /// May a member be cloned again when `pg_rewind` has failed on it, or has left it unusable?
@@ -295,6 +297,30 @@ pub struct Support {
     pub promised_until: Option<Millis>,
 }
 
+/// What is wrong with a PostgreSQL that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Ailment {
+    /// A write on one of its volumes has not ended.
+    Stalled {
+        /// When it began.
+        since: Millis,
+        /// In which directory.
+        place: String,
+    },
+    /// There is no room on one of its volumes.
+    Full {
+        /// In which directory.
+        place: String,
+        /// Bytes left.
+        free: u64,
+    },
+    /// The postmaster answers no new connection.
+    Deaf {
+        /// Since when it has owed an answer.
+        since: Millis,
+    },
+}
+
 /// One frozen look at everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
@@ -318,6 +344,8 @@ pub struct Observation {
     pub reinit: bool,
     /// Members whose record is alive.
     pub alive: BTreeSet<MemberName>,
+    /// What is wrong with PostgreSQL although it runs.
+    pub ailment: Option<Ailment>,
     /// What is heard of the leader that the store names.
     pub pulse: Pulse,
     /// What the other members told us directly, newest word of each; empty unless we lead.

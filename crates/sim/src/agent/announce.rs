@@ -1,6 +1,6 @@
 //! What a member tells the others: its record, the leader's position, and where timelines forked.
 
-use matriarch_core::decide::{Job, Millis, Observation, Purpose, Server};
+use matriarch_core::decide::{Ailment, Job, Millis, Observation, Purpose, Server};
 use matriarch_core::record::{HistoryEntry, Role, key};
 use matriarch_core::transaction::Txn;
 use serde_json::json;
@@ -114,6 +114,7 @@ impl World {
             "tags": tags,
             "incarnation": observation.incarnation(),
             "epoch": epoch,
+            "disk_full": matches!(self.nodes[node].ailment, Some(Ailment::Full { .. })),
         })
         .to_string()
     }

@@ -158,6 +158,7 @@ impl World {
             finished: snapshot.finished,
             stopping: agent.stopping,
             reinit: agent.reinit,
+            ailment: self.nodes[node].ailment.clone().filter(|_| self.nodes[node].pg.process != Process::Stopped),
             pulse,
             support,
             newest: self.nodes[node].newest.clone(),
