@@ -38,6 +38,8 @@ pub enum Event {
     Seen(Box<Sighting>),
     /// The postmaster is gone and so is every process under it.
     ServerGone,
+    /// The postmaster has answered somebody who came in, or was not waited for any longer.
+    Greeted,
     /// The data directory was looked at.
     DataSeen(Box<DataReport>),
     /// A standby does not replay because these settings are lower than its primary's.

@@ -2,6 +2,7 @@
 //! but the next event.
 
 mod act;
+mod ailment;
 mod blow;
 mod heartbeat;
 mod limits;
@@ -21,6 +22,7 @@ use matriarch_core::MemberName;
 use matriarch_core::decide::{Job, Memory, Millis, Policy, Server, decide};
 use matriarch_dcs::{Committed, Revision, Store, boot_clock_ms};
 use matriarch_postgres::hba;
+use matriarch_postgres::volumes::VolumeProbe;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
@@ -83,6 +85,7 @@ pub struct Shell {
     configuring: bool,
     published: publish::Published,
     upkeep: upkeep::Upkeep,
+    checks: ailment::Checks,
     restarts: restart::Restarts,
     roles: roles::Roles,
     stopping: bool,
@@ -135,6 +138,7 @@ impl Shell {
             configuring: false,
             published: publish::Published::default(),
             upkeep: upkeep::Upkeep::default(),
+            checks: ailment::Checks::new(VolumeProbe::new(&options.instance)),
             restarts: restart::Restarts::default(),
             roles: roles::Roles::default(),
             stopping: false,
@@ -251,10 +255,11 @@ impl Shell {
         self.storage.renew_member_if_due(now);
         self.look_at_limits(now);
         self.publish(now);
+        let checked = self.check_health(now);
         self.keep_slots(now);
         self.keep_certificates_and_log(now);
         let rested = self.storage.rests_until(now).unwrap_or(Millis::MAX);
-        let wake = decision.next_wake.min(restart).min(rested);
+        let wake = decision.next_wake.min(restart).min(rested).min(checked);
         if restricted { wake.max(now + 20) } else { wake }
     }
 
@@ -296,6 +301,7 @@ impl Shell {
             Event::Seen(sighting) => self.seen(*sighting),
             Event::Saved(result) => self.saved(result),
             Event::ServerGone => self.pg.gone(),
+            Event::Greeted => self.greeted(),
             Event::DataSeen(report) => self.pg.data_seen(*report),
             Event::LimitsTooLow(names) => self.limits_too_low(&names),
             Event::Configured { failure } => {

@@ -30,6 +30,7 @@ impl Shell {
             stopping: self.stopping,
             reinit: self.reinit,
             alive,
+            ailment: self.ailment(),
             pulse: self.heartbeats.pulse(),
             support: self.heartbeats.support(),
             newest: self.lasting.newest().cloned(),

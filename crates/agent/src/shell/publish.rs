@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use matriarch_core::decide::{Data, Job, Millis, Purpose, Server};
+use matriarch_core::decide::{Ailment, Data, Job, Millis, Purpose, Server};
 use matriarch_core::record::{HistoryEntry, KnownPosition, MemberRecord, Role, StatusRecord, key};
 use matriarch_core::transaction::Txn;
 use matriarch_core::{Lsn, MemberName};
@@ -104,6 +104,7 @@ impl Shell {
             unix_socket: self.socket_is_safe.then(|| options.instance.socket_path().to_string_lossy().into_owned()),
             host_id: Some(options.host_id.clone()),
             tls: crate::policy::parameters(&self.config).get("ssl").is_some_and(|ssl| ssl == "on"),
+            disk_full: matches!(self.ailment(), Some(Ailment::Full { .. })),
             problem: self.problem.clone(),
         }
     }

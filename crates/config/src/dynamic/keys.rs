@@ -111,6 +111,13 @@ pub(crate) const KEYS: &[Key] = &[
     )
     .default("300"),
     key(
+        "write_probe_timeout",
+        Kind::Seconds { min: 0.0, max: 3600.0 },
+        "Each second the primary's agent makes a small write durable beside the data and the WAL. One that takes longer than \
+         this makes the primary give up the lead, if another member can take over without loss. 0: never.",
+    )
+    .default("3"),
+    key(
         "primary_stop_timeout",
         Kind::Seconds { min: 0.0, max: DAY },
         "How long a clean stop may take before it is forced. 0: as long as it needs.",

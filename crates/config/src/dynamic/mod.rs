@@ -51,6 +51,9 @@ pub struct DynamicConfig {
     /// How long a restart in place may take; zero: no restart in place.
     #[serde(with = "as_seconds")]
     pub primary_start_timeout: Duration,
+    /// How long a write on the primary's volumes may take before it gives up the lead; zero: for ever.
+    #[serde(with = "as_seconds")]
+    pub write_probe_timeout: Duration,
     /// How long a clean stop may take; zero: no limit. See [`DynamicConfig::stop_timeout`].
     #[serde(with = "as_seconds")]
     pub primary_stop_timeout: Duration,

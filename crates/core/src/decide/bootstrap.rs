@@ -30,6 +30,11 @@ impl Turn<'_> {
                 let text = format!("no cluster exists yet and this data directory cannot be used: {reason}");
                 self.trouble("unusable_data", text)
             }
+            _ if view.members.values().any(|member| member.incarnation.is_some()) => self.trouble(
+                "empty_store_members_with_data",
+                "the store knows no cluster, but members with data are there: it was wiped. No new cluster is made; start the \
+                 member that was primary",
+            ),
             _ if view.leader.is_some() => Why::new("bootstrap_elsewhere", "another member is about to initialize"),
             _ if !self.policy.may_lead => self.trouble(
                 "bootstrap_not_ours",

@@ -1,0 +1,96 @@
+//! Is PostgreSQL well while it runs? Volumes that take no writes or have no room, a postmaster that lets nobody in.
+
+use std::time::Duration;
+
+use matriarch_core::decide::{Ailment, Millis, Server};
+use matriarch_postgres::greeting::greet;
+use matriarch_postgres::volumes::{Health, VolumeProbe};
+
+use super::Shell;
+use crate::event::Event;
+
+/// How often a primary's volumes are written to, and a standby's, in milliseconds.
+const WRITE_EVERY: (Millis, Millis) = (1_000, 5_000);
+/// How often the postmaster is asked whether it lets anybody in; each time it starts a process.
+const GREET_EVERY: Millis = 3_000;
+/// A postmaster that owes an answer for so long is asked again.
+const GREET_LIMIT: Duration = Duration::from_secs(60);
+/// Below this there is not even room for one more WAL segment of the usual size.
+const LEAST_ROOM: u64 = 16 << 20;
+
+/// What was asked of PostgreSQL's surroundings, and what they owe.
+pub(super) struct Checks {
+    volumes: VolumeProbe,
+    write_due: Millis,
+    greet_due: Millis,
+    /// Since when the postmaster owes an answer.
+    greeting: Option<Millis>,
+    /// Since when writes are refused for another reason than missing room.
+    refused: Option<Millis>,
+}
+
+impl Checks {
+    pub fn new(volumes: VolumeProbe) -> Checks {
+        Checks { volumes, write_due: 0, greet_due: 0, greeting: None, refused: None }
+    }
+}
+
+impl Shell {
+    /// Asks what is due; returns when to come back.
+    pub(super) fn check_health(&mut self, now: Millis) -> Millis {
+        if self.pg.server == Server::Stopped {
+            self.checks.greeting = None;
+            return Millis::MAX;
+        }
+        let checks = &mut self.checks;
+        if now >= checks.write_due {
+            checks.write_due = now + if self.pg.is_primary() { WRITE_EVERY.0 } else { WRITE_EVERY.1 };
+            checks.volumes.ask();
+        }
+        let refuses = matches!(checks.volumes.health(), Health::Refused { full: false, .. });
+        checks.refused = checks.refused.or(Some(now)).filter(|_| refuses);
+        let answers = matches!(self.pg.server, Server::Running(_));
+        if answers && checks.greeting.is_none() && now >= checks.greet_due {
+            checks.greet_due = now + GREET_EVERY;
+            checks.greeting = Some(now);
+            let (instance, events) = (self.pg.instance().clone(), self.sender.clone());
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(GREET_LIMIT, greet(&instance)).await;
+                let _ = events.send(Event::Greeted);
+            });
+        }
+        self.checks.write_due
+    }
+
+    /// The postmaster has answered, or is not worth waiting for any more.
+    pub(super) fn greeted(&mut self) {
+        self.checks.greeting = None;
+    }
+
+    /// What is wrong with a PostgreSQL that runs, the worst first.
+    pub(super) fn ailment(&self) -> Option<Ailment> {
+        if self.pg.server == Server::Stopped {
+            return None;
+        }
+        let health = self.checks.volumes.health();
+        let stalled = match (&health, self.checks.refused) {
+            (Health::Waiting { since, dir }, _) => {
+                Some(Ailment::Stalled { since: *since, place: dir.display().to_string() })
+            }
+            (Health::Refused { full: false, dir, error }, Some(since)) => {
+                Some(Ailment::Stalled { since, place: format!("{} ({error})", dir.display()) })
+            }
+            _ => None,
+        };
+        stalled.or_else(|| self.checks.greeting.map(|since| Ailment::Deaf { since })).or_else(|| self.no_room(&health))
+    }
+
+    fn no_room(&self, health: &Health) -> Option<Ailment> {
+        let (place, free) = match health {
+            Health::Refused { full: true, dir, .. } => (dir.clone(), 0),
+            Health::Writable { free } if *free < LEAST_ROOM => (self.pg.instance().data_dir.clone(), *free),
+            _ => return None,
+        };
+        Some(Ailment::Full { place: place.display().to_string(), free })
+    }
+}
