@@ -151,6 +151,7 @@ impl Scene<'_> {
             finished: member.finished.clone().map(|job| Finished { job, at: NOW, failure: None }),
             stopping: member.stopping,
             reinit: false,
+            ailment: None,
             pulse,
             support: BTreeMap::new(),
             newest: member.newest.as_deref().cloned(),

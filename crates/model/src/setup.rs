@@ -104,6 +104,7 @@ impl Setup {
             shrink_delay: 2000,
             maximum_lag_on_failover: 1 << 20,
             start_timeout: 300_000,
+            stall_limit: None,
             use_rewind: true,
             clone_after_rewind: true,
             clone_diverged: true,

@@ -86,6 +86,7 @@ impl Scene<'_> {
             unix_socket: None,
             host_id: None,
             tls: false,
+            disk_full: false,
             problem: None,
         }
     }
