@@ -42,7 +42,8 @@ bench: ## Measure idle cost, routing and failover against the peers (about an ho
 	cargo build --release --locked -p matriarch -p matriarch-testkit
 	cargo build --release --locked -p matriarch-proxy --example static_proxy
 	@mkdir -p bench/results; failed=0; for name in idle routing failover; do echo "== bench/$$name/run"; \
-		$(with_postgres) bench/$$name/run --json bench/results/$$name.json || failed=1; done; exit $$failed
+		$(with_postgres) bench/$$name/run --json bench/results/$$name.json || failed=1; done; \
+		bench/failover/run --chart bench/results/failover.json bench/results/failover.svg || failed=1; exit $$failed
 
 clean: ## Remove what was built; the cluster's data in ./.matriarch stays
 	cargo clean

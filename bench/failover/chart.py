@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 
-WIDTH, LEFT, RIGHT = 880, 220, 170
+WIDTH, LEFT, RIGHT = 880, 205, 170
 BAR, STEP, GAP, TOP = 13, 19, 30, 62
 STYLE = """
 text { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #24292f }
@@ -45,8 +45,9 @@ def bar(row: dict, scale: Scale, y: float) -> list[str]:
     words = ("≥ " if row["given_up"] else "") + seconds(gap["median"])
     if row.get("ratio") and row["product"] != "matriarch":
         words += f"  × {row['ratio']:.0f}" if row["ratio"] >= 10 else f"  × {row['ratio']:.1f}"
-    name = html.escape(row["contender"])
-    lost = f' <tspan class="lost">{row["lost"]} rows lost</tspan>' if row["lost"] else ""
+    name = html.escape(row["contender"].replace("-", " ").capitalize())
+    rows = row["lost"] + row.get("inner_lost", 0)
+    lost = f' <tspan class="lost">{rows} rows lost</tspan>' if rows else ""
     right = max(end, scale.x(gap["max"])) + 7
     return [
         f'<text x="{LEFT - 10}" y="{middle + 4}" text-anchor="end">{name}</text>',
@@ -60,6 +61,8 @@ def draw(files: list[dict]) -> str:
     """One chart of the results of one or several runs; those under other conditions are named by them."""
     rows = []
     for results in files:
+        if any("product" not in row for row in results["results"]):
+            raise SystemExit("error: these results are of an older form; measure again")
         front = [word for word, on in (("PgBouncer", results.get("pooler")), ("loaded", results.get("load"))) if on]
         suffix = f" ({', '.join(front)})" if front else ""
         rows += [{**row, "fault": row["fault"] + suffix} for row in results["results"]]
@@ -68,7 +71,7 @@ def draw(files: list[dict]) -> str:
     scale = Scale([row["gap"][key] for row in rows for key in ("min", "median", "max")])
     body, y = [], float(TOP)
     for fault in dict.fromkeys(row["fault"] for row in rows):
-        body.append(f'<text class="fault" x="{LEFT - 10}" y="{y + 10}" text-anchor="end">{html.escape(fault)}</text>')
+        body.append(f'<text class="fault" x="12" y="{y + 10}">{html.escape(fault)}</text>')
         y += 19
         for row in (row for row in rows if row["fault"] == fault):
             body += bar(row, scale, y)

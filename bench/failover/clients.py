@@ -14,13 +14,13 @@ STEADY = 0.3
 
 
 class Ledger:
-    """The ledger program, writing through the router."""
+    """The ledger program, writing through the router; or elsewhere, with an `entry` into a host's namespaces."""
 
-    def __init__(self, program: pathlib.Path, dsn: str, book: pathlib.Path, steady: float = STEADY):
+    def __init__(self, program: pathlib.Path, dsn: str, book: pathlib.Path, steady: float = STEADY, entry: list[str] | None = None):
         self.program, self.book, self.steady = program, book, steady
         options = ["--progress", "--until-input", "--json", "--out", book]
         self.process = subprocess.Popen(
-            [program, "run", "--dsn", dsn, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*(entry or []), program, "run", "--dsn", dsn, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.now, self.silent, self.summary = 0.0, float("inf"), None
         self.reader = threading.Thread(target=self.read, daemon=True)
@@ -58,6 +58,11 @@ class Ledger:
         if self.summary is None:
             raise RuntimeError("the ledger client gave no summary; its message is above")
         return self.summary
+
+    def last_acknowledged(self) -> float:
+        """Seconds from its start to the last acknowledgement."""
+        entries = json.loads(self.book.read_text())["entries"]
+        return max((entry["ended"] for entry in entries if entry["outcome"] == "acknowledged"), default=0.0)
 
     def verify(self, dsn: str) -> dict:
         command = [self.program, "verify", "--dsn", dsn, "--file", self.book, "--json"]

@@ -1,11 +1,12 @@
 """What is done to the leader (or to the store), and how it is undone once writes are back."""
 
+import pathlib
 import random
 import signal
 import time
 
 import machine
-from clients import Pgbench, Sessions
+from clients import Ledger, Pgbench, Sessions
 from contender import Contender
 
 
@@ -17,9 +18,11 @@ class Fault:
     limit = 120.0
     # How long it lasts at least (seconds).
     lasts = 0.0
+    # Longest silence of writes that still counts as steady (seconds).
+    steady = 0.3
 
-    def __init__(self, contender: Contender, leader: str):
-        self.contender, self.leader = contender, leader
+    def __init__(self, contender: Contender, leader: str, ledger: pathlib.Path):
+        self.contender, self.leader, self.ledger = contender, leader, ledger
 
     def prepare(self) -> None:
         """Before the clock starts."""
@@ -30,9 +33,12 @@ class Fault:
     def heal(self) -> None:
         """Gives everything back; also after a strike that failed half-way."""
 
-    def finish(self) -> dict:
-        """More figures of this run."""
+    def finish(self, leader: str) -> dict:
+        """More figures of this run, once all is well again under `leader`."""
         return {}
+
+    def end(self) -> None:
+        """Ends what `prepare` has started, whatever happened since."""
 
 
 class PostmasterKilled(Fault):
@@ -69,16 +75,33 @@ class NodeStopped(Fault):
 
 
 class Partition(Fault):
-    """The cable of the leader's host: from everyone, the store and the clients too."""
+    """The cable of the leader's host: from everyone, the store and the clients too. A second ledger writes on that host,
+    straight to its PostgreSQL: what that still acknowledges and nobody has later is lost."""
 
     name = "node cut off"
     needs = frozenset({"namespaces", "etcd"})
+    struck, inner = 0.0, None
+
+    def prepare(self) -> None:
+        entry = self.contender.hosts.entry(self.leader)
+        self.inner = Ledger(self.ledger, self.contender.direct(self.leader), self.contender.folder / "inner.book", entry=entry)
+        self.inner.wait_steady(1.0, 30.0)
 
     def strike(self) -> None:
+        self.struck = self.inner.now
         self.contender.hosts.cut(self.leader)
 
     def heal(self) -> None:
         self.contender.hosts.connect(self.leader)
+
+    def finish(self, leader: str) -> dict:
+        self.inner.finish()
+        lost = self.inner.verify(self.contender.direct(leader))["lost"]
+        return {"inner_lost": len(lost), "inner_wrote_on": round(max(0.0, self.inner.last_acknowledged() - self.struck), 3)}
+
+    def end(self) -> None:
+        if self.inner:
+            self.inner.process.kill()
 
 
 class PowerCut(Fault):
@@ -160,6 +183,9 @@ class BusySwitchover(Switchover):
     name = "switchover, 50 busy"
     sessions = 50
     seconds = 25
+    # The ledger waits for its turn among them.
+    steady = 1.0
+    busy = None
 
     def prepare(self) -> None:
         pgbench = Pgbench(self.contender.bins, self.contender.dsn())
@@ -167,8 +193,12 @@ class BusySwitchover(Switchover):
         self.busy = Sessions(pgbench, self.sessions, self.seconds)
         time.sleep(3.0)
 
-    def finish(self) -> dict:
+    def finish(self, leader: str) -> dict:
         return self.busy.finish()
+
+    def end(self) -> None:
+        if self.busy:
+            self.busy.process.kill()
 
 
 FAULTS: dict[str, type[Fault]] = {

@@ -1,5 +1,6 @@
 """One fault at a time: the client at work, the fault, the way back, the reckoning."""
 
+import os
 import pathlib
 import random
 import statistics
@@ -18,19 +19,18 @@ def one_run(contender: Contender, kind: type[Fault], program: pathlib.Path, book
     """One fault, with so many pgbench clients as load; the figures of the run."""
     machine.wait_until("a leader that everybody streams from", contender.healthy, PATIENCE, 0.5)
     pressure = Load(Pgbench(contender.bins, contender.dsn()), load) if load else None
+    fault = kind(contender, contender.leader(), program)
     try:
-        return strike(contender, kind, program, book, 1.0 if load else 0.3)
+        fault.prepare()
+        return strike(contender, fault, Ledger(program, contender.dsn(), book, 1.0 if load else fault.steady))
     finally:
+        fault.end()
         if pressure:
             pressure.end()
 
 
-def strike(contender: Contender, kind: type[Fault], program: pathlib.Path, book: pathlib.Path, steady: float) -> dict:
-    before = contender.leader()
-    timeline = contender.timeline(before)
-    fault = kind(contender, before)
-    fault.prepare()
-    ledger = Ledger(program, contender.dsn(), book, steady)
+def strike(contender: Contender, fault: Fault, ledger: Ledger) -> dict:
+    before, timeline = fault.leader, contender.timeline(fault.leader)
     try:
         ledger.wait_steady(2.0, 60.0)
         time.sleep(random.uniform(0, contender.period))
@@ -48,12 +48,12 @@ def strike(contender: Contender, kind: type[Fault], program: pathlib.Path, book:
         ledger.wait_steady(1.0, fault.limit)
     finally:
         summary = ledger.finish()
-    more = fault.finish()
     machine.wait_until("the victim back as a replica", contender.healthy, PATIENCE, 0.5)
     after = contender.leader()
+    more = fault.finish(after)
     verdict = ledger.verify(contender.direct(after))
     return {
-        "fault": kind.name,
+        "fault": fault.name,
         "gap": round(summary["gap"]["seconds"], 3),
         "gap_after_strike": round(summary["gap"]["from"] - struck, 3),
         "back": back,
@@ -66,6 +66,7 @@ def strike(contender: Contender, kind: type[Fault], program: pathlib.Path, book:
         "acknowledged": summary["acknowledged"],
         "lost": len(verdict["lost"]),
         "duplicates": len(verdict["duplicates"]),
+        "load_average": round(os.getloadavg()[0], 1),
         **more,
     }
 
@@ -87,4 +88,7 @@ def condense(runs: list[dict]) -> dict:
     if "session_errors" in runs[0]:
         figures["session_errors"] = spread([run["session_errors"] for run in runs])
         figures["sessions"] = runs[0]["sessions"]
+    if "inner_lost" in runs[0]:
+        figures["inner_lost"] = sum(run["inner_lost"] for run in runs)
+        figures["inner_wrote_on"] = spread([run["inner_wrote_on"] for run in runs])
     return figures

@@ -29,7 +29,7 @@ def words(known):
 
 
 def fault_list() -> str:
-    about = {name: (kind.__doc__ or "").strip() for name, kind in FAULTS.items()}
+    about = {name: " ".join((kind.__doc__ or "").split()) for name, kind in FAULTS.items()}
     lines = [f"  {name:<16}{FAULTS[name].name}{': ' + text if text else ''}" for name, text in about.items()]
     return "faults (--faults all for all of them):\n" + "\n".join(lines)
 
@@ -39,25 +39,61 @@ def arguments(about: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about, epilog=fault_list(), formatter_class=shape)
     parser.add_argument("contenders", nargs="*", metavar="CONTENDER", help=f"of {', '.join(PRODUCTS)} (default: all)")
     what = parser.add_argument_group("what is measured")
-    what.add_argument("--modes", type=words(MODES), default=["sync", "async"], help="sync: each one's quorum or own synchronous mode; on: first of a list; async (default: sync,async)")
-    what.add_argument("--settings", type=words(SETTINGS), default=["default", "tight"], help=f"of {', '.join(SETTINGS)}, for those that have them (default: default,tight)")
-    what.add_argument("--store", dest="stores", type=words(STORES), default=["etcd"], help="etcd,sqlite; peers have etcd only (default: etcd)")
+    what.add_argument(
+        "--modes", type=words(MODES), default=["sync", "async"],
+        help="sync: each one's quorum or own synchronous mode; on: first of a list; async (default: sync,async)",
+    )
+    what.add_argument(
+        "--settings", type=words(SETTINGS), default=["default", "tight", "tightest"],
+        help=f"of {', '.join(SETTINGS)}, for those that have them (default: default,tight,tightest)",
+    )
+    what.add_argument(
+        "--store", dest="stores", type=words(STORES), default=["etcd"],
+        help="etcd,sqlite; peers have etcd only (default: etcd)",
+    )
     what.add_argument("--etcds", type=int, choices=(1, 3, 5), default=1, help="servers of etcd (default: 1)")
-    what.add_argument("--members", type=int, choices=range(2, 8), default=3, metavar="N", help="members of each cluster (default: 3)")
+    what.add_argument(
+        "--members", type=int, choices=range(2, 8), default=3, metavar="N",
+        help="members of each cluster (default: 3)",
+    )
     what.add_argument("--faults", default=",".join(USUAL_FAULTS), help="comma list (default: %(default)s)")
     what.add_argument("--runs", type=int, default=3, help="repetitions of each fault (default: %(default)s)")
-    what.add_argument("--pooler", action="store_true", help="PgBouncer in front: ours run by `matriarch proxy --pooler`, the peers' before their router")
-    what.add_argument("--load", type=int, nargs="?", const=8, default=0, metavar="CLIENTS", help="pgbench beside the ledger, on both cores (8 clients when no number is given)")
+    what.add_argument(
+        "--pooler", action="store_true",
+        help="PgBouncer in front: ours run by `matriarch proxy --pooler`, the peers' before their router",
+    )
+    what.add_argument(
+        "--load", type=int, nargs="?", const=8, default=0, metavar="CLIENTS",
+        help="pgbench beside the ledger, on both cores (8 clients when no number is given)",
+    )
     how = parser.add_argument_group("how")
-    how.add_argument("--hosts", choices=("auto", "namespaces", "loopback"), default="auto", help="a network namespace for each member (root), or 127.0.0.1 for all (default: the first where it can be had)")
+    how.add_argument(
+        "--hosts", choices=("auto", "namespaces", "loopback"), default="auto",
+        help="a network namespace for each member (root), or 127.0.0.1 for all (default: the first where it can be had)",
+    )
     how.add_argument("--outage", type=float, metavar="SECONDS", help="how long the store stays away (default: 60)")
     how.add_argument("--postgres", type=int, metavar="MAJOR", help="PostgreSQL major (default: the oldest one installed)")
-    how.add_argument("--matriarch", type=pathlib.Path, metavar="FILE", default=machine.ROOT / "target/release/matriarch", help="the program (default: target/release/matriarch)")
-    how.add_argument("--ledger", type=pathlib.Path, metavar="FILE", default=machine.ROOT / "target/release/ledger", help="the ledger program (default: target/release/ledger)")
-    how.add_argument("--etcd", type=pathlib.Path, metavar="FILE", default=pathlib.Path("/usr/bin/etcd"), help="etcd's program (default: %(default)s)")
+    how.add_argument(
+        "--matriarch", type=pathlib.Path, metavar="FILE", default=machine.ROOT / "target/release/matriarch",
+        help="the program (default: target/release/matriarch)",
+    )
+    how.add_argument(
+        "--ledger", type=pathlib.Path, metavar="FILE", default=machine.ROOT / "target/release/ledger",
+        help="the ledger program (default: target/release/ledger)",
+    )
+    how.add_argument(
+        "--etcd", type=pathlib.Path, metavar="FILE", default=pathlib.Path("/usr/bin/etcd"),
+        help="etcd's program (default: %(default)s)",
+    )
     out = parser.add_argument_group("output")
-    out.add_argument("--json", type=pathlib.Path, metavar="FILE", help="every run, written anew after each: an interrupted run leaves its figures")
-    out.add_argument("--chart", type=pathlib.Path, nargs="+", metavar="FILE", help="measure nothing: draw RESULTS.json … into OUT.svg (the last name)")
+    out.add_argument(
+        "--json", type=pathlib.Path, metavar="FILE",
+        help="every run, written anew after each: an interrupted run leaves its figures",
+    )
+    out.add_argument(
+        "--chart", type=pathlib.Path, nargs="+", metavar="FILE",
+        help="measure nothing: draw RESULTS.json … into OUT.svg (the last name)",
+    )
     out.add_argument("--keep", action="store_true", help="keep the folders with logs and data")
     options = parser.parse_args()
     if options.chart:
@@ -92,10 +128,10 @@ class Variant:
         named = [product, *([settings] if len(kind.settings) > 1 else []), mode, *([store] if len(options.stores) > 1 else [])]
         self.name = "-".join(named)
 
-    def build(self, work: pathlib.Path, bins: pathlib.Path) -> Contender:
+    def build(self, folder: pathlib.Path, bins: pathlib.Path) -> Contender:
         options = self.options
         setup = Setup(
-            work / self.name,
+            folder,
             bins,
             self.mode,
             self.settings,

@@ -55,9 +55,13 @@ class Results:
             ratio = f"{row['ratio']:.1f}" if "ratio" in row else "-"
             notes = [f"no writes within the limit: {row['given_up']}"] if row["given_up"] else []
             if "sessions" in row:
-                notes.append(f"errors of {row['sessions']} sessions: {row['session_errors']['median']:.0f} (max {row['session_errors']['max']})")
+                ended = row["session_errors"]
+                notes.append(f"errors of {row['sessions']} sessions: {ended['median']:.0f} (max {ended['max']})")
+            if "inner_lost" in row:
+                notes.append(f"cut off it wrote on for {row['inner_wrote_on']['median']:.1f} s, {row['inner_lost']} rows of that lost")
             lines.append(
-                f"{row['contender']:<30}{row['fault']:<21}{row['runs']:>5}{gap['median']:>10.3f} s{gap['min']:>9.3f}{gap['max']:>9.3f}"
-                f"{ratio:>8}{errors['median']:>8.0f}{errors['max']:>7}{row['lost']:>6}{row['acknowledged']:>8}{row['promoted']:>10}  {'; '.join(notes)}"
+                f"{row['contender']:<30}{row['fault']:<21}{row['runs']:>5}"
+                f"{gap['median']:>10.3f} s{gap['min']:>9.3f}{gap['max']:>9.3f}{ratio:>8}"
+                f"{errors['median']:>8.0f}{errors['max']:>7}{row['lost']:>6}{row['acknowledged']:>8}{row['promoted']:>10}  {'; '.join(notes)}"
             )
         return "\n".join([*lines, *(f"skipped: {one['what']}: {one['why']}" for one in self.skipped)])
