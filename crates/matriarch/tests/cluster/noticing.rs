@@ -37,7 +37,6 @@ fn all_hear(cluster: &Cluster, followers: &[String], epoch: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "decisions do not use the heartbeats yet"]
 async fn an_agent_that_is_killed_or_upgraded_costs_nothing() {
     let cluster = Cluster::start("upgrade").await;
     let before = epoch(&cluster).await;
@@ -88,7 +87,6 @@ async fn a_program_that_does_not_work_is_not_changed_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "decisions do not use the heartbeats yet"]
 async fn a_store_that_takes_nothing_for_long_costs_nothing() {
     let cluster = Cluster::start("outage").await;
     let before = epoch(&cluster).await;
@@ -127,7 +125,6 @@ async fn long_leases(cluster: &Cluster) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "decisions do not use the heartbeats yet"]
 async fn a_killed_and_a_frozen_node_are_noticed_long_before_the_lease_ends() {
     let cluster = Cluster::start("noticed").await;
     long_leases(&cluster).await;
