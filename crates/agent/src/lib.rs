@@ -2,7 +2,7 @@
 //!
 //! Owns: the loop that observes, decides and acts ([`Shell`]), the leases ([`storage`]), PostgreSQL's jobs
 //! ([`jobs`]), the guard process ([`guard`]), heartbeats between agents ([`heartbeat`]), what outlives a restart
-//! ([`lasting`]) and what the API shows and does ([`shared`], [`rest`]).
+//! ([`lasting`]), the address that follows the primary ([`virtual_ip`]) and what the API shows and does ([`shared`], [`rest`]).
 //! Must not: decide anything about who leads; that is `matriarch_core::decide`'s. Start reading at [`Shell::run`].
 
 pub mod certificates;
@@ -25,6 +25,7 @@ mod sighting;
 mod slots;
 mod storage;
 pub mod view;
+pub mod virtual_ip;
 
 pub use heartbeat::Heartbeats;
 pub use options::Options;

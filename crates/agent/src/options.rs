@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use matriarch_config::LocalConfig;
+use matriarch_config::{LocalConfig, VirtualIp};
 use matriarch_core::MemberName;
 use matriarch_postgres::Instance;
 use matriarch_postgres::bootstrap::InitdbOptions;
@@ -49,6 +49,8 @@ pub struct Options {
     pub guard_socket: PathBuf,
     /// Identity of this host: proxies on the same host may use Unix sockets.
     pub host_id: String,
+    /// The address that follows the primary.
+    pub virtual_ip: Option<VirtualIp>,
     /// Our users must use TLS.
     pub require_tls: bool,
     /// Something starts this agent again when it dies.
@@ -74,6 +76,7 @@ impl Options {
             ("restapi", old.restapi != new.restapi),
             ("store", old.store != new.store),
             ("proxy", old.proxy != new.proxy),
+            ("virtual_ip", old.virtual_ip != new.virtual_ip),
             ("postgresql.listen", mine.listen != theirs.listen),
             ("postgresql.connect_address", mine.connect_address != theirs.connect_address),
             ("postgresql.data_dir", mine.data_dir != theirs.data_dir),

@@ -35,8 +35,9 @@ pub use dynamic::{
 pub use limits::{HOT_STANDBY_LIMITS, RestartOrder, restart_order};
 pub use local::load::ConfigError;
 pub use local::{
-    Authentication, Bootstrap, Consul, ConsulConsistency, Credentials, Etcd, InitdbOption, LocalConfig, LocalPostgres,
-    Log, LogFormat, LogLevel, PostgresLog, Proxy, RestApi, Role, Store, Tags, Tls,
+    Authentication, Bootstrap, Consul, ConsulConsistency, Credentials, Etcd, InitdbOption, InterfaceAddress,
+    LocalConfig, LocalPostgres, Log, LogFormat, LogLevel, PostgresLog, Proxy, RestApi, Role, Store, Tags, Tls,
+    VirtualIp,
 };
 pub use patch::{patch, set_path};
 pub use problem::{Origin, Problem, Problems};

@@ -68,6 +68,9 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
         FileFormat::Json => LogFormat::Json,
     });
     logging::start(format, &format!("{:?}", config.log.level).to_lowercase());
+    if let Some(virtual_ip) = &config.virtual_ip {
+        matriarch_agent::virtual_ip::check(virtual_ip).await?;
+    }
     let store = store::open(&StoreAddress::from(&config.store), &config.prefix(), true).await?;
     let options = Arc::new(Options { supervised: args.is_supervised(), ..options(&config, file)? });
     let credentials = ApiCredentials::read(&config)?;
@@ -229,6 +232,7 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
         program: std::env::current_exe().context("cannot find our own program, which is the guard's too")?,
         guard_socket,
         host_id: crate::host::id(),
+        virtual_ip: config.virtual_ip.clone(),
         require_tls: local.tls.as_ref().is_some_and(|tls| tls.require),
         supervised: false,
         config_file: Some(absolute(file)?),

@@ -10,12 +10,15 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use super::{GuardOptions, Order};
+use crate::virtual_ip::{Place, handing_down};
 
 /// How to start a guard.
 #[derive(Clone, Debug)]
 struct Starter {
     program: PathBuf,
     options: GuardOptions,
+    /// The address that goes when PostgreSQL is killed.
+    address: Option<Place>,
 }
 
 /// What the guard has confirmed.
@@ -36,10 +39,10 @@ pub struct GuardLink {
 
 impl GuardLink {
     /// Connects to the guard of this data directory, starting one if none answers, and keeps doing so in the background.
-    pub fn start(program: PathBuf, options: GuardOptions) -> GuardLink {
+    pub(crate) fn start(program: PathBuf, options: GuardOptions, address: Option<Place>) -> GuardLink {
         let (wanted, orders) = watch::channel(None);
         let (report, confirmed) = watch::channel(GuardState::default());
-        tokio::spawn(keep(Starter { program, options }, orders, report));
+        tokio::spawn(keep(Starter { program, options, address }, orders, report));
         GuardLink { wanted: Arc::new(wanted), confirmed }
     }
 
@@ -66,8 +69,9 @@ impl GuardLink {
     /// Only news is sent: each confirmation wakes the agent.
     fn order(&self, order: Order) {
         self.wanted.send_if_modified(|wanted| {
-            let news = *wanted != Some(order);
-            *wanted = Some(order);
+            let order = Some(order);
+            let news = *wanted != order;
+            *wanted = order;
             news
         });
     }
@@ -83,7 +87,7 @@ async fn keep(starter: Starter, mut orders: watch::Receiver<Option<Order>>, repo
     loop {
         if let Ok(stream) = UnixStream::connect(&starter.options.socket).await {
             pause = Duration::from_millis(50);
-            let wanted = talk(stream, &mut orders, &report).await;
+            let wanted = talk(stream, &starter, &mut orders, &report).await;
             if !wanted || *orders.borrow() == Some(Order::Quit) {
                 tell(&report, GuardState::default());
                 return;
@@ -102,19 +106,26 @@ async fn keep(starter: Starter, mut orders: watch::Receiver<Option<Order>>, repo
 /// False when the agent no longer needs the link.
 async fn talk(
     stream: UnixStream,
+    starter: &Starter,
     orders: &mut watch::Receiver<Option<Order>>,
     report: &watch::Sender<GuardState>,
 ) -> bool {
     let (read, mut write) = stream.into_split();
     let mut answers = BufReader::new(read).lines();
     orders.mark_changed();
+    // A guard of an earlier agent may not know it.
+    if let Some(place) = &starter.address
+        && write.write_all(Order::Address(place.clone()).line().as_bytes()).await.is_err()
+    {
+        return true;
+    }
     loop {
         tokio::select! {
             changed = orders.changed() => {
                 if changed.is_err() {
                     return false;
                 }
-                let order = orders.borrow_and_update().unwrap_or(Order::Report);
+                let order = orders.borrow_and_update().clone().unwrap_or(Order::Report);
                 if write.write_all(order.line().as_bytes()).await.is_err() {
                     return true;
                 }
@@ -138,13 +149,13 @@ fn tell(report: &watch::Sender<GuardState>, state: GuardState) {
 
 fn spawn(starter: &Starter) -> std::io::Result<()> {
     // A process group of its own: signals meant for the agent's terminal must not end the guard.
-    let child = tokio::process::Command::new(&starter.program)
-        .args(starter.options.arguments())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(false)
-        .spawn()?;
+    let mut command = tokio::process::Command::new(&starter.program);
+    command.args(starter.options.arguments()).stdin(Stdio::null()).stdout(Stdio::null());
+    command.process_group(0).kill_on_drop(false);
+    let child = match &starter.address {
+        Some(_) => handing_down(|| command.spawn())?,
+        None => command.spawn()?,
+    };
     // Reaped by the runtime when it ends before us; it may outlive us.
     tokio::spawn(async move {
         let mut child = child;

@@ -12,12 +12,16 @@
 mod link;
 mod process;
 
+use crate::virtual_ip::Place;
+
 pub use link::{GuardLink, GuardState};
 pub use process::{GuardOptions, run};
 
 /// One line from the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
+    /// Take this address off its interface whenever PostgreSQL is killed.
+    Address(Place),
     /// Kill at this time (boot clock, ms) unless told otherwise before.
     Arm(u64),
     /// PostgreSQL does not accept writes: nothing to guard.
@@ -32,6 +36,7 @@ impl Order {
     pub(crate) fn parse(line: &str) -> Option<Order> {
         let mut words = line.split_ascii_whitespace();
         let order = match (words.next()?, words.next()) {
+            ("address", Some(address)) => Order::Address(Place::parse(address, words.next()?)?),
             ("arm", Some(deadline)) => Order::Arm(deadline.parse().ok()?),
             ("disarm", None) => Order::Disarm,
             ("report", None) => Order::Report,
@@ -41,8 +46,9 @@ impl Order {
         words.next().is_none().then_some(order)
     }
 
-    pub(crate) fn line(self) -> String {
+    pub(crate) fn line(&self) -> String {
         match self {
+            Order::Address(place) => format!("address {} {}\n", place.address, place.interface),
             Order::Arm(deadline) => format!("arm {deadline}\n"),
             Order::Disarm => "disarm\n".to_owned(),
             Order::Report => "report\n".to_owned(),
@@ -57,10 +63,23 @@ mod tests {
 
     #[test]
     fn orders_survive_the_wire_and_garbage_does_not() {
-        for order in [Order::Arm(1234), Order::Disarm, Order::Report, Order::Quit] {
+        let place = Place::parse("10.0.0.5/24", "eth0").unwrap();
+        for order in [Order::Address(place), Order::Arm(1234), Order::Disarm, Order::Report, Order::Quit] {
             assert_eq!(Order::parse(&order.line()), Some(order));
         }
-        for line in ["", "arm", "arm x", "arm -1", "disarm now", "arm 1 2", "ARM 1", "\0\0"] {
+        for line in [
+            "",
+            "arm",
+            "arm x",
+            "arm -1",
+            "disarm now",
+            "arm 1 2",
+            "ARM 1",
+            "\0\0",
+            "address x eth0",
+            "address 10.0.0.5/24",
+            "address 10.0.0.5/24 -x",
+        ] {
             assert_eq!(Order::parse(line), None, "{line:?}");
         }
     }

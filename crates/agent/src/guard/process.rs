@@ -14,6 +14,7 @@ use rustix::time::{
 };
 
 use super::Order;
+use crate::virtual_ip::Place;
 
 /// What a guard is told at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,15 @@ impl GuardOptions {
 /// A guard that nobody talks to and that guards nothing ends after this time.
 const LONELY: Duration = Duration::from_secs(30);
 
+/// What the agent has said.
+#[derive(Default)]
+struct Charge {
+    /// When PostgreSQL is to be killed.
+    deadline: Option<u64>,
+    /// What goes with it.
+    address: Option<Place>,
+}
+
 /// Runs until nobody needs it.
 ///
 /// # Errors
@@ -58,26 +68,26 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
     let listener = listen(&options.socket)?;
     let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
     let mut agent: Option<UnixStream> = None;
-    let mut deadline: Option<u64> = None;
+    let mut charge = Charge::default();
     let mut line = Vec::new();
     let mut quit = false;
     while !quit {
-        timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &absolute(deadline))?;
+        timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &absolute(charge.deadline))?;
         let mut fds = vec![PollFd::new(&listener, PollFlags::IN), PollFd::new(&timer, PollFlags::IN)];
         if let Some(stream) = &agent {
             fds.push(PollFd::new(stream, PollFlags::IN));
         }
-        let lonely =
-            (agent.is_none() && deadline.is_none()).then(|| Timespec { tv_sec: LONELY.as_secs() as i64, tv_nsec: 0 });
+        let lonely = (agent.is_none() && charge.deadline.is_none())
+            .then(|| Timespec { tv_sec: LONELY.as_secs() as i64, tv_nsec: 0 });
         match poll(&mut fds, lonely.as_ref()) {
             Ok(0) => break,
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         // The deadline first: an order that arrives together with it is too late.
-        if deadline.is_some_and(|deadline| now() >= deadline) {
-            fire(options);
-            deadline = None;
+        if charge.deadline.is_some_and(|deadline| now() >= deadline) {
+            fire(options, charge.address.as_ref());
+            charge.deadline = None;
         }
         if let Ok((stream, _)) = listener.accept() {
             stream.set_nonblocking(true)?;
@@ -85,7 +95,7 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
             agent = Some(stream);
         }
         if let Some(stream) = &mut agent
-            && !serve(stream, &mut line, &mut deadline, &mut quit)
+            && !serve(stream, &mut line, &mut charge, &mut quit)
         {
             agent = None;
         }
@@ -106,7 +116,7 @@ fn listen(socket: &std::path::Path) -> anyhow::Result<UnixListener> {
 }
 
 /// Reads orders and answers each; false when the agent is gone.
-fn serve(stream: &mut UnixStream, line: &mut Vec<u8>, deadline: &mut Option<u64>, quit: &mut bool) -> bool {
+fn serve(stream: &mut UnixStream, line: &mut Vec<u8>, charge: &mut Charge, quit: &mut bool) -> bool {
     let mut buffer = [0u8; 256];
     loop {
         match stream.read(&mut buffer) {
@@ -124,19 +134,22 @@ fn serve(stream: &mut UnixStream, line: &mut Vec<u8>, deadline: &mut Option<u64>
         let text: Vec<u8> = line.drain(..=end).collect();
         let Some(order) = std::str::from_utf8(&text).ok().and_then(Order::parse) else { return false };
         match order {
-            Order::Arm(at) => *deadline = Some(at),
-            Order::Disarm => *deadline = None,
+            Order::Address(place) => charge.address = Some(place),
+            Order::Arm(at) => charge.deadline = Some(at),
+            Order::Disarm => charge.deadline = None,
             Order::Report => {}
-            Order::Quit => (*deadline, *quit) = (None, true),
+            Order::Quit => (charge.deadline, *quit) = (None, true),
         }
-        if stream.write_all(format!("{}\n", deadline.unwrap_or(0)).as_bytes()).is_err() {
+        if stream.write_all(format!("{}\n", charge.deadline.unwrap_or(0)).as_bytes()).is_err() {
             return false;
         }
     }
     true
 }
 
-fn fire(options: &GuardOptions) {
+fn fire(options: &GuardOptions, address: Option<&Place>) {
+    // Begun first, since ending a process that hangs in the kernel can take long.
+    let removal = address.filter(|place| place.is_here()).map(|place| (place, place.begin_removal()));
     let outcome = matriarch_postgres::process::kill_tree(&options.data_dir, Duration::from_secs(30));
     let text = match outcome {
         Ok(killed) => format!("{killed} processes killed"),
@@ -147,6 +160,13 @@ fn fire(options: &GuardOptions) {
         "guard: the lease ended without a renewal: PostgreSQL in {} was ended, {text}",
         options.data_dir.display()
     );
+    if let Some((place, removal)) = removal {
+        match removal.and_then(|mut child| Ok(child.wait()?)) {
+            Ok(_) if !place.is_here() => eprintln!("guard: {} was taken off {}", place.address, place.interface),
+            Ok(status) => eprintln!("guard: {} is still on {}: {status}", place.address, place.interface),
+            Err(error) => eprintln!("guard: {} is still on {}: {error:#}", place.address, place.interface),
+        }
+    }
 }
 
 fn now() -> u64 {

@@ -2,6 +2,7 @@
 //! but the next event.
 
 mod act;
+mod address;
 mod ailment;
 mod blow;
 mod heartbeat;
@@ -35,6 +36,7 @@ use crate::options::Options;
 use crate::shared::Shared;
 use crate::storage::{CommitDone, Storage};
 use crate::view::Reading;
+use crate::virtual_ip::{Place, VirtualIp};
 
 /// How long an agent looks for a moment to make way, in milliseconds.
 const MAKE_WAY: Millis = 60_000;
@@ -77,6 +79,7 @@ pub struct Shell {
     armed: Millis,
     pg: Pg,
     guard: GuardLink,
+    virtual_ip: VirtualIp,
     guard_state: watch::Receiver<GuardState>,
     /// Settings that decisions last asked for.
     configured: Option<settings::Configured>,
@@ -110,6 +113,7 @@ impl Shell {
         let guard = GuardLink::start(
             options.program.clone(),
             GuardOptions { data_dir: options.instance.data_dir.clone(), socket: options.guard_socket.clone() },
+            options.virtual_ip.as_ref().map(Place::new),
         );
         Shell {
             pg: Pg::new(options.clone(), sender.clone()),
@@ -117,6 +121,7 @@ impl Shell {
             watch,
             guard_state: guard.confirmed(),
             guard,
+            virtual_ip: VirtualIp::start(options.virtual_ip.as_ref()),
             events,
             sender,
             config,
@@ -250,6 +255,7 @@ impl Shell {
             self.act(action, restricted);
         }
         self.tell_guard(now);
+        self.keep_virtual_ip();
         self.promise_if_asked(now);
         let restart = self.start_restart(now);
         self.storage.renew_member_if_due(now);
@@ -490,6 +496,7 @@ impl Shell {
     }
 
     async fn leave(&mut self) {
+        self.virtual_ip.leave().await;
         self.guard.quit().await;
         let store = self.storage.handle();
         for held in [self.storage.leader.take(), self.storage.member.take()].into_iter().flatten() {

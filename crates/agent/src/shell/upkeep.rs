@@ -63,7 +63,8 @@ impl Shell {
         // While the lead moves every stream breaks for a moment.
         let broken = self.memory.not_streaming_since.is_some_and(|since| boot_clock_ms() >= since + STREAM_PATIENCE);
         let stream = || self.pg.stream_problem.clone().filter(|_| broken);
-        self.pg.files.problem().or_else(stream).or_else(|| certificates::problem(&self.certificates()))
+        let address = || self.virtual_ip.problem();
+        self.pg.files.problem().or_else(address).or_else(stream).or_else(|| certificates::problem(&self.certificates()))
     }
 
     /// New slots and slots to drop are seen to at once, everything else every `loop_wait`.

@@ -6,6 +6,7 @@ pub(super) mod consul;
 pub(super) mod etcd;
 mod postgresql;
 mod proxy;
+mod virtual_ip;
 
 use serde_json::{Map, Value};
 
@@ -14,6 +15,7 @@ use self::consul::CONSUL;
 use self::etcd::{ETCD, ETCD3};
 use self::postgresql::POSTGRESQL;
 use self::proxy::PROXY;
+use self::virtual_ip::VIRTUAL_IP;
 use super::initdb;
 use super::rules;
 use crate::dynamic;
@@ -84,6 +86,14 @@ pub(crate) const KEYS: &[Key] = &[
         "proxy",
         Kind::Section { keys: PROXY, rule: Some(rules::proxy as Rule) },
         "The routing proxy in this agent. Left out: no proxy.",
+    )
+    .default("null")
+    .effect(Effect::Restart),
+    key(
+        "virtual_ip",
+        Kind::Section { keys: VIRTUAL_IP, rule: Some(super::virtual_ip::rule as Rule) },
+        "An address that this host has while its member is the primary (Linux). Left out: none. PostgreSQL must listen on \
+         every address.",
     )
     .default("null")
     .effect(Effect::Restart),

@@ -7,12 +7,14 @@ pub(crate) mod load;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod virtual_ip;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::consul::{Consul, ConsulConsistency};
+pub use self::virtual_ip::{InterfaceAddress, VirtualIp};
 
 use matriarch_core::MemberName;
 use serde::Deserialize;
@@ -49,6 +51,8 @@ pub struct LocalConfig {
     pub tags: Tags,
     /// The routing proxy in this agent, if any.
     pub proxy: Option<Proxy>,
+    /// The address that follows the primary, if any.
+    pub virtual_ip: Option<VirtualIp>,
 }
 
 /// The agent's log.

@@ -192,6 +192,7 @@ pub(crate) fn whole(config: &Section, path: &str, problems: &mut Problems) {
     if of("tags", "replicatefrom").is_some() && of("tags", "replicatefrom") == text(config, "name") {
         problems.add("tags.replicatefrom", "a member cannot stream from itself", "name another member");
     }
+    super::virtual_ip::whole(config, problems);
     ports(config, problems);
 }
 

@@ -243,6 +243,54 @@ fn problems_say_where_they_are() {
         ),
         (
             "bootstrap:\n",
+            "virtual_ip: {address: 10.0.0.5, interface: eth0}\nbootstrap:\n",
+            &[
+                "line 14, column 14: virtual_ip.address: '10.0.0.5' is not an address with its prefix: the length of the network's prefix is missing, as in 10.0.0.5/24 or 2001:db8::5/64; change the value",
+            ],
+        ),
+        (
+            "bootstrap:\n",
+            "virtual_ip: {address: 10.0.0.5/33, interface: eth 0}\nbootstrap:\n",
+            &[
+                "line 14, column 14: virtual_ip.address: '10.0.0.5/33' is not an address with its prefix: what stands after '/' must be a number from 1 to 32; change the value",
+                "line 14, column 36: virtual_ip.interface: 'eth 0' is not an interface: it must be the name of an interface as `ip link` shows it: 1 to 15 characters; change the value",
+            ],
+        ),
+        (
+            "bootstrap:\n",
+            "virtual_ip: {address: 10.0.0.5/24, interface: eth0, label: web}\nbootstrap:\n",
+            &[
+                "line 14, column 53: virtual_ip.label: it must begin with 'eth0:' and have at most 15 characters; change it, as in `label: eth0:pg`, or remove it",
+            ],
+        ),
+        (
+            "bootstrap:\n",
+            "virtual_ip: {address: '2001:db8::5/64', interface: eth0, label: 'eth0:pg'}\nbootstrap:\n",
+            &["line 14, column 58: virtual_ip.label: addresses of IPv6 have no labels; remove it"],
+        ),
+        (
+            "bootstrap:\n",
+            "virtual_ip: {address: 127.0.0.1/8, interface: lo}\nbootstrap:\n",
+            &[
+                "line 14, column 14: virtual_ip.address: '127.0.0.1/8' is not an address with its prefix: it must be an address that one host of the network can have; change the value",
+            ],
+        ),
+        (
+            "postgresql:\n  listen: '*:5432'\n  connect_address: db1.example:5432\n",
+            "virtual_ip: {address: 10.0.0.5/24, interface: eth0}\npostgresql:\n  listen: 10.0.0.1:5432\n",
+            &[
+                "line 8, column 3: postgresql.listen: 10.0.0.5 (virtual_ip.address) comes when this member leads, and PostgreSQL would not listen on it; write `listen: '*:5432'` and this host's own address in `connect_address`",
+            ],
+        ),
+        (
+            "postgresql:\n  listen: '*:5432'\n  connect_address: db1.example:5432\n",
+            "virtual_ip: {address: 10.0.0.5/24, interface: eth0}\npostgresql:\n  listen: '*:5432'\n  connect_address: 10.0.0.5:5432\n",
+            &[
+                "line 9, column 3: postgresql.connect_address: it is virtual_ip.address, which is another member's as soon as that leads; give this host's own address",
+            ],
+        ),
+        (
+            "bootstrap:\n",
             "proxy: {}\nbootstrap:\n",
             &[
                 "line 14, column 1: proxy: the proxy has no port; add `read_write`, `read_only` or both, as in `read_write: 127.0.0.1:5000`",

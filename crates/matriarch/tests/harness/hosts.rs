@@ -54,13 +54,16 @@ pub struct Plan {
     pub clocks: Vec<Clock>,
     /// What the members' folders lie on.
     pub disks: Disks,
+    /// An address follows the primary ([`Hosts::virtual_ip`]), and there is one more host for a client of it.
+    pub virtual_ip: bool,
 }
 
 impl Plan {
     /// Three members of the oldest PostgreSQL there is.
     pub fn new(name: &'static str) -> Plan {
         let bins = postgres::any().bins.clone();
-        Plan { store: Store::Etcd, name, members: 3, bins, dynamic: json!({}), clocks: Vec::new(), disks: Disks::Plain }
+        let (store, dynamic, disks) = (Store::Etcd, json!({}), Disks::Plain);
+        Plan { store, name, members: 3, bins, dynamic, clocks: Vec::new(), disks, virtual_ip: false }
     }
 
     /// Makes the hosts; nothing runs on them yet. `None` when this machine has no namespaces for us.
@@ -93,11 +96,12 @@ pub struct Hosts {
     hosts: Vec<Host>,
     router: Host,
     store_nodes: Vec<Host>,
+    client: Option<Node>,
     disks: BTreeMap<String, Disk>,
     /// Lets the hosts see what is mounted after they were made.
     _shared: Option<Janitor>,
     dir: TestDir,
-    _lab: Lab,
+    lab: Lab,
     plan: Plan,
     _slot: Slot,
 }
@@ -129,7 +133,8 @@ impl Hosts {
             Host { node, keeper: None }
         });
         let store_nodes = nodes.collect();
-        let hosts = Hosts { hosts, router, store_nodes, disks, _shared: shared, dir, _lab: lab, plan, _slot: slot };
+        let client = plan.virtual_ip.then(|| lab.host("client", Clock::default()).expect("a host can be made"));
+        let hosts = Hosts { hosts, router, store_nodes, client, disks, _shared: shared, dir, lab, plan, _slot: slot };
         for name in hosts.names() {
             hosts.write_config(&name);
         }
@@ -147,7 +152,7 @@ impl Hosts {
         let store = self.store();
         let address = format!("{}:{READ_WRITE}", self.router.node.address());
         let words = ["proxy", "--store", &store, "--scope", "main", "--read-write", &address, "--drain-timeout", "1"];
-        let keeper = self.keep(&self.router.node, &words);
+        let keeper = self.keep(&self.router.node, &words, &[]);
         self.router.keeper = Some(keeper);
     }
 
@@ -155,7 +160,8 @@ impl Hosts {
     pub fn boot(&mut self, name: &str) {
         let config = self.config(name).display().to_string();
         self.node(name).heal().expect("the network can be had");
-        let keeper = self.keep(self.node(name), &["agent", "--config", &config]);
+        let capabilities: &[&str] = if self.plan.virtual_ip { &["net_admin", "net_raw"] } else { &[] };
+        let keeper = self.keep(self.node(name), &["agent", "--config", &config], capabilities);
         let index = self.index(name);
         self.hosts[index].keeper = Some(keeper);
     }
@@ -194,8 +200,8 @@ impl Hosts {
         self.hosts.iter().chain([&self.router]).chain(&self.store_nodes).map(|host| &host.node)
     }
 
-    fn keep(&self, node: &Node, words: &[&str]) -> Running {
-        let mut command = node.command("/bin/sh");
+    fn keep(&self, node: &Node, words: &[&str], capabilities: &[&str]) -> Running {
+        let mut command = node.command_with("/bin/sh", capabilities);
         command.arg("-c").arg(KEEP).arg(self.stop_file(node.name())).arg(verb::program()).args(words);
         command.env("TMPDIR", self.dir.join("tmp")).env_remove("MATRIARCH_STORE").current_dir("/");
         Running::start(command, &self.log_file(node.name())).expect("a shell runs")
@@ -255,6 +261,21 @@ impl Hosts {
         &self.hosts[self.index(name)].node
     }
 
+    /// The host of a client of the virtual address.
+    pub fn client(&self) -> &Node {
+        self.client.as_ref().expect("the plan has a virtual address")
+    }
+
+    /// The address that follows the primary.
+    pub fn virtual_ip(&self) -> String {
+        self.lab.spare_address()
+    }
+
+    /// Where PostgreSQL's programs are.
+    pub fn bins(&self) -> &Path {
+        &self.plan.bins
+    }
+
     /// The host of the proxy.
     pub fn router(&self) -> &Node {
         &self.router.node
@@ -310,15 +331,24 @@ impl Hosts {
             Store::File => ("sqlite", json!({"path": self.store_file()})),
             Store::Etcd => ("etcd3", json!({"hosts": self.store_addresses()})),
         };
+        let (host, virtual_ip) = match self.plan.virtual_ip {
+            true => (
+                "*",
+                json!({"address": format!("{}/24", self.virtual_ip()), "interface": "host0", "label": "host0:pg"}),
+            ),
+            false => (address, Value::Null),
+        };
         let config = json!({
             "scope": "main",
+            "virtual_ip": virtual_ip,
             "name": name,
             "log": {"postgresql": self.dir.join("log").join(format!("{name}-postgresql.log"))},
             "restapi": {"listen": format!("{address}:{API}"), "token": TOKEN},
             engine: store,
             "bootstrap": {"dcs": self.plan.dynamic, "initdb": initdb},
             "postgresql": {
-                "listen": format!("{address}:{POSTGRES}"),
+                "listen": format!("{host}:{POSTGRES}"),
+                "connect_address": format!("{address}:{POSTGRES}"),
                 "data_dir": self.data(name),
                 "run_dir": self.dir.join("run").join(name),
                 "bin_dir": self.plan.bins,

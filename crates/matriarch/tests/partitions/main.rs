@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod address;
 mod clocks;
 mod disks;
 mod network;

@@ -65,6 +65,11 @@ impl Lab {
         address(self.number, 1)
     }
 
+    /// An address of its network that no host has of its own.
+    pub fn spare_address(&self) -> String {
+        address(self.number, 200)
+    }
+
     /// Adds a host. `clock` is how its boot and monotonic clocks differ from the machine's.
     pub fn host(&mut self, name: &str, clock: Clock) -> Result<Node> {
         self.hosts += 1;

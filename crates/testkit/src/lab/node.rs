@@ -132,11 +132,20 @@ impl Node {
 
     /// A command that runs on this host as the unprivileged user: it is frozen and killed with the host.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        self.command_with(program, &[])
+    }
+
+    /// The same with capabilities, written as `setpriv` does (`net_admin`); they are ambient, as systemd gives them.
+    pub fn command_with(&self, program: impl AsRef<Path>, capabilities: &[&str]) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", ENTER, "sh"]).arg(self.cgroup.entrance()).arg("nsenter").args(self.entry()).arg("--");
         if let Some(user) = user::unprivileged() {
             command.args(["setpriv", "--clear-groups"]);
             command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid));
+            if !capabilities.is_empty() {
+                let list = capabilities.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(",");
+                command.arg(format!("--inh-caps={list}")).arg(format!("--ambient-caps={list}"));
+            }
         }
         command.arg(program.as_ref());
         command
