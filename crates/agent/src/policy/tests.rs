@@ -39,6 +39,7 @@ fn options(tags: Value) -> Options {
         pg_hba: None,
         pg_ident: None,
         tls: None,
+        virtual_ip: None,
         tags: local.tags.to_json().into_iter().collect(),
         initdb: matriarch_postgres::bootstrap::InitdbOptions::default(),
         bootstrap_config: None,

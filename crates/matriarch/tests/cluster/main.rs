@@ -15,5 +15,6 @@ mod majors;
 mod noticing;
 mod patronictl;
 mod requests;
+mod tags;
 mod up;
 mod verbs;
