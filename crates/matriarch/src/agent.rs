@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use matriarch_agent::{AgentBackend, Ending, Heartbeats, Options, Shared, Shell};
+use matriarch_agent::{AgentBackend, Ending, Heartbeats, Options, Shared, Shell, virtual_ip};
 use matriarch_api::{Auth, Reads};
 use matriarch_config::{LocalConfig, LogFormat as FileFormat, PostgresLog, Role};
 use matriarch_postgres::bootstrap::InitdbOptions;
@@ -68,8 +68,8 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
         FileFormat::Json => LogFormat::Json,
     });
     logging::start(format, &format!("{:?}", config.log.level).to_lowercase());
-    if let Some(virtual_ip) = &config.virtual_ip {
-        matriarch_agent::virtual_ip::check(virtual_ip).await?;
+    if let Some(settings) = &config.virtual_ip {
+        virtual_ip::check(settings).await?;
     }
     let store = store::open(&StoreAddress::from(&config.store), &config.prefix(), true).await?;
     let options = Arc::new(Options { supervised: args.is_supervised(), ..options(&config, file)? });
@@ -105,7 +105,8 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
     let service = service::start(&config, &shared);
     let result = Shell::new(options, store, shared).run().await;
     if let Ok(Ending::Upgrade) = result {
-        return Err(upgrade::exec(&program, left_on.ok()));
+        let exec = || upgrade::exec(&program, left_on.ok());
+        return Err(if config.virtual_ip.is_some() { virtual_ip::handing_down(exec) } else { exec() });
     }
     if let Some((stop, task)) = service {
         drop(stop);

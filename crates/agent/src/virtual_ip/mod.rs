@@ -14,7 +14,7 @@ use matriarch_config::VirtualIp as Settings;
 use tokio::sync::watch;
 
 pub(crate) use interface::Place;
-pub(crate) use privilege::handing_down;
+pub use privilege::handing_down;
 
 /// What the shell wants of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -42,9 +42,9 @@ pub fn keep_from_children() {
     }
 }
 
-/// Starts something that does inherit them. Whoever has none, or is root and hands everything down anyway, hands down what
+/// Starts something that does inherit them, or becomes it. Whoever has none, or is root and hands everything down anyway, hands down what
 /// there is.
-pub(crate) fn handing_down<T>(start: impl FnOnce() -> T) -> T {
+pub fn handing_down<T>(start: impl FnOnce() -> T) -> T {
     let wanted = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
     if let Ok(sets) = capabilities(None)
         && sets.permitted.contains(wanted)

@@ -41,6 +41,13 @@ pub enum Store {
 
 const STORE_NODES: usize = 3;
 
+/// Kinds of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
 /// What to start.
 #[derive(Debug)]
 pub struct Plan {
@@ -54,8 +61,8 @@ pub struct Plan {
     pub clocks: Vec<Clock>,
     /// What the members' folders lie on.
     pub disks: Disks,
-    /// An address follows the primary ([`Hosts::virtual_ip`]), and there is one more host for a client of it.
-    pub virtual_ip: bool,
+    /// An address of this kind follows the primary ([`Hosts::virtual_ip`]), and there is one more host for a client of it.
+    pub virtual_ip: Option<Family>,
 }
 
 impl Plan {
@@ -63,7 +70,7 @@ impl Plan {
     pub fn new(name: &'static str) -> Plan {
         let bins = postgres::any().bins.clone();
         let (store, dynamic, disks) = (Store::Etcd, json!({}), Disks::Plain);
-        Plan { store, name, members: 3, bins, dynamic, clocks: Vec::new(), disks, virtual_ip: false }
+        Plan { store, name, members: 3, bins, dynamic, clocks: Vec::new(), disks, virtual_ip: None }
     }
 
     /// Makes the hosts; nothing runs on them yet. `None` when this machine has no namespaces for us.
@@ -133,7 +140,7 @@ impl Hosts {
             Host { node, keeper: None }
         });
         let store_nodes = nodes.collect();
-        let client = plan.virtual_ip.then(|| lab.host("client", Clock::default()).expect("a host can be made"));
+        let client = plan.virtual_ip.map(|_| lab.host("client", Clock::default()).expect("a host can be made"));
         let hosts = Hosts { hosts, router, store_nodes, client, disks, _shared: shared, dir, lab, plan, _slot: slot };
         for name in hosts.names() {
             hosts.write_config(&name);
@@ -160,7 +167,7 @@ impl Hosts {
     pub fn boot(&mut self, name: &str) {
         let config = self.config(name).display().to_string();
         self.node(name).heal().expect("the network can be had");
-        let capabilities: &[&str] = if self.plan.virtual_ip { &["net_admin", "net_raw"] } else { &[] };
+        let capabilities: &[&str] = if self.plan.virtual_ip.is_some() { &["net_admin", "net_raw"] } else { &[] };
         let keeper = self.keep(self.node(name), &["agent", "--config", &config], capabilities);
         let index = self.index(name);
         self.hosts[index].keeper = Some(keeper);
@@ -268,7 +275,10 @@ impl Hosts {
 
     /// The address that follows the primary.
     pub fn virtual_ip(&self) -> String {
-        self.lab.spare_address()
+        match self.plan.virtual_ip {
+            Some(Family::V6) => "fd00:213::c8".to_owned(),
+            _ => self.lab.spare_address(),
+        }
     }
 
     /// Where PostgreSQL's programs are.
@@ -319,7 +329,8 @@ impl Hosts {
         self.plan.store == Store::Etcd
     }
 
-    fn config(&self, name: &str) -> PathBuf {
+    /// The configuration of a member's agent.
+    pub fn config(&self, name: &str) -> PathBuf {
         self.dir.join("etc").join(format!("{name}.yaml"))
     }
 
@@ -331,12 +342,13 @@ impl Hosts {
             Store::File => ("sqlite", json!({"path": self.store_file()})),
             Store::Etcd => ("etcd3", json!({"hosts": self.store_addresses()})),
         };
+        let ip = self.virtual_ip();
         let (host, virtual_ip) = match self.plan.virtual_ip {
-            true => (
-                "*",
-                json!({"address": format!("{}/24", self.virtual_ip()), "interface": "host0", "label": "host0:pg"}),
-            ),
-            false => (address, Value::Null),
+            Some(Family::V4) => {
+                ("*", json!({"address": format!("{ip}/24"), "interface": "host0", "label": "host0:pg"}))
+            }
+            Some(Family::V6) => ("*", json!({"address": format!("{ip}/64"), "interface": "host0"})),
+            None => (address, Value::Null),
         };
         let config = json!({
             "scope": "main",

@@ -8,8 +8,8 @@ use matriarch_testkit::lab::Node;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::hosts::Plan;
-use crate::harness::{Hosts, PATIENCE, Subject, health};
+use crate::harness::hosts::{Family, Plan};
+use crate::harness::{Hosts, PATIENCE, Subject, health, verb};
 
 /// Waits until something is as it should be.
 async fn until(what: &str, mut wrong: impl FnMut() -> Option<String>) {
@@ -47,9 +47,9 @@ fn believed(hosts: &Hosts) -> Option<String> {
 }
 
 /// What the client's host once knew it goes on believing; nothing but an announcement changes its mind in time.
-fn be_stubborn(client: &Node) {
+fn be_stubborn(client: &Node, family: &str) {
     for key in ["base_reachable_time_ms=36000000", "gc_stale_time=36000", "delay_first_probe_time=36000"] {
-        let status = client.inside("sysctl").args(["-q", "-w", &format!("net.ipv4.neigh.host0.{key}")]).status();
+        let status = client.inside("sysctl").args(["-q", "-w", &format!("net.{family}.neigh.host0.{key}")]).status();
         assert!(status.expect("sysctl runs").success(), "{key}");
     }
 }
@@ -102,10 +102,60 @@ async fn other_leader(hosts: &Hosts, old: &str) -> String {
     }
 }
 
+fn plan(name: &'static str, family: Family) -> Plan {
+    Plan { virtual_ip: Some(family), ..Plan::new(name) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_of_ipv6_follows_the_primary() {
+    let Some(hosts) = plan("address6", Family::V6).start().await else { return };
+    ip(hosts.client(), &["address", "add", "fd00:213::63/64", "dev", "host0", "nodad"]);
+    be_stubborn(hosts.client(), "ipv6");
+    let first = health::leader(&hosts).await;
+    follows(&hosts, &first).await;
+    hosts.verb(&["switchover", "--force"]).await.ok();
+    let second = other_leader(&hosts, &first).await;
+    follows(&hosts, &second).await;
+    alone(&hosts, &second).await;
+
+    // What stands still answers in IPv6, too.
+    hosts.node(&second).freeze().expect("it can be frozen");
+    let third = other_leader(&hosts, &second).await;
+    follows(&hosts, &third).await;
+    let frozen = hardware_address(hosts.node(&second));
+    until("the other owner is named", || {
+        let log = hosts.log(&third);
+        (!log.contains(&format!("also answered for by {frozen}"))).then_some(log)
+    })
+    .await;
+    hosts.node(&second).thaw().expect("it can be thawed");
+    alone(&hosts, &third).await;
+    health::well(&hosts, PATIENCE).await;
+}
+
+#[test]
+fn what_an_address_needs_is_said_at_the_start() {
+    let Some(hosts) = plan("address-needs", Family::V4).prepare() else { return };
+    let node = hosts.node("a");
+    let config = hosts.config("a");
+    let refused = |capabilities: &[&str], words: &[&str]| {
+        let mut agent = node.command_with(verb::program(), capabilities);
+        let output = agent.args(["agent", "--config"]).arg(&config).current_dir("/").output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+    };
+    refused(&[], &["virtual_ip", "CAP_NET_ADMIN", "CAP_NET_RAW", "AmbientCapabilities"]);
+    refused(&["net_admin"], &["CAP_NET_RAW (to tell the neighbours of it)"]);
+    let text = std::fs::read_to_string(&config).expect("it was written");
+    let other = text.replace("\"host0\"", "\"nowhere0\"").replace("host0:pg", "nowhere0:pg");
+    std::fs::write(&config, other).expect("it is ours");
+    refused(&["net_admin", "net_raw"], &["virtual_ip.interface", "no interface nowhere0", "host0, lo"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_follows_the_primary() {
-    let Some(mut hosts) = (Plan { virtual_ip: true, ..Plan::new("address") }).start().await else { return };
-    be_stubborn(hosts.client());
+    let Some(mut hosts) = plan("address", Family::V4).start().await else { return };
+    be_stubborn(hosts.client(), "ipv4");
     let first = health::leader(&hosts).await;
     follows(&hosts, &first).await;
     alone(&hosts, &first).await;
@@ -159,6 +209,17 @@ async fn an_address_follows_the_primary() {
     assert!(hosts.log(&fourth).contains("guard: "), "it was the guard");
     assert!(faults::signal(agent, Signal::CONT));
     health::well(&hosts, PATIENCE).await;
+
+    // One that becomes another program keeps the address, and what it takes to give it up.
+    let agent = hosts.agent(&fifth).expect("it runs");
+    let starts = || hosts.log(&fifth).matches("agent of member").count();
+    let before = starts();
+    assert!(faults::signal(agent, Signal::USR2));
+    until("another program in the agent", || (starts() == before).then(|| "the old one goes on".to_owned())).await;
+    health::well(&hosts, PATIENCE).await;
+    assert_eq!(hosts.agent(&fifth), Some(agent));
+    alone(&hosts, &fifth).await;
+    follows(&hosts, &fifth).await;
 
     // One that is told to stop takes it away itself.
     assert!(faults::signal(hosts.agent(&fifth).expect("it runs"), Signal::TERM));
