@@ -3,7 +3,7 @@
 //! A write to a wedged volume does not fail, it never ends, and takes the thread along. So writes are tried by a thread
 //! of their own, and everybody else looks at how long it has been at it.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -120,22 +120,21 @@ fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 fn try_all(state: &Mutex<State>, dirs: &[PathBuf], owner: Option<&Owner>) -> Health {
     let mut least = u64::MAX;
-    let mut seen = Vec::new();
+    let mut tried = false;
     for dir in dirs {
         locked(state).since = Some((boot_ms(), dir.clone()));
         // Without the directory there is no server to worry about, and it must not come back through us.
-        let Ok(device) = fs::metadata(dir).map(|metadata| metadata.dev()) else { continue };
-        if seen.contains(&device) {
+        if !dir.is_dir() {
             continue;
         }
-        seen.push(device);
+        tried = true;
         if let Err(error) = write(dir, owner) {
             let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
             return Health::Refused { dir: dir.clone(), full, error: error.to_string() };
         }
         least = least.min(free(dir).unwrap_or(u64::MAX));
     }
-    if seen.is_empty() { Health::Unknown } else { Health::Writable { free: least } }
+    if tried { Health::Writable { free: least } } else { Health::Unknown }
 }
 
 fn write(dir: &Path, owner: Option<&Owner>) -> io::Result<()> {

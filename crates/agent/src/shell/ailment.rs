@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use matriarch_core::Lsn;
 use matriarch_core::decide::{Ailment, Millis, Server};
 use matriarch_postgres::greeting::greet;
 use matriarch_postgres::volumes::{Health, VolumeProbe};
@@ -18,6 +19,9 @@ const GREET_LIMIT: Duration = Duration::from_secs(60);
 /// Below this there is not even room for one more WAL segment of the usual size.
 const LEAST_ROOM: u64 = 16 << 20;
 
+/// The next record's position is behind the header of the page it will be on; nothing waits then.
+const PAGE_HEADER: u64 = 40;
+
 /// What was asked of PostgreSQL's surroundings, and what they owe.
 pub(super) struct Checks {
     volumes: VolumeProbe,
@@ -27,11 +31,13 @@ pub(super) struct Checks {
     greeting: Option<Millis>,
     /// Since when writes are refused for another reason than missing room.
     refused: Option<Millis>,
+    /// Since when WAL waits to be flushed, and up to where it was flushed then.
+    unflushed: Option<(Millis, Lsn)>,
 }
 
 impl Checks {
     pub fn new(volumes: VolumeProbe) -> Checks {
-        Checks { volumes, write_due: 0, greet_due: 0, greeting: None, refused: None }
+        Checks { volumes, write_due: 0, greet_due: 0, greeting: None, refused: None, unflushed: None }
     }
 }
 
@@ -49,6 +55,8 @@ impl Shell {
         }
         let refuses = matches!(checks.volumes.health(), Health::Refused { full: false, .. });
         checks.refused = checks.refused.or(Some(now)).filter(|_| refuses);
+        self.watch_flushes(now);
+        let checks = &mut self.checks;
         let answers = matches!(self.pg.server, Server::Running(_));
         if answers && checks.greeting.is_none() && now >= checks.greet_due {
             checks.greet_due = now + GREET_EVERY;
@@ -60,6 +68,16 @@ impl Shell {
             });
         }
         self.checks.write_due
+    }
+
+    /// A primary's WAL is flushed by every commit, and within a second without one.
+    fn watch_flushes(&mut self, now: Millis) {
+        let positions = self.pg.probe.as_ref().and_then(|probe| Some((probe.insert_lsn?, probe.flush_lsn?)));
+        let waiting = positions.filter(|(insert, flush)| insert.0 > flush.0 + PAGE_HEADER).map(|(_, flush)| flush);
+        self.checks.unflushed = waiting.map(|flush| match self.checks.unflushed {
+            Some((since, before)) if before == flush => (since, flush),
+            _ => (now, flush),
+        });
     }
 
     /// The postmaster has answered, or is not worth waiting for any more.
@@ -80,7 +98,10 @@ impl Shell {
             (Health::Refused { full: false, dir, error }, Some(since)) => {
                 Some(Ailment::Stalled { since, place: format!("{} ({error})", dir.display()) })
             }
-            _ => None,
+            _ => self
+                .checks
+                .unflushed
+                .map(|(since, lsn)| Ailment::Stalled { since, place: format!("its WAL after {lsn}") }),
         };
         stalled.or_else(|| self.checks.greeting.map(|since| Ailment::Deaf { since })).or_else(|| self.no_room(&health))
     }

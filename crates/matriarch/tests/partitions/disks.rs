@@ -22,7 +22,6 @@ async fn a_full_disk_of_a_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the primary does not probe its write path yet"]
 async fn a_full_disk_of_the_primary() {
     survive_on(volumes("full-primary"), &[Trouble::PrimaryDiskFull]).await;
 }
@@ -33,13 +32,11 @@ async fn a_frozen_disk_of_a_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the primary does not probe its write path yet"]
 async fn a_frozen_disk_of_the_primary() {
     survive_on(volumes("ice-primary"), &[Trouble::PrimaryDiskStalls]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the primary does not probe its write path yet"]
 async fn a_frozen_wal_disk_of_the_primary() {
     survive_on(faulty("ice-wal"), &[Trouble::PrimaryWalStalls]).await;
 }
@@ -50,7 +47,6 @@ async fn errors_of_a_replicas_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a primary whose crash recovery in place does not end keeps the lead for ever"]
 async fn errors_of_the_primarys_disk() {
     survive_on(faulty("primary-errors"), &[Trouble::PrimarySyncFails]).await;
 }

@@ -62,16 +62,12 @@ async fn soak(name: &'static str, faults: usize, seed: u64) {
 /// How long a trouble on hosts lasts, in milliseconds: from one that nobody needs to notice to one longer than any lease.
 const LASTS: std::ops::Range<u64> = 200..12_000;
 
-/// Faults that the product does not get over by itself yet.
-const NOT_YET: [Trouble; 3] = [Trouble::PrimaryDiskStalls, Trouble::PrimaryWalStalls, Trouble::PrimarySyncFails];
-
 /// Faults of networks, hosts, disks and the store. Each has its own clients and observer, so that the table can say whose
 /// fault a lost row was; at the end everything acknowledged from first to last must be there.
 async fn soak_on_hosts(mut hosts: Hosts, faults: usize, seed: u64) {
     eprintln!("{faults} faults on hosts, MATRIARCH_SOAK_SEED={seed}");
     let mut random = SmallRng::seed_from_u64(seed);
-    let mut all = possible(&hosts);
-    all.retain(|trouble| !NOT_YET.contains(trouble));
+    let all = possible(&hosts);
     let mut sum = table::Table::new(seed);
     let whole = Ledger::start(Options::new(hosts.writes())).await.expect("the cluster takes writes");
     for (number, trouble) in (1..).zip(deck(&all, &mut random, faults)) {
