@@ -96,7 +96,9 @@ class Patroni(Contender):
         return None
 
     def switchover(self, leader: str, candidate: str) -> None:
-        body = json.dumps({"leader": leader, "candidate": candidate}).encode()
+        # With synchronous_mode on it refuses every candidate but the synchronous one: that it chooses by itself.
+        which = {"leader": leader} if self.setup.mode == "on" else {"leader": leader, "candidate": candidate}
+        body = json.dumps(which).encode()
         url = f"http://{self.address(leader)}:{self.rest[leader]}/switchover"
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
         with urllib.request.urlopen(request, timeout=120) as answer:
