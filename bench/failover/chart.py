@@ -7,13 +7,16 @@ import pathlib
 
 WIDTH, LEFT, RIGHT = 880, 205, 170
 BAR, STEP, GAP, TOP = 13, 19, 30, 62
+# A page of its own under everything: it stays readable where the page around it has the other colour.
 STYLE = """
 text { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #24292f }
 .title { font-size: 15px; font-weight: 600 } .fault { font-weight: 600 } .faint { fill: #57606a } .lost { fill: #b42318 }
+.page { fill: #ffffff } .value { paint-order: stroke; stroke: #ffffff; stroke-width: 4px }
 .grid { stroke: #d0d7de; stroke-width: 1 } .range { stroke: #24292f; stroke-width: 1.2 }
 .matriarch { fill: #1a7f5a } .patroni { fill: #8c959f } .stolon { fill: #b08a4a }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3 } .faint { fill: #9198a1 } .lost { fill: #ff8a80 }
+.page { fill: #0d1117 } .value { stroke: #0d1117 }
 .grid { stroke: #3d444d } .range { stroke: #e6edf3 }
 .matriarch { fill: #3fb68b } .patroni { fill: #6e7681 } .stolon { fill: #a5864f }
 }
@@ -53,7 +56,7 @@ def bar(row: dict, scale: Scale, y: float) -> list[str]:
         f'<text x="{LEFT - 10}" y="{middle + 4}" text-anchor="end">{name}</text>',
         f'<rect class="{html.escape(row["product"])}" x="{start}" y="{y}" width="{max(1.5, end - start):.1f}" height="{BAR}" rx="2"/>',
         f'<line class="range" x1="{scale.x(gap["min"])}" x2="{scale.x(gap["max"])}" y1="{middle}" y2="{middle}"/>',
-        f'<text x="{right}" y="{middle + 4}">{words}{lost}</text>',
+        f'<text class="value" x="{right}" y="{middle + 4}">{words}{lost}</text>',
     ]
 
 
@@ -63,8 +66,10 @@ def draw(files: list[dict]) -> str:
     for results in files:
         if any("product" not in row for row in results["results"]):
             raise SystemExit("error: these results are of an older form; measure again")
-        front = [word for word, on in (("PgBouncer", results.get("pooler")), ("loaded", results.get("load"))) if on]
-        suffix = f" ({', '.join(front)})" if front else ""
+        members = results["members"]
+        under = (("PgBouncer", results["pooler"]), ("loaded", results["load"]), (f"{members} members", members != 3))
+        named = [word for word, on in under if on]
+        suffix = f" ({', '.join(named)})" if named else ""
         rows += [{**row, "fault": row["fault"] + suffix} for row in results["results"]]
     if not rows:
         raise SystemExit("error: there are no results to draw")
@@ -84,12 +89,15 @@ def draw(files: list[dict]) -> str:
         grid.append(f'<text class="faint" x="{x}" y="{TOP - 12}" text-anchor="middle">{tick:g}</text>')
     first, runs = files[0], [row["runs"] for row in rows]
     count = f"{min(runs)}" if min(runs) == max(runs) else f"{min(runs)} to {max(runs)}"
-    notes = f"median and range of {count}; log scale, shorter is better; {first['postgres']}, {first['cores']} cores, {first.get('date', '')}"
+    where = f"{first['postgres']}, {first['cores']} cores, {first['date']}"
+    notes = f"median and range of {count}; log scale, shorter is better; {where}"
+    size = f'width="{WIDTH}" height="{y + 26:.0f}" viewBox="0 0 {WIDTH} {y + 26:.0f}"'
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y + 26:.0f}" viewBox="0 0 {WIDTH} {y + 26:.0f}" role="img">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">',
             "<title>Seconds without a write when the primary is lost</title>",
             f"<style>{STYLE}</style>",
+            '<rect class="page" width="100%" height="100%" rx="8"/>',
             '<text class="title" x="12" y="22">Seconds without a write when the primary is lost</text>',
             *grid,
             *body,
