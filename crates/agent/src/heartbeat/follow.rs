@@ -29,7 +29,7 @@ pub async fn follow(hub: Arc<Heartbeats>) {
         match named {
             Some(named) => Watcher::new(hub.clone(), named).run(&mut target).await,
             None => {
-                hub.tell_pulse(Pulse::Unknown);
+                hub.tell_pulse(None, Pulse::Unknown);
                 if target.changed().await.is_err() {
                     return;
                 }
@@ -83,7 +83,7 @@ impl Watcher {
         self.new_connection();
         loop {
             let wake = self.step();
-            self.hub.tell_pulse(self.detector.pulse());
+            self.hub.tell_pulse(Some(&self.target), self.detector.pulse());
             let pause = Duration::from_millis(wake.saturating_sub(boot_clock_ms()));
             let hub = self.hub.clone();
             tokio::select! {

@@ -143,6 +143,8 @@ impl Heartbeats {
             let news = known.as_deref() != target.as_ref();
             if news {
                 *known = target.map(Arc::new);
+                // At once, not when the follower gets to run: a suspicion is about one leader in one epoch.
+                self.state().pulse = Pulse::Unknown;
             }
             news
         });
@@ -163,9 +165,11 @@ impl Heartbeats {
         self.state().pulse
     }
 
-    fn tell_pulse(&self, pulse: Pulse) {
+    /// A verdict on a target; one on an earlier target comes too late.
+    fn tell_pulse(&self, target: Option<&Arc<Target>>, pulse: Pulse) {
+        let current = self.target.borrow();
         let mut state = self.state();
-        if state.pulse == pulse {
+        if current.as_ref() != target || state.pulse == pulse {
             return;
         }
         match pulse {

@@ -60,11 +60,10 @@ impl Shell {
             serial: self.lasting.newest().map_or(0, |sync| sync.serial),
             asks: decision.asks_promise,
         });
-        self.heartbeats.listen_to(self.leader_to_hear());
     }
 
     /// Whom the store names as the leader of the newest epoch, also while its key has expired.
-    fn leader_to_hear(&self) -> Option<Target> {
+    pub(super) fn leader_to_hear(&self) -> Option<Target> {
         let sync = self.sync().filter(|sync| sync.released.is_none() && sync.leader != *self.options.name())?;
         let (agent, postgres) = self.neighbours.0.get(&sync.leader)?.clone();
         Some(Target { name: sync.leader.clone(), epoch: sync.epoch, agent, postgres })

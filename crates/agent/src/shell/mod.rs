@@ -367,6 +367,8 @@ impl Shell {
         self.new_config(&reading);
         self.neighbours.take_in(&reading.view);
         self.reading = Some(reading);
+        // What was heard of another leader, or in another epoch, says nothing of the one that this view names.
+        self.heartbeats.listen_to(self.leader_to_hear());
         self.read_at = Some(jiff::Timestamp::now());
     }
 
