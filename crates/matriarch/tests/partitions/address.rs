@@ -48,9 +48,11 @@ fn believed(hosts: &Hosts) -> Option<String> {
 
 /// What the client's host once knew it goes on believing; nothing but an announcement changes its mind in time.
 fn be_stubborn(client: &Node, family: &str) {
-    for key in ["base_reachable_time_ms=36000000", "gc_stale_time=36000", "delay_first_probe_time=36000"] {
-        let status = client.inside("sysctl").args(["-q", "-w", &format!("net.{family}.neigh.host0.{key}")]).status();
-        assert!(status.expect("sysctl runs").success(), "{key}");
+    let times = [("base_reachable_time_ms", 36_000_000), ("gc_stale_time", 36_000), ("delay_first_probe_time", 36_000)];
+    for (key, time) in times {
+        let write = format!("echo {time} >/proc/sys/net/{family}/neigh/host0/{key}");
+        let status = client.inside("sh").args(["-c", &write]).status();
+        assert!(status.expect("a shell runs").success(), "{key}");
     }
 }
 
@@ -64,6 +66,18 @@ fn reaches(hosts: &Hosts, member: &str) -> Result<(), String> {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let there = out.trim() == hosts.data(member).display().to_string();
     if there { Ok(()) } else { Err(format!("{} {}", out.trim(), err.trim())) }
+}
+
+/// Only the agent and its guard may change the network: not PostgreSQL, nor what it starts.
+fn keeps_privileges_to_itself(hosts: &Hosts, member: &str) {
+    let capabilities = |pid: i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("CapPrm:")).expect("the kernel tells");
+        u64::from_str_radix(line.trim(), 16).expect("it is a number")
+    };
+    let postmaster = faults::postmaster(&hosts.data(member)).expect("it runs");
+    assert_eq!(capabilities(postmaster), 0, "PostgreSQL");
+    assert_ne!(capabilities(hosts.agent(member).expect("it runs")), 0, "the agent");
 }
 
 /// Waits until the client is at the given member.
@@ -159,6 +173,7 @@ async fn an_address_follows_the_primary() {
     let first = health::leader(&hosts).await;
     follows(&hosts, &first).await;
     alone(&hosts, &first).await;
+    keeps_privileges_to_itself(&hosts, &first);
 
     // A planned switchover.
     hosts.verb(&["switchover", "--force"]).await.ok();
