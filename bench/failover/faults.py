@@ -16,7 +16,7 @@ class Fault:
     needs: frozenset[str] = frozenset()
     # How long writes are waited for before it is undone all the same (seconds).
     limit = 120.0
-    # How long it lasts at least (seconds).
+    # How long it lasts, whether writes go on or not (seconds); else it is undone once they are back.
     lasts = 0.0
     # Longest silence of writes that still counts as steady (seconds).
     steady = 0.3

@@ -38,14 +38,13 @@ def strike(contender: Contender, fault: Fault, ledger: Ledger) -> dict:
         try:
             fault.strike()
             # The router may serve the old primary for a moment yet: let the fault begin before asking whether it is over.
-            time.sleep(1.0)
-            back = ledger.wait_steady(2.0, fault.limit)
-            time.sleep(max(0.0, begun + fault.lasts - time.monotonic()))
+            time.sleep(max(1.0, begun + fault.lasts - time.monotonic()))
+            back = bool(fault.lasts) or ledger.wait_steady(2.0, fault.limit)
         finally:
             fault.heal()
         # What a healed member does to the others belongs to the fault.
         time.sleep(3.0)
-        ledger.wait_steady(1.0, fault.limit)
+        back &= ledger.wait_steady(1.0, fault.limit)
     finally:
         summary = ledger.finish()
     machine.wait_until("the victim back as a replica", contender.healthy, PATIENCE, 0.5)
