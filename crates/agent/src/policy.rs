@@ -47,7 +47,8 @@ pub fn policy(options: &Options, config: &DynamicConfig) -> Policy {
         shrink_delay: config.shrink_delay.as_millis() as Millis,
         maximum_lag_on_failover: config.maximum_lag_on_failover,
         start_timeout: start_timeout(config),
-        stall_limit: (!config.write_probe_timeout.is_zero()).then(|| config.write_probe_timeout.as_millis() as Millis),
+        stall_limit: (!config.write_probe_timeout.is_zero())
+            .then_some(config.write_probe_timeout.as_millis() as Millis),
         use_rewind: config.postgresql.use_pg_rewind,
         clone_after_rewind: config.postgresql.remove_data_directory_on_rewind_failure,
         clone_diverged: config.postgresql.remove_data_directory_on_diverged_timelines,

@@ -8,7 +8,7 @@ mod table;
 use std::time::{Duration, Instant};
 
 use harness::storage::Disks;
-use harness::trouble::{Trouble, endure, possible};
+use harness::trouble::{endure, possible};
 use harness::{Cluster, Fault, Hosts, PATIENCE, Subject, Witness, health, hosts};
 use matriarch_testkit::ledger::{Ledger, Options, verify};
 use matriarch_testkit::observer::Probe;
