@@ -166,8 +166,14 @@ impl World {
 
     /// Has `decide` remember something else than it did.
     pub(crate) fn mutate_memory(&mut self, node: NodeId, observation: &Observation) {
-        let resumes =
-            matches!(self.setup.mutation, Some(Mutation::ResumeWithoutWithdrawal | Mutation::ResumeAfterPledge));
+        let own = observation.store.as_ref().and_then(|view| view.pledges.get(&self.nodes[node].name));
+        let known = own.is_some_and(|own| !own.value.withdrawn);
+        let resumes = match self.setup.mutation {
+            Some(Mutation::ResumeAfterPledge) => true,
+            // It was never heard of, so it is taken not to have been written.
+            Some(Mutation::ResumeWithoutWithdrawal) => !known,
+            _ => false,
+        };
         let memory = &mut self.nodes[node].agent.memory;
         if resumes {
             memory.pledging.doubt = Doubt::Clear;
@@ -249,6 +255,12 @@ impl World {
             Mutation::ResumeAfterPledge => {
                 // It is counted by others; the member itself has forgotten it once the leader is heard again.
                 if matches!(observation.pulse, Pulse::Alive { .. }) {
+                    view.pledges.remove(me);
+                }
+            }
+            Mutation::ResumeWithoutWithdrawal => {
+                let resumed = self.nodes[node].agent.memory.pledging.doubt == Doubt::Clear;
+                if resumed && matches!(observation.pulse, Pulse::Alive { .. }) {
                     view.pledges.remove(me);
                 }
             }

@@ -269,6 +269,18 @@ pub(crate) fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile)
             }
             faults
         }
+        Profile::Suspicion if rng.random_bool(0.2) => {
+            // A pledge is late, its maker streams again and confirms alone; then the leader dies.
+            let dies = rng.random_range(4000..9000);
+            let behind = if rng.random_bool(0.5) { Fault::Cut(primary, third) } else { Fault::SlowDisk(third, 2000) };
+            vec![
+                (0, Fault::DelayedRequests),
+                (soon / 4, Fault::Silence(primary, other)),
+                (rng.random_range(0..4000), behind),
+                (dies, Fault::PowerCut(primary)),
+                (dies, Fault::Silence(primary, other)),
+            ]
+        }
         Profile::Suspicion => suspicions(world, rng, primary, other),
         Profile::Paused => vec![(rng.random_range(0..3000), random_fault(world, rng))],
         Profile::Steps => vec![(0, random_fault(world, rng))],
