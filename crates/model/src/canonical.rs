@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use matriarch_core::decide::{Doubt, Memory};
+
 use crate::state::{Key, Member, Records, Request, State};
 
 type Seen = BTreeSet<(Key, u64)>;
@@ -28,9 +30,9 @@ pub fn canonical(state: &mut State) {
         let renumbered = records_renumbered(other, &rank);
         if renumbered == *records { records.clone() } else { Arc::new(renumbered) }
     };
-    for member in &mut state.members {
+    for (id, member) in state.members.iter_mut().enumerate() {
         let view = share(&member.view);
-        renumber_member(Arc::make_mut(member), &rank, view);
+        renumber_member(id as u8, Arc::make_mut(member), &rank, view);
     }
     state.saved = state.saved.as_ref().map(share);
     for request in &mut state.flight {
@@ -45,29 +47,46 @@ pub fn canonical(state: &mut State) {
     state.records = records;
 }
 
-fn renumber_member(member: &mut Member, rank: &impl Fn(Key, u64) -> u64, view: Arc<Records>) {
+fn renumber_member(id: u8, member: &mut Member, rank: &impl Fn(Key, u64) -> u64, view: Arc<Records>) {
     member.view = view;
     if let Some(held) = &mut member.lease {
         held.id = rank(Key::Lease, held.id);
     }
     member.maybe = member.maybe.map(|lease| rank(Key::Lease, lease));
-    if let Some(proposed) = &member.memory.proposed
-        && rank(Key::Sync, proposed.revision) != proposed.revision
-        && let Some(proposed) = &mut Arc::make_mut(&mut member.memory).proposed
-    {
+    let mut memory = member.memory.as_ref().clone();
+    for proposed in memory.proposed.iter_mut().chain(&mut memory.announced) {
         proposed.revision = rank(Key::Sync, proposed.revision);
     }
+    if let Doubt::Sent(Some(compared)) = &mut memory.pledging.doubt
+        && *compared < u64::MAX
+    {
+        *compared = rank(Key::Pledge(id), *compared);
+    }
+    if memory != *member.memory {
+        member.memory = Arc::new(memory);
+    }
+}
+
+/// Numbers that decisions remember.
+fn remembered(id: u8, memory: &Memory) -> impl Iterator<Item = (Key, u64)> {
+    let proposed = memory.proposed.iter().chain(&memory.announced).map(|proposed| (Key::Sync, proposed.revision));
+    let compared = match memory.pledging.doubt {
+        // A number that a mutation invented is none.
+        Doubt::Sent(compared) => compared.filter(|compared| *compared < u64::MAX),
+        _ => None,
+    };
+    proposed.chain(compared.map(|compared| (Key::Pledge(id), compared)))
 }
 
 fn collect(state: &State, seen: &mut Seen) {
     collect_records(&state.records, seen);
-    for member in &state.members {
+    for (id, member) in state.members.iter().enumerate() {
         if !Arc::ptr_eq(&member.view, &state.records) {
             collect_records(&member.view, seen);
         }
         seen.extend(member.lease.map(|held| (Key::Lease, held.id)));
         seen.extend(member.maybe.map(|lease| (Key::Lease, lease)));
-        seen.extend(member.memory.proposed.as_ref().map(|proposed| (Key::Sync, proposed.revision)));
+        seen.extend(remembered(id as u8, &member.memory));
     }
     if let Some(saved) = &state.saved {
         collect_records(saved, seen);

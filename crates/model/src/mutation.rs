@@ -2,7 +2,7 @@
 //! answered, or what the world around it guarantees; `decide` itself stays as it is.
 
 use matriarch_core::Lsn;
-use matriarch_core::decide::{Action, Barrier, Decision, Job, LeaderKey, Memory, Observation, Purpose, Server};
+use matriarch_core::decide::{Action, Barrier, Decision, Doubt, Job, LeaderKey, Memory, Observation, Purpose, Server};
 use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
 use matriarch_core::transaction::{Compare, Txn, Write};
@@ -101,6 +101,9 @@ impl Scene<'_> {
         if mutation == Mutation::ProposalForgotten {
             memory.proposed = None;
         }
+        if mutation == Mutation::ResumeAfterPledge {
+            memory.pledging.doubt = Doubt::Clear;
+        }
         let Some(running) = observation.running() else { return };
         let names = &running.synchronous_standby_names;
         let known = memory.barrier.as_ref().is_some_and(|barrier| barrier.names == *names);
@@ -165,6 +168,7 @@ impl Scene<'_> {
                     && view.pledges.get(&my_name).is_some_and(|pledge| pledge.value.epoch == sync.epoch) =>
             {
                 view.leader = Some(LeaderKey { name: sync.leader.clone(), revision: INVENTED, held: false });
+                view.pledges.remove(&my_name);
             }
             Mutation::HandoverUnchecked => {
                 if let Some(release) = sync.released.as_mut().filter(|release| release.shutdown_checkpoint.is_some()) {

@@ -129,7 +129,7 @@ impl Setup {
                 sync_standby: None,
                 quorum: 0,
                 epoch: 1,
-                serial: 1,
+                serial: 0,
                 incarnation: incarnation(0),
                 established: true,
                 previous: Vec::new(),

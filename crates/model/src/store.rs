@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use matriarch_core::Lsn;
 use matriarch_core::decide::{Change, ClusterView, LeaderKey};
-use matriarch_core::record::{HistoryEntry, MemberRecord, Role, Versioned, key};
+use matriarch_core::record::{HistoryEntry, MemberRecord, Role, SyncRecord, Versioned, key};
 use matriarch_core::transaction::{Compare, Write};
 
 use crate::agent::{How, TICKS};
@@ -102,7 +102,7 @@ impl Scene<'_> {
             awaited: true,
             purpose: change.purpose,
             compares: change.txn.compares.iter().map(compare).collect(),
-            writes: change.txn.writes.iter().filter_map(effect).collect(),
+            writes: change.txn.writes.iter().filter_map(effect).map(|effect| self.unnumbered(effect)).collect(),
             lease,
             age: 0,
             answered: false,
@@ -224,6 +224,19 @@ fn key_of(text: &str) -> Key {
         _ => {
             let member = text.strip_prefix("pledges/");
             Key::Pledge(id(member.unwrap_or_else(|| panic!("the model does not know the key '{text}'"))))
+        }
+    }
+}
+
+impl Scene<'_> {
+    /// Serial numbers tell something only in a store that may go back in time; elsewhere they would keep equal situations
+    /// apart.
+    fn unnumbered(&self, effect: Effect) -> Effect {
+        match effect {
+            Effect::Sync(sync) if self.state.left.restores == 0 && self.state.saved.is_none() => {
+                Effect::Sync(Arc::new(SyncRecord { serial: 0, ..sync.as_ref().clone() }))
+            }
+            effect => effect,
         }
     }
 }

@@ -27,8 +27,8 @@ impl Turn<'_> {
         // What may be in force in the store or in PostgreSQL: the published rule, one that PostgreSQL enforces already, and
         // one that was sent and whose answer got lost.
         let published = sync.value.rule.clone();
-        let announced = self.memory.announced.as_ref().filter(|announced| announced.revision == sync.revision);
-        let announced = announced.map_or_else(|| published.clone(), |announced| announced.rule.clone());
+        let announced =
+            self.memory.announced.as_ref().map_or_else(|| published.clone(), |announced| announced.rule.clone());
         let rules = [published, self.enforced_rule(sync), announced];
         let renewed = self.obs.lease.map_or(0, |lease| lease.renewed);
         self.asks_promise =

@@ -80,6 +80,7 @@ impl<'a> Turn<'a> {
         let Some(sync) = &view.sync else {
             return self.trouble("no_sync_record", "the store knows the cluster but not its epoch ('sync' is missing)");
         };
+        self.memory.announced.take_if(|announced| announced.revision != sync.revision);
         self.recall_pledges(view, &sync.value);
         self.weigh_authority(view, sync);
         match &view.leader {
