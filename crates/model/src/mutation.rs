@@ -216,8 +216,15 @@ impl Mutation {
             Mutation::PreviousRuleIgnored | Mutation::StandbyWithoutRule => {
                 Setup::three(Budget { expiries: 2, ..expiry })
             }
-            Mutation::TimelineNotReserved => Setup::three(Budget { expiries: 2, ..Budget::default() }),
-            Mutation::TakeoverUncompared => Setup::three(Budget { delays: 1, expiries: 2, ..Budget::default() }),
+            // With a fence of one pledge these take fewer steps.
+            Mutation::TimelineNotReserved => {
+                let budget = Budget { expiries: 2, ..Budget::default() };
+                Setup { needed: 2, needed_at_first: 2, ..Setup::three(budget) }
+            }
+            Mutation::TakeoverUncompared => {
+                let budget = Budget { delays: 1, expiries: 2, ..Budget::default() };
+                Setup { needed: 2, needed_at_first: 2, ..Setup::three(budget) }
+            }
             Mutation::IncarnationsIgnored | Mutation::LeaderOfOtherData => {
                 Setup::three(Budget { backups: 1, ..expiry })
             }

@@ -9,7 +9,7 @@ use matriarch_model::setup::{Budget, Setup};
 /// Steps generated, at most, before a search is cut off.
 const STATES: usize = 250_000;
 /// The same for a mutation that has to be found.
-const PATIENCE: usize = 2_000_000;
+const PATIENCE: usize = 4_000_000;
 const DEPTH: usize = 200;
 
 fn holds(setup: &Setup) -> Outcome {
