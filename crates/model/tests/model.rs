@@ -44,7 +44,7 @@ fn leaders_that_lose_their_lease_lose_nothing() {
 
 #[test]
 fn rules_that_change_meet_each_other() {
-    assert!(holds(&Setup::quorum(3, Budget { cuts: 1, copies: 0, ..write() })).finished);
+    assert!(holds_for(&Setup::quorum(3, Budget { cuts: 1, copies: 0, ..write() }), 1_000_000).finished);
     holds(&Setup::quorum(3, Budget { cuts: 1, delays: 1, ..write() }));
     holds(&Setup { voters: vec![1], ..Setup::quorum(3, Budget { delays: 1, expiries: 1, ..write() }) });
     holds(&Setup { needed: 2, ..Setup::quorum(4, Budget { cuts: 1, ..write() }) });
