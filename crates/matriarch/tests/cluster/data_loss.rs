@@ -130,8 +130,8 @@ async fn a_replica_founds_the_cluster_anew_in_a_store_that_was_wiped() {
     write(&cluster, 1).await;
     vanish(&cluster, &leader);
     wipe(&cluster).await;
-    nobody_leads(&cluster, survivor, "the store is empty").await;
-    nobody_leads(&cluster, other, "the store is empty").await;
+    nobody_leads(&cluster, survivor, "the store went back in time").await;
+    nobody_leads(&cluster, other, "the store went back in time").await;
 
     cluster.verb(&["failover", "--candidate", survivor, "--accept-data-loss", "--force"]).await.ok();
     assert_eq!(health::leader(&cluster).await, *survivor);
