@@ -23,6 +23,10 @@ async fn survives(name: &'static str, probe: Probe, faults: &[Fault]) {
         eprintln!("{fault:?} of {victim}: {took:.1} s; well {healed:.1} s after; writes paused {gap:.2} s");
     }
     witness.conclude(&cluster).await;
+    for name in cluster.names() {
+        let log = std::fs::read_to_string(cluster.member(&name).join("agent.log")).expect("its agent has a log");
+        assert!(!log.contains("went back in time"), "{name} mistrusts a store that is well:\n{log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
