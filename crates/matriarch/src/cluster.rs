@@ -23,7 +23,7 @@ pub struct Which {
     #[arg(long, global = true, value_name = "DIR", env = "MATRIARCH_DIR", help_heading = WHICH)]
     pub dir: Option<PathBuf>,
     /// Configuration file of an agent of the cluster: its store, its scope and its token are used
-    #[arg(short, long, global = true, value_name = "FILE", env = "MATRIARCH_CONFIG", help_heading = WHICH)]
+    #[arg(long, global = true, value_name = "FILE", env = "MATRIARCH_CONFIG", help_heading = WHICH)]
     pub config: Option<PathBuf>,
     /// Store of the cluster, with --scope: etcd:HOST:PORT[,HOST:PORT…], etcds:… with TLS, or sqlite:PATH
     #[arg(long, global = true, value_name = "STORE", env = "MATRIARCH_STORE", help_heading = WHICH)]
