@@ -224,7 +224,7 @@ impl Bench {
     /// No client saw an error: pgbench says so, and aborts those that do.
     pub fn conclude(mut self) {
         assert!(self.process.ended().is_none(), "pgbench ended:\n{}", self.said());
-        self.process.signal(Signal::INT);
+        self.process.signal(Signal::TERM);
         self.process.wait(PATIENCE);
         let said = self.said();
         for word in ["error", "aborted", "fatal", "terminat"] {
