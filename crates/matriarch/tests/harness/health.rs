@@ -86,9 +86,15 @@ fn each(rows: &[Value]) -> Option<String> {
 
 /// Who leads, as the agents say; waits for one.
 pub async fn leader(cluster: &impl Subject) -> String {
-    wait(cluster, super::PATIENCE, "a leader", |_, rows| leading(rows).is_none().then(|| "nobody leads".into())).await;
-    let rows = rows(cluster).await.expect("they answered just now");
-    leading(&rows).expect("somebody led just now")
+    let found = std::sync::Mutex::new(None);
+    wait(cluster, super::PATIENCE, "a leader", |_, rows| {
+        let leader = leading(rows);
+        let missing = leader.is_none().then(|| "nobody leads".to_owned());
+        *found.lock().expect("nobody panics with it") = leader;
+        missing
+    })
+    .await;
+    found.into_inner().expect("nobody panics with it").expect("it was waited for")
 }
 
 fn leading(rows: &[Value]) -> Option<String> {
