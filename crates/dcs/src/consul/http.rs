@@ -145,7 +145,12 @@ impl Client {
                         // A kept connection that was closed meanwhile took nothing: a new one is made.
                         Some(unsent) if reused => request = unsent,
                         unsent => {
-                            let reason = format!("{endpoint}: {}", connection.end(failed.error()).await);
+                            let mut reason = format!("{endpoint}: {}", connection.end(failed.error()).await);
+                            // A server that refuses a client's certificate says why and hangs up; the end of the
+                            // connection may be noticed before its words.
+                            if self.options.tls.is_some() && !reused && !reason.contains("certificate") {
+                                reason.push_str(" (does it refuse our client certificate, or that we have none?)");
+                            }
                             return Err(unsent.map_or(NoAnswer::Lost(reason.clone()), |_| NoAnswer::NotSent(reason)));
                         }
                     }
