@@ -1,14 +1,17 @@
 # What a developer or an operator types. Each target installs what it misses first (scripts/install-deps) and is quick
-# when nothing is missing. Options: make up ARGS='--dir /srv/demo', make soak FAULTS=5000, make test TESTS='-p matriarch-dcs'.
+# when nothing is missing. Options: make up ARGS='--dir /srv/demo', make soak FAULTS=5000, make sim SEEDS=1000000,
+# make test TESTS='-p matriarch-dcs'.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build up check test bench soak clean
+.PHONY: help build up check test sim bench soak clean
 
 ARGS ?=
 TESTS ?= --workspace
 FAULTS ?= 1000
+SEEDS ?= 100000
+FROM ?= 0
 with_postgres := MATRIARCH_POSTGRES_DIRS="$$(scripts/postgres-dirs)"
 
 help: ## Show this list
@@ -31,6 +34,9 @@ test: ## make check, then every test, with real PostgreSQL 15, 16 and 18
 	@scripts/install-deps --check --test
 	@scripts/check --no-tests
 	@$(with_postgres) scripts/test $(TESTS)
+
+sim: ## SEEDS random schedules of simulated clusters over every profile, on all cores (FROM: the first; some 100,000 take minutes)
+	cargo run --profile search --locked -p matriarch-sim --example campaign -- --seeds $(SEEDS) --from $(FROM)
 
 soak: ## FAULTS random faults in a row under clients that remember every answer; as root on hosts of namespaces (hours)
 	@scripts/install-deps --test
