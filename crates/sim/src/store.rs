@@ -1,6 +1,7 @@
 //! The store of the simulated cluster: strongly consistent, revisioned, with leases.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::rc::Rc;
 
 use matriarch_core::decide::{ClusterView, LeaderKey, Millis};
@@ -17,7 +18,7 @@ pub type LeaseId = u64;
 
 #[derive(Clone, Debug)]
 struct Entry {
-    value: String,
+    value: Rc<str>,
     revision: u64,
     lease: Option<LeaseId>,
 }
@@ -39,7 +40,7 @@ pub struct View {
 #[derive(Debug, Default)]
 pub struct Store {
     revision: u64,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<Rc<str>, Entry>,
     leases: BTreeMap<LeaseId, Lease>,
     view: Option<Rc<View>>,
     /// Grows when it is wiped or restored: connections from before are gone.
@@ -50,7 +51,7 @@ pub struct Store {
 #[derive(Clone, Debug, Default)]
 pub struct Backup {
     revision: u64,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<Rc<str>, Entry>,
     leases: BTreeMap<LeaseId, Lease>,
 }
 
@@ -90,7 +91,7 @@ impl Store {
 
     /// The value of a key.
     pub fn value(&self, key: &str) -> Option<&str> {
-        self.entries.get(key).map(|entry| entry.value.as_str())
+        self.entries.get(key).map(|entry| &*entry.value)
     }
 
     /// Makes a lease, or one that ended anew.
@@ -141,7 +142,7 @@ impl Store {
     /// Sets a key outside of any transaction, as a person or a tool does.
     pub fn put(&mut self, key: &str, value: String, lease: Option<LeaseId>) {
         self.changed();
-        self.entries.insert(key.to_owned(), Entry { value, revision: self.revision, lease });
+        self.entries.insert(key.into(), Entry { value: value.into(), revision: self.revision, lease });
     }
 
     /// Removes a key outside of any transaction.
@@ -153,9 +154,9 @@ impl Store {
     /// Applies a transaction if all its compares hold and its leases live.
     pub fn apply(&mut self, txn: &Txn, leases: Leases) -> bool {
         let holds = txn.compares.iter().all(|compare| match compare {
-            Compare::Absent { key } => !self.entries.contains_key(key),
+            Compare::Absent { key } => !self.entries.contains_key(key.as_str()),
             Compare::Revision { key, revision } => {
-                self.entries.get(key).is_some_and(|entry| entry.revision == *revision)
+                self.entries.get(key.as_str()).is_some_and(|entry| entry.revision == *revision)
             }
         });
         let lease_of = |life: &Life| match life {
@@ -174,11 +175,11 @@ impl Store {
         for write in &txn.writes {
             match write {
                 Write::Put { key, value, life } => {
-                    let entry = Entry { value: value.clone(), revision: self.revision, lease: lease_of(life) };
-                    self.entries.insert(key.clone(), entry);
+                    let entry = Entry { value: value.as_str().into(), revision: self.revision, lease: lease_of(life) };
+                    self.entries.insert(key.as_str().into(), entry);
                 }
                 Write::Delete { key } => {
-                    self.entries.remove(key);
+                    self.entries.remove(key.as_str());
                 }
             }
         }
@@ -203,7 +204,7 @@ impl Store {
 
     fn under<T: DeserializeOwned>(&self, prefix: &str) -> BTreeMap<MemberName, Versioned<T>> {
         self.entries
-            .range(prefix.to_owned()..)
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(prefix))
             .filter_map(|(key, _)| Some((key.strip_prefix(prefix)?.parse().ok()?, self.record(key)?)))
             .collect()
@@ -217,7 +218,7 @@ impl Store {
             initialize: self
                 .entries
                 .get(key::INITIALIZE)
-                .map(|entry| Versioned { revision: entry.revision, value: entry.value.clone() }),
+                .map(|entry| Versioned { revision: entry.revision, value: entry.value.to_string() }),
             leader: leader.and_then(|entry| {
                 Some(LeaderKey { name: entry.value.parse().ok()?, revision: entry.revision, held: false })
             }),

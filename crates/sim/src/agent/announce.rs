@@ -3,6 +3,7 @@
 use matriarch_core::decide::{Ailment, Job, Millis, Observation, Purpose, Server};
 use matriarch_core::record::{HistoryEntry, Role, key};
 use matriarch_core::transaction::Txn;
+use matriarch_core::{Incarnation, Timeline};
 use serde_json::json;
 
 use crate::event::{AgentEvent, Ask};
@@ -11,6 +12,18 @@ use crate::world::World;
 
 /// Life of a member lease.
 pub(crate) const MEMBER_TTL: Millis = 10_000;
+
+/// What changes in a member's record.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Facts {
+    state: &'static str,
+    role: Role,
+    streaming: bool,
+    timeline: Option<Timeline>,
+    incarnation: Option<Incarnation>,
+    epoch: u64,
+    disk_full: bool,
+}
 
 impl World {
     /// After a promotion the leader publishes where timelines forked.
@@ -40,9 +53,9 @@ impl World {
         if observation.store.is_none() {
             return;
         }
-        let text = self.member_record(node, observation);
+        let facts = self.member_facts(node, observation);
         let agent = &mut self.nodes[node].agent;
-        if agent.announced.as_ref() == Some(&text) {
+        if agent.announced.is_some() && agent.facts.as_ref() == Some(&facts) {
             return;
         }
         // One at a time, so that an older record does not overtake a newer one.
@@ -50,6 +63,8 @@ impl World {
             agent.announce_again = true;
             return;
         }
+        let text = self.member_record(node, &facts);
+        self.nodes[node].agent.facts = Some(facts);
         self.send_record(node, Some(text));
     }
 
@@ -77,10 +92,9 @@ impl World {
         self.nodes[node].agent.announcing = Some(request);
     }
 
-    pub(super) fn member_record(&self, node: NodeId, observation: &Observation) -> String {
+    fn member_facts(&self, node: NodeId, observation: &Observation) -> Facts {
         let running = observation.running();
-        let busy = observation.busy.as_ref();
-        let state = match (&observation.server, busy) {
+        let state = match (&observation.server, observation.busy.as_ref()) {
             (Server::Running(_), _) => "running",
             (Server::Unready, _) => "starting",
             (Server::Stopped, Some(Job::Clone | Job::Rewind)) => "creating replica",
@@ -96,25 +110,36 @@ impl World {
         let leads =
             view.and_then(|view| view.leader.as_ref()).is_some_and(|leader| leader.held && leader.name == *name);
         let sync = view.and_then(|view| view.sync.as_ref()).map(|sync| &sync.value);
-        let epoch = sync.filter(|sync| leads && role == Role::Primary && sync.leader == *name).map_or(0, |s| s.epoch);
-        let nofailover = self.nodes[node].nofailover;
-        let mut tags = if nofailover { json!({ "nofailover": true }) } else { json!({}) };
+        Facts {
+            state,
+            role,
+            streaming: running.is_some_and(|running| running.streaming),
+            timeline: running.map(|running| running.timeline),
+            incarnation: observation.incarnation().cloned(),
+            epoch: sync.filter(|sync| leads && role == Role::Primary && sync.leader == *name).map_or(0, |s| s.epoch),
+            disk_full: matches!(self.nodes[node].ailment, Some(Ailment::Full { .. })),
+        }
+    }
+
+    /// Only what decisions look at; the store reads it back as a `MemberRecord`.
+    fn member_record(&self, node: NodeId, facts: &Facts) -> String {
+        let name = &self.nodes[node].name;
+        let mut tags = if self.nodes[node].nofailover { json!({ "nofailover": true }) } else { json!({}) };
         if let Some(zone) = self.setup.zones.get(node) {
             tags["zone"] = json!(zone);
         }
-        // Only what decisions look at; the store reads it back as a `MemberRecord`.
         json!({
             "conn_url": format!("postgres://{name}:5432/postgres"),
             "api_url": format!("http://{name}:8008/patroni"),
-            "state": state,
-            "role": role,
+            "state": facts.state,
+            "role": facts.role,
             "version": "4.0.0",
-            "replication_state": running.filter(|r| r.streaming).map(|_| "streaming"),
-            "timeline": running.map(|running| running.timeline),
+            "replication_state": facts.streaming.then_some("streaming"),
+            "timeline": facts.timeline,
             "tags": tags,
-            "incarnation": observation.incarnation(),
-            "epoch": epoch,
-            "disk_full": matches!(self.nodes[node].ailment, Some(Ailment::Full { .. })),
+            "incarnation": facts.incarnation,
+            "epoch": facts.epoch,
+            "disk_full": facts.disk_full,
         })
         .to_string()
     }

@@ -136,17 +136,20 @@ impl World {
         self.nodes[node].agent.view = Some(view);
     }
 
-    pub(crate) fn observation(&self, node: NodeId, snapshot: Snapshot) -> Observation {
-        let agent = &self.nodes[node].agent;
+    fn observation(&mut self, node: NodeId, snapshot: Snapshot) -> Observation {
         let ttl = self.setup.ttl;
+        let agent = &mut self.nodes[node].agent;
         let store: Option<ClusterView> = agent.view.as_ref().map(|view| {
-            let mut cluster = view.cluster.clone();
+            // Copying it is half the work of a decision, and most follow each other on one reading.
+            let shown = agent.shown.take_if(|(seen, _)| Rc::ptr_eq(seen, view));
+            let mut cluster = shown.map_or_else(|| view.cluster.clone(), |(_, cluster)| cluster);
             if let Some(leader) = &mut cluster.leader {
                 leader.held = agent.lease.is_some_and(|lease| view.leader_lease == Some(lease.id));
             }
             cluster
         });
         let (pulse, support) = self.heard(node);
+        let agent = &self.nodes[node].agent;
         Observation {
             now: self.now,
             alive: store.as_ref().map(|view| view.members.keys().cloned().collect()).unwrap_or_default(),
@@ -175,6 +178,7 @@ impl World {
             self.nodes[node].agent.reinit = false;
         }
         self.listen(node);
+        let seen = self.nodes[node].agent.view.clone();
         let mut observation = self.observation(node, snapshot);
         self.mutate_observation(node, &mut observation);
         let policy = self.policy(node);
@@ -207,6 +211,10 @@ impl World {
         self.announce(node, &observation);
         self.disarm_guard(node);
         self.exit_when_stopped(node, &observation);
+        if self.setup.mutation.is_none() {
+            let agent = &mut self.nodes[node].agent;
+            agent.shown = seen.zip(observation.store);
+        }
         if std::mem::take(&mut self.nodes[node].agent.look_again) {
             self.poke(node, 1);
         }

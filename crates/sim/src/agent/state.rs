@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use matriarch_core::decide::{Data, Finished, Job, Memory, Millis, Server, Stance, Why};
+use matriarch_core::decide::{ClusterView, Data, Finished, Job, Memory, Millis, Server, Stance, Why};
 
+use super::announce::Facts;
 use crate::heartbeat::Ear;
 use crate::store::{LeaseId, View};
 
@@ -71,10 +72,14 @@ pub struct Agent {
     pub deciding: bool,
     /// Something happened meanwhile.
     pub look_again: bool,
+    /// What it was last shown of the store, and by which reading, unless something else was put in its place.
+    pub(super) shown: Option<(Rc<View>, ClusterView)>,
     /// When it looks next.
     pub probe_at: Option<Millis>,
     /// Its member record as last sent.
     pub announced: Option<String>,
+    /// What it was made of.
+    pub facts: Option<Facts>,
     /// The write of the member record under way.
     pub announcing: Option<u64>,
     /// The record has changed since it was sent.
