@@ -43,13 +43,17 @@ soak: ## FAULTS random faults in a row under clients that remember every answer;
 	@$(with_postgres) MATRIARCH_SOAK_FAULTS=$(FAULTS) \
 		cargo test --release --locked -p matriarch --test soak -- --ignored --nocapture
 
-bench: ## Measure idle cost, routing and failover against the peers (about an hour; figures go to bench/results)
+bench: ## Measure idle cost, routing and failover against the peers (under an hour; figures go to bench/results)
 	@scripts/install-deps --bench
 	cargo build --release --locked -p matriarch -p matriarch-testkit
 	cargo build --release --locked -p matriarch-proxy --example static_proxy
-	@mkdir -p bench/results; failed=0; for name in idle routing failover; do echo "== bench/$$name/run"; \
-		$(with_postgres) bench/$$name/run --json bench/results/$$name.json || failed=1; done; \
-		bench/failover/run --chart bench/results/failover.json bench/results/failover.svg || failed=1; exit $$failed
+	@mkdir -p bench/results; failed=0; \
+		run() { echo "== $$*"; $(with_postgres) "$$@" || failed=1; }; \
+		run bench/idle/run --json bench/results/idle.json; \
+		run bench/routing/run --work simple,prepared --rounds 6 --json bench/results/routing.json; \
+		run bench/failover/run --table --json bench/results/failover.json; \
+		run bench/failover/run --chart bench/results/failover.json bench/results/failover.svg; \
+		echo "bench/figures puts them into README.md"; exit $$failed
 
 clean: ## Remove what was built; the cluster's data in ./.matriarch stays
 	cargo clean

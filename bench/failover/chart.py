@@ -67,10 +67,11 @@ def draw(files: list[dict]) -> str:
         if any("product" not in row for row in results["results"]):
             raise SystemExit("error: these results are of an older form; measure again")
         members = results["members"]
-        under = (("PgBouncer", results["pooler"]), ("loaded", results["load"]), (f"{members} members", members != 3))
+        under = (("loaded", results["load"]), (f"{members} members", members != 3))
         named = [word for word, on in under if on]
-        suffix = f" ({', '.join(named)})" if named else ""
-        rows += [{**row, "fault": row["fault"] + suffix} for row in results["results"]]
+        for row in results["results"]:
+            words = [*(["PgBouncer"] if row.get("pooler", results["pooler"]) else []), *named]
+            rows.append({**row, "fault": row["fault"] + (f" ({', '.join(words)})" if words else "")})
     if not rows:
         raise SystemExit("error: there are no results to draw")
     scale = Scale([row["gap"][key] for row in rows for key in ("min", "median", "max")])

@@ -45,6 +45,8 @@ class Contender(abc.ABC):
     modes: tuple[str, ...] = MODES
     settings: tuple[str, ...] = ("default",)
     stores: tuple[str, ...] = ("etcd",)
+    # A running agent can take over another program.
+    upgrades = False
     # The longest sleep of its control loop in seconds: faults come at a random moment of it.
     period: float = 1.0
 
@@ -112,6 +114,10 @@ class Contender(abc.ABC):
         """Its agent alone: PostgreSQL goes on."""
         machine.send([self.agents[member].pid], signal.SIGKILL)
         self.agents[member].wait()
+
+    def upgrade_agent(self, member: str) -> None:
+        """Its agent's program is exchanged for the one that now lies at its path; PostgreSQL goes on."""
+        raise NotImplementedError
 
     def home(self, member: str) -> pathlib.Path:
         """A member's own folder: every process of the node (agent and PostgreSQL) works in it or names it."""

@@ -12,7 +12,7 @@ from contender import Contender
 
 class Fault:
     name: str
-    # "namespaces", "volumes", "etcd", "pooler": without them it is left out, and that is said.
+    # "namespaces", "volumes", "etcd", "upgrade": without them it is left out, and that is said.
     needs: frozenset[str] = frozenset()
     # How long writes are waited for before it is undone all the same (seconds).
     limit = 120.0
@@ -129,6 +129,16 @@ class AgentKilled(Fault):
         self.contender.start_node(self.leader)
 
 
+class AgentUpgraded(Fault):
+    """Another program at its path takes over the running agent (SIGUSR2)."""
+
+    name = "agent upgraded"
+    needs = frozenset({"upgrade"})
+
+    def strike(self) -> None:
+        self.contender.upgrade_agent(self.leader)
+
+
 class StoreDown(Fault):
     """All of the store's servers killed, and started again with what they knew."""
 
@@ -208,6 +218,7 @@ FAULTS: dict[str, type[Fault]] = {
     "partition": Partition,
     "power": PowerCut,
     "agent": AgentKilled,
+    "upgrade": AgentUpgraded,
     "store": StoreDown,
     "store-frozen": StoreFrozen,
     "volume": VolumeFrozen,

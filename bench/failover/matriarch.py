@@ -1,7 +1,9 @@
 """Matriarch with its defaults: agents, its proxy (or a PgBouncer that it runs), etcd or the SQLite store."""
 
 import json
+import pathlib
 import shutil
+import signal
 import subprocess
 
 import machine
@@ -15,6 +17,7 @@ SYNC = {"sync": {}, "on": {"synchronous_mode": "on"}, "async": {"synchronous_mod
 class Matriarch(Contender):
     name = "matriarch"
     stores = ("etcd", "sqlite")
+    upgrades = True
     # Nothing in it sleeps for long; a lease is renewed every third of its life.
     period = 5 / 3
 
@@ -22,7 +25,7 @@ class Matriarch(Contender):
         if not self.setup.program.exists():
             machine.fail(f"{self.setup.program} is missing; cargo build --release -p matriarch")
         # The unprivileged user may not be able to reach the checkout.
-        self.program = shutil.copy(self.setup.program, machine.make_folder(self.folder / "bin") / "matriarch")
+        self.program = pathlib.Path(shutil.copy(self.setup.program, machine.make_folder(self.folder / "bin") / "matriarch"))
         machine.forget_cached(self.program)
         self.rest = {member: machine.free_port() for member in self.members}
 
@@ -65,6 +68,13 @@ class Matriarch(Contender):
 
     def agent(self, member: str) -> list:
         return [self.program, "agent", "--config", self.home(member) / "matriarch.yml"]
+
+    def upgrade_agent(self, member: str) -> None:
+        # As an installation does it: another file under the same name.
+        new = self.program.with_suffix(".new")
+        shutil.copy(self.program, new)
+        new.replace(self.program)
+        machine.send([self.agents[member].pid], signal.SIGUSR2)
 
     def switchover(self, leader: str, candidate: str) -> None:
         verb = ["switchover", "--leader", leader, "--candidate", candidate, "--force", "--token", TOKEN]

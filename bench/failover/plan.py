@@ -5,6 +5,7 @@ import pathlib
 
 import hosts
 import machine
+import table
 import volumes
 from contender import MODES, Contender, Setup
 from faults import FAULTS
@@ -56,8 +57,16 @@ def arguments(about: str) -> argparse.Namespace:
         "--members", type=int, choices=range(2, 8), default=3, metavar="N",
         help="members of each cluster (default: 3)",
     )
-    what.add_argument("--faults", default=",".join(USUAL_FAULTS), help="comma list (default: %(default)s)")
-    what.add_argument("--runs", type=int, default=3, help="repetitions of each fault (default: %(default)s)")
+    what.add_argument("--faults", help=f"comma list (default: {','.join(USUAL_FAULTS)}; with --table all that it has)")
+    what.add_argument("--runs", type=int, help="repetitions of each fault (default: 3, with --table 10)")
+    what.add_argument(
+        "--table", action="store_true",
+        help="what the product is held to, goals beside figures: ours with its defaults, the peers' synchronous modes",
+    )
+    what.add_argument(
+        "--peer-runs", type=int, default=2, metavar="N",
+        help="repetitions with a peer, of --table (default: %(default)s; with their defaults one takes a minute)",
+    )
     what.add_argument(
         "--pooler", action="store_true",
         help="PgBouncer in front: ours run by `matriarch proxy --pooler`, the peers' before their router",
@@ -94,18 +103,29 @@ def arguments(about: str) -> argparse.Namespace:
         "--chart", type=pathlib.Path, nargs="+", metavar="FILE",
         help="measure nothing: draw RESULTS.json … into OUT.svg (the last name)",
     )
+    out.add_argument(
+        "--show", type=pathlib.Path, metavar="FILE", help="measure nothing: print the table of an earlier --table --json FILE"
+    )
     out.add_argument("--keep", action="store_true", help="keep the folders with logs and data")
     options = parser.parse_args()
     if options.chart:
         if len(options.chart) < 2 or options.chart[-1].suffix != ".svg":
             parser.error("--chart RESULTS.json [MORE.json …] OUT.svg")
         return options
+    if options.show:
+        return options
+    if options.table:
+        options.modes, options.stores = ["sync"], ["etcd"]
     options.contenders = options.contenders or list(PRODUCTS)
-    options.faults = ",".join(FAULTS) if options.faults == "all" else options.faults
+    options.runs = options.runs or (10 if options.table else 3)
+    usual = dict.fromkeys(row.fault for row in table.ROWS) if options.table else USUAL_FAULTS
+    options.faults = ",".join(FAULTS) if options.faults == "all" else options.faults or ",".join(usual)
     try:
         options.contenders, options.faults = words(PRODUCTS)(",".join(options.contenders)), words(FAULTS)(options.faults)
     except argparse.ArgumentTypeError as error:
         parser.error(str(error))
+    # Used from within other namespaces, which lose the current directory.
+    options.ledger, options.matriarch = options.ledger.resolve(), options.matriarch.resolve()
     if options.outage is not None:
         for name in ("store", "store-frozen"):
             FAULTS[name].lasts = options.outage
@@ -142,7 +162,7 @@ class Variant:
             pooler=options.pooler,
             place=hosts.Namespaces if options.hosts == "namespaces" else hosts.Local,
             volumes="volume" in options.faults and not volumes.missing(),
-            program=options.matriarch.resolve(),
+            program=options.matriarch,
         )
         return PRODUCTS[self.product](setup)
 
@@ -152,6 +172,7 @@ class Variant:
             "namespaces": hosts.missing() or ("members share the loopback address" if self.options.hosts == "loopback" else None),
             "volumes": volumes.missing(),
             "etcd": None if self.store == "etcd" else "a SQLite file can neither be stopped nor cut off",
+            "upgrade": None if PRODUCTS[self.product].upgrades else "it has no upgrade of an agent in place",
         }
         return next((reasons[need] for need in sorted(FAULTS[fault].needs) if reasons[need]), None)
 
