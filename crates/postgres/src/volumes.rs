@@ -3,7 +3,7 @@
 //! A write to a wedged volume does not fail, it never ends, and takes the thread along. So writes are tried by a thread
 //! of their own, and everybody else looks at how long it has been at it.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -120,21 +120,22 @@ fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 fn try_all(state: &Mutex<State>, dirs: &[PathBuf], owner: Option<&Owner>) -> Health {
     let mut least = u64::MAX;
-    let mut tried = false;
+    let mut tried: Option<u64> = None;
     for dir in dirs {
         locked(state).since = Some((boot_ms(), dir.clone()));
         // Without the directory there is no server to worry about, and it must not come back through us.
-        if !dir.is_dir() {
+        let Some(found) = fs::metadata(dir).ok().filter(fs::Metadata::is_dir) else { continue };
+        // One write tells of one volume, whatever is on it.
+        if tried.replace(found.dev()) == Some(found.dev()) {
             continue;
         }
-        tried = true;
         if let Err(error) = write(dir, owner) {
             let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
             return Health::Refused { dir: dir.clone(), full, error: error.to_string() };
         }
         least = least.min(free(dir).unwrap_or(u64::MAX));
     }
-    if tried { Health::Writable { free: least } } else { Health::Unknown }
+    if tried.is_some() { Health::Writable { free: least } } else { Health::Unknown }
 }
 
 fn write(dir: &Path, owner: Option<&Owner>) -> io::Result<()> {

@@ -57,12 +57,10 @@ impl Link {
             if self.filled == self.buffer.len() {
                 return Err(io::Error::other("it says what is too long"));
             }
-            self.stream.readable().await?;
-            match self.stream.try_read(&mut self.buffer[self.filled..]) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => self.filled += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+            // A read that is dropped has taken nothing.
+            match self.stream.read(&mut self.buffer[self.filled..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => self.filled += count,
             }
         }
     }

@@ -7,12 +7,12 @@ use matriarch_api::heartbeat::{HeartbeatStream, Hello};
 use matriarch_core::MemberName;
 use matriarch_dcs::boot_clock_ms;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Heartbeats;
 use super::frame::{Beat, LONGEST};
 
-/// A connection over which nothing comes for so long is ended.
+/// A connection over which nothing comes for so long, or up to twice as long, is ended.
 const IDLE: Duration = Duration::from_secs(10);
 
 impl Heartbeats {
@@ -35,10 +35,23 @@ impl Heartbeats {
         let begun = boot_clock_ms();
         let mut buffer = [0u8; LONGEST];
         let mut filled = 0;
+        // One timer for the connection, not one for each beat.
+        let mut heard = true;
+        let idle = sleep(IDLE);
+        tokio::pin!(idle);
         loop {
-            let Ok(read) = timeout(IDLE, stream.read(&mut buffer[filled..])).await else {
-                return Ok(());
+            let read = tokio::select! {
+                biased;
+                read = stream.read(&mut buffer[filled..]) => read,
+                () = &mut idle => {
+                    if !std::mem::take(&mut heard) {
+                        return Ok(());
+                    }
+                    idle.as_mut().reset(Instant::now() + IDLE);
+                    continue;
+                }
             };
+            heard = true;
             match read {
                 Ok(0) | Err(_) => return Ok(()),
                 Ok(count) => filled += count,

@@ -69,14 +69,15 @@ impl Shell {
         Some(Target { name: sync.leader.clone(), epoch: sync.epoch, agent, postgres })
     }
 
-    /// A look at PostgreSQL. A stream that has ended may mean that the leader has.
-    pub(super) fn seen(&mut self, sighting: Sighting) {
+    /// A look at PostgreSQL; whether it is another than before. A stream that has ended may mean that the leader has.
+    pub(super) fn seen(&mut self, sighting: Sighting) -> bool {
         let streams = |server: &Server| matches!(server, Server::Running(running) if running.streaming);
-        let before = streams(&self.pg.server);
+        let (before, first) = (self.pg.server.clone(), self.pg.is_unseen());
         self.pg.seen(sighting);
-        if before && !streams(&self.pg.server) {
+        if streams(&before) && !streams(&self.pg.server) {
             self.heartbeats.look();
         }
+        first || before != self.pg.server
     }
 
     /// A record that is newer than any seen before is on disk before anything is done about it.

@@ -41,6 +41,9 @@ use crate::virtual_ip::{Place, VirtualIp};
 /// How long an agent looks for a moment to make way, in milliseconds.
 const MAKE_WAY: Millis = 60_000;
 
+/// How often the rules for connections are looked at, in milliseconds.
+const RULES_EVERY: Millis = 3_000;
+
 /// Why an agent's loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -81,6 +84,8 @@ pub struct Shell {
     guard: GuardLink,
     virtual_ip: VirtualIp,
     guard_state: watch::Receiver<GuardState>,
+    /// Its word as last looked at.
+    guard_said: GuardState,
     /// Settings that decisions last asked for.
     configured: Option<settings::Configured>,
     /// The local configuration as this process has it.
@@ -98,6 +103,8 @@ pub struct Shell {
     last_why: &'static str,
     /// Nobody comes in through the Unix socket without a password.
     socket_is_safe: bool,
+    /// When to look at that again.
+    rules_due: Millis,
     limits_due: Millis,
     problem: Option<String>,
     shared: Arc<Shared>,
@@ -120,6 +127,7 @@ impl Shell {
             storage: Storage::new(store, sender.clone(), crate::policy::ttl(&config)),
             watch,
             guard_state: guard.confirmed(),
+            guard_said: GuardState::default(),
             guard,
             virtual_ip: VirtualIp::start(options.virtual_ip.as_ref()),
             events,
@@ -151,6 +159,7 @@ impl Shell {
             reinit: false,
             last_why: "",
             socket_is_safe: false,
+            rules_due: 0,
             limits_due: 0,
             problem: None,
             shared,
@@ -182,14 +191,26 @@ impl Shell {
             if self.makes_way() {
                 return Ok(Ending::Upgrade);
             }
-            let pause = Duration::from_millis(wake.saturating_sub(boot_clock_ms()).max(1));
+            if !self.rest(wake, &heartbeats).await? {
+                return Ok(Ending::Stopped);
+            }
+        }
+    }
+
+    /// Until there is something to decide, at `wake` at the latest; false when nothing can come any more.
+    async fn rest(&mut self, wake: Millis, heartbeats: &Heartbeats) -> anyhow::Result<bool> {
+        let pause = Duration::from_millis(wake.saturating_sub(boot_clock_ms()).max(1));
+        let sleep = tokio::time::sleep(pause);
+        tokio::pin!(sleep);
+        let mut news = false;
+        while !news {
             tokio::select! {
                 event = self.events.recv() => {
                     // The shell holds a sender itself, so there is always a next event.
-                    let Some(event) = event else { return Ok(Ending::Stopped) };
-                    self.take(event);
+                    let Some(event) = event else { return Ok(false) };
+                    news = self.take(event);
                     while let Ok(event) = self.events.try_recv() {
-                        self.take(event);
+                        news |= self.take(event);
                     }
                 }
                 changed = self.watch.changed() => {
@@ -198,11 +219,23 @@ impl Shell {
                     }
                     self.storage.read();
                 }
-                _ = self.guard_state.changed() => {}
-                () = heartbeats.woken() => {}
-                () = tokio::time::sleep(pause) => self.tick(),
+                _ = self.guard_state.changed() => news = self.guard_has_news(),
+                () = heartbeats.woken() => news = true,
+                () = &mut sleep => {
+                    self.tick();
+                    news = true;
+                }
             }
         }
+        Ok(true)
+    }
+
+    /// What the guard confirmed matters to a decision; that it moved the deadline of a primary on, as asked, does not.
+    fn guard_has_news(&mut self) -> bool {
+        let state = *self.guard_state.borrow_and_update();
+        let before = std::mem::replace(&mut self.guard_said, state);
+        let moved_on = before.alive && state.alive && before.deadline > 0 && state.deadline >= before.deadline;
+        !(moved_on && self.pg.is_primary() && self.pg.busy().is_none())
     }
 
     /// Time has passed: look again at what tells nobody when it changes.
@@ -221,8 +254,14 @@ impl Shell {
         }
     }
 
-    /// People edit the file by hand, too; it is small.
+    /// People edit the file by hand, too.
     fn look_at_rules(&mut self) {
+        let now = boot_clock_ms();
+        if now < self.rules_due {
+            return;
+        }
+        // While it is not as it should be, the end of that matters.
+        self.rules_due = if self.socket_is_safe { now + RULES_EVERY } else { now };
         self.socket_is_safe = !hba::is_unsafe_now(self.pg.instance());
     }
 
@@ -269,7 +308,8 @@ impl Shell {
         if restricted { wake.max(now + 20) } else { wake }
     }
 
-    fn take(&mut self, event: Event) {
+    /// Takes an event into account; whether there is anything to decide now.
+    fn take(&mut self, event: Event) -> bool {
         match event {
             Event::StoreRead(result) => self.store_read(result),
             Event::Committed(done) => self.committed(done),
@@ -304,10 +344,13 @@ impl Shell {
                 }
                 self.pg.job_done(finished, report);
             }
-            Event::Seen(sighting) => self.seen(*sighting),
+            Event::Seen(sighting) => return self.seen(*sighting),
             Event::Saved(result) => self.saved(result),
             Event::ServerGone => self.pg.gone(),
-            Event::Greeted => self.greeted(),
+            Event::Greeted => {
+                self.greeted();
+                return false;
+            }
             Event::DataSeen(report) => self.pg.data_seen(*report),
             Event::LimitsTooLow(names) => self.limits_too_low(&names),
             Event::Configured { failure } => {
@@ -332,6 +375,7 @@ impl Shell {
                 self.stopping = true;
             }
         }
+        true
     }
 
     fn store_read(&mut self, result: crate::storage::ReadResult) {
