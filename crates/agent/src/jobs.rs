@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use matriarch_core::Timeline;
 use matriarch_core::decide::{Job, JobFailure};
 use matriarch_postgres::clone::{CloneOptions, CloneProgress, OldData};
-use matriarch_postgres::control::ControlError;
+use matriarch_postgres::control::{self, ControlError};
 use matriarch_postgres::postmaster::{StartAs, StartError};
 use matriarch_postgres::rewind::{RewindError, RewindOutcome};
 use matriarch_postgres::stop::{StopMode, StopReport};
@@ -24,6 +24,8 @@ use crate::conf_files::ConfFiles;
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long the checkpoint before a stop may take.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(30);
+/// How often a stop looks whether the shutdown checkpoint is written; an ordinary one is over before the first look.
+const SHUTDOWN_LOOK: Duration = Duration::from_millis(500);
 const SETTLE_LOOK: Duration = Duration::from_millis(5);
 /// How long routers that do not announce themselves need to hear that they shall hold new work: one notification.
 const HOLD_HEARD: Duration = Duration::from_millis(20);
@@ -40,6 +42,8 @@ pub struct JobContext {
     pub files: Arc<ConfFiles>,
     /// How long a clean stop may take before it is forced.
     pub stop_limit: Duration,
+    /// How long standbys may take to receive the end of the WAL once it is written; `None`: for as long as the stop may.
+    pub send_limit: Option<Duration>,
     pub initdb: bootstrap::InitdbOptions,
     /// Whom to rewind to: the leader, when there is one.
     pub leader: Option<Source>,
@@ -176,7 +180,26 @@ fn start_failure(error: StartError) -> JobFailure {
 
 async fn stop_fast(context: &JobContext) -> Done {
     let mode = StopMode::Fast { checkpoint: Some(CHECKPOINT_LIMIT), deadline: context.stop_limit };
-    stop_by(context, mode).await
+    let Some(limit) = context.send_limit else { return stop_by(context, mode).await };
+    tokio::select! {
+        done = stop_by(context, mode) => done,
+        () = sends_for(&context.instance, limit) => {
+            let text = "a standby has not taken the end of the WAL in time: ending its walsender with all the rest";
+            tracing::warn!(?limit, "{text}");
+            stop_by(context, StopMode::Immediate).await
+        }
+    }
+}
+
+/// Comes to an end when the shutdown checkpoint was written so long ago. What runs after it are walsenders, each until its
+/// standby has confirmed all of it: one that stands still would hold them up until `wal_sender_timeout`, or without a limit.
+async fn sends_for(instance: &Instance, limit: Duration) {
+    loop {
+        tokio::time::sleep(SHUTDOWN_LOOK).await;
+        if matches!(control::read(instance).await, Ok(control) if control.state.is_clean()) {
+            return tokio::time::sleep(limit).await;
+        }
+    }
 }
 
 /// Waits until no client has a statement or a transaction under way, so that a planned switchover cuts none off.

@@ -39,6 +39,7 @@ impl Shell {
             rules: self.hba_rules(),
             files: self.pg.files.clone(),
             stop_limit: self.config.stop_timeout().unwrap_or(NO_LIMIT),
+            send_limit: self.send_limit(),
             initdb: self.options.initdb.clone(),
             leader: leader.and_then(|name| self.source(name, &self.options.rewind_libpq)),
             clone_source: self.clone_source().and_then(|name| self.source(name, &self.options.libpq)),
@@ -51,6 +52,13 @@ impl Shell {
             settle_limit: self.config.switchover_hold_timeout,
             held: view.is_some_and(|view| !view.routers.is_empty()),
         }
+    }
+
+    /// Under a rule what was acknowledged is where it must be, and in a switchover new work waits: neither has to wait long
+    /// for a standby that stands still.
+    fn send_limit(&self) -> Option<Duration> {
+        let sync = &self.reading.as_ref()?.view.sync.as_ref()?.value;
+        (sync.handover || !sync.rule.is_empty()).then_some(self.config.switchover_hold_timeout)
     }
 
     /// Where a member's PostgreSQL is reached.

@@ -212,7 +212,7 @@ async fn freeze(member: &Path, time: Duration) {
 }
 
 /// Deletes a directory that somebody may be writing into.
-fn delete(dir: &Path) {
+pub fn delete(dir: &Path) {
     eventually(&format!("{} deleted", dir.display()), Duration::from_secs(10), || {
         let _ = std::fs::remove_dir_all(dir);
         // Whoever lives there may already have begun to make it anew.
@@ -220,12 +220,12 @@ fn delete(dir: &Path) {
     });
 }
 
-fn names_in(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+pub fn names_in(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<String> {
     let entries = std::fs::read_dir(dir).expect("the folder is there").flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| wanted(name)).collect()
 }
 
-fn spoil(data: &Path, folder: &Path, seed: u64, keep: &[&str]) {
+pub fn spoil(data: &Path, folder: &Path, seed: u64, keep: &[&str]) {
     let postmaster = postmaster(data);
     // A server that runs may remove a file while it is being spoiled.
     while disk::scribble(folder, seed, keep).is_err() && folder.exists() {}

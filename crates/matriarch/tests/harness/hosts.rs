@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use matriarch_testkit::dir::TestDir;
@@ -63,6 +64,8 @@ pub struct Plan {
     pub disks: Disks,
     /// An address of this kind follows the primary ([`Hosts::virtual_ip`]), and there is one more host for a client of it.
     pub virtual_ip: Option<Family>,
+    /// It is started however many clusters run already.
+    pub crowded: bool,
 }
 
 impl Plan {
@@ -70,7 +73,7 @@ impl Plan {
     pub fn new(name: &'static str) -> Plan {
         let bins = postgres::any().bins.clone();
         let (store, dynamic, disks) = (Store::Etcd, json!({}), Disks::Plain);
-        Plan { store, name, members: 3, bins, dynamic, clocks: Vec::new(), disks, virtual_ip: None }
+        Plan { store, name, members: 3, bins, dynamic, clocks: Vec::new(), disks, virtual_ip: None, crowded: false }
     }
 
     /// Makes the hosts; nothing runs on them yet. `None` when this machine has no namespaces for us.
@@ -110,12 +113,12 @@ pub struct Hosts {
     dir: TestDir,
     lab: Lab,
     plan: Plan,
-    _slot: Slot,
+    _slot: Option<Slot>,
 }
 
 impl Hosts {
     fn make(plan: Plan, mut lab: Lab) -> Hosts {
-        let slot = Slot::take();
+        let slot = (!plan.crowded).then(Slot::take);
         let dir = TestDir::new(plan.name);
         for folder in ["etc", "log", "run", "store", "tmp"] {
             dir.create(folder);
@@ -195,6 +198,21 @@ impl Hosts {
     pub fn kill_store(&mut self, number: usize) {
         self.store_nodes[number].node.kill().expect("it can be killed");
         self.store_nodes[number].keeper = None;
+    }
+
+    /// Deletes every record of the cluster from the store, as somebody who does not know what they are for.
+    pub fn wipe_store(&self) {
+        let mut etcdctl = Command::new(etcd::current().server.with_file_name("etcdctl"));
+        etcdctl.args(["del", "--prefix", "/service/main/", "--endpoints", &self.store_addresses().join(",")]);
+        let output = etcdctl.output().expect("etcdctl runs");
+        assert!(output.status.success(), "etcdctl: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Kills all that runs on a member's host, for [`Hosts::boot`] to start again. Its kernel lives.
+    pub fn kill(&mut self, name: &str) {
+        self.node(name).kill().expect("it can be killed");
+        let index = self.index(name);
+        self.hosts[index].keeper = None;
     }
 
     /// The hosts of the store; none when it is a file.

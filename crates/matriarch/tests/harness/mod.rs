@@ -13,6 +13,7 @@ pub mod health;
 pub mod hosts;
 pub mod slots;
 pub mod storage;
+pub mod strike;
 pub mod trouble;
 pub mod verb;
 pub mod wire;

@@ -1,12 +1,10 @@
 //! What can happen to hosts and the network between them, with a beginning and an end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use matriarch_testkit::faults;
-use matriarch_testkit::lab::{Node, Silence};
-
-use super::storage::{Disk, Disks};
-use super::{Hosts, PATIENCE, Subject, Witness, health};
+use super::storage::Disks;
+pub use super::strike::Begun;
+use super::{Hosts, PATIENCE, Witness, health};
 
 /// A trouble. Where it needs a victim it finds the primary or a replica itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,10 +45,36 @@ pub enum Trouble {
     StoreSplit,
     /// All servers of the store are killed at one moment.
     StoreDown,
+    /// One server of the store stands still; later it goes on.
+    StoreNodeFrozen,
+    /// All servers of the store stand still; later they go on.
+    StoreFrozen,
+    /// Every record of the cluster is deleted from the store.
+    StoreWiped,
+    /// All of the primary's host is killed; its kernel lives and refuses connections. Later it is started again.
+    PrimaryNodeKilled,
     /// SIGKILL to the primary's postmaster.
     KillPostmaster,
+    /// SIGKILL to a replica's postmaster.
+    KillReplica,
     /// SIGKILL to the primary's agent.
     KillAgent,
+    /// SIGKILL to the primary's guard.
+    KillGuard,
+    /// SIGKILL to the primary's agent, guard and postmaster.
+    KillTrio,
+    /// The primary's agent stands still, its PostgreSQL goes on; later it goes on.
+    AgentFrozen,
+    /// SIGTERM to the primary's agent: it stops PostgreSQL, hands over and is started again.
+    RestartAgent,
+    /// The primary's data directory is deleted while it runs.
+    PrimaryDeleted,
+    /// A replica's data directory is deleted while it runs.
+    ReplicaDeleted,
+    /// Garbage in a replica's control file, and its postmaster killed.
+    ReplicaControlSpoiled,
+    /// Garbage in a replica's tables, and its postmaster killed.
+    ReplicaTablesSpoiled,
     /// A planned switchover.
     Switchover,
     /// The primary's disk is full.
@@ -79,7 +103,7 @@ pub enum Meanwhile {
 }
 
 impl Trouble {
-    pub const ALL: [Trouble; 28] = [
+    pub const ALL: [Trouble; 41] = [
         Trouble::PrimaryCutOff,
         Trouble::PrimaryUnreachable,
         Trouble::PrimaryFromMembers,
@@ -98,8 +122,21 @@ impl Trouble {
         Trouble::StoreNodeKilled,
         Trouble::StoreSplit,
         Trouble::StoreDown,
+        Trouble::StoreNodeFrozen,
+        Trouble::StoreFrozen,
+        Trouble::StoreWiped,
+        Trouble::PrimaryNodeKilled,
         Trouble::KillPostmaster,
+        Trouble::KillReplica,
         Trouble::KillAgent,
+        Trouble::KillGuard,
+        Trouble::KillTrio,
+        Trouble::AgentFrozen,
+        Trouble::RestartAgent,
+        Trouble::PrimaryDeleted,
+        Trouble::ReplicaDeleted,
+        Trouble::ReplicaControlSpoiled,
+        Trouble::ReplicaTablesSpoiled,
         Trouble::Switchover,
         Trouble::PrimaryDiskFull,
         Trouble::ReplicaDiskFull,
@@ -123,7 +160,8 @@ impl Trouble {
         }
     }
 
-    fn strikes_replica(self) -> bool {
+    /// Whether its victim is a replica.
+    pub fn strikes_replica(self) -> bool {
         matches!(
             self,
             Trouble::ReplicaCutOff
@@ -132,136 +170,25 @@ impl Trouble {
                 | Trouble::ReplicaDiskFull
                 | Trouble::ReplicaDiskStalls
                 | Trouble::ReplicaSyncFails
+                | Trouble::KillReplica
+                | Trouble::ReplicaDeleted
+                | Trouble::ReplicaControlSpoiled
+                | Trouble::ReplicaTablesSpoiled
         )
     }
 
-    /// What it does to the victim's disk, if it is about that.
-    fn of_disk(self) -> Option<fn(&mut Disk)> {
-        Some(match self {
-            Trouble::PrimaryDiskFull | Trouble::ReplicaDiskFull => Disk::fill,
-            Trouble::PrimaryDiskStalls | Trouble::ReplicaDiskStalls => Disk::stall,
-            Trouble::PrimaryWalStalls => Disk::stall_wal,
-            Trouble::PrimarySyncFails | Trouble::ReplicaSyncFails => Disk::fail_wal_syncs,
-            _ => return None,
-        })
-    }
-
-    /// Lets it begin. `seed` chooses among equals.
-    pub async fn begin(self, hosts: &mut Hosts, seed: u64) -> Begun {
-        let leader = health::leader(hosts).await;
-        let others = hosts.others(&leader);
-        let replica = others[usize::try_from(seed % others.len() as u64).expect("less than the length")].clone();
-        let victim = if self.strikes_replica() { replica.clone() } else { leader };
-        if let Some(strike) = self.of_disk() {
-            strike(hosts.disk(&victim));
-            return Begun { trouble: self, victim, chosen: 0 };
-        }
-        let node = hosts.node(&victim);
-        let addresses = |names: &[String]| names.iter().map(|name| hosts.node(name).address().to_owned()).collect();
-        let store: Vec<String> = hosts.store_nodes().iter().map(|node| node.address().to_owned()).collect();
-        let each = |far: Vec<String>, cut: &dyn Fn(&Node, &str) -> anyhow::Result<()>| {
-            far.iter().try_for_each(|address| cut(node, address))
-        };
-        let apart = |node: &Node, address: &str| node.cut(address, Silence::Dropped);
-        let chosen = usize::try_from(seed % 3).expect("less than three");
-        let done = match self {
-            Trouble::PrimaryCutOff | Trouble::ReplicaCutOff => node.isolate(Silence::Dropped),
-            Trouble::PrimaryUnreachable => node.isolate(Silence::Unreachable),
-            Trouble::PrimaryFromMembers => each(addresses(&others), &apart),
-            Trouble::PrimaryDeaf => each(addresses(&others), &Node::deafen),
-            Trouble::PrimaryMute => each(addresses(&others), &Node::mute),
-            Trouble::PrimaryFromOne => each(addresses(&[replica]), &apart),
-            Trouble::PrimaryFromProxy => each(vec![hosts.router().address().to_owned()], &apart),
-            Trouble::PrimaryFromStore => each(store, &apart),
-            Trouble::PrimaryWithMinority => with_minority(hosts, node, chosen),
-            Trouble::PrimaryFrozen | Trouble::ReplicaFrozen => node.freeze(),
-            Trouble::StoreSplit => split(&hosts.store_nodes()),
-            Trouble::StoreNodeKilled => {
-                hosts.kill_store(chosen);
-                Ok(())
-            }
-            Trouble::StoreDown => {
-                (0..store.len()).for_each(|number| hosts.kill_store(number));
-                Ok(())
-            }
-            Trouble::PrimaryPowerCut | Trouble::ReplicaPowerCut => {
-                hosts.power_cut(std::slice::from_ref(&victim), seed);
-                Ok(())
-            }
-            Trouble::AllPowerCut => {
-                let all = hosts.names();
-                hosts.power_cut(&all, seed);
-                Ok(())
-            }
-            Trouble::KillPostmaster => {
-                faults::kill(&[faults::postmaster(&hosts.data(&victim)).expect("the primary runs")]);
-                Ok(())
-            }
-            Trouble::KillAgent => {
-                faults::kill(&[hosts.agent(&victim).expect("the primary's agent runs")]);
-                Ok(())
-            }
-            Trouble::Switchover => {
-                hosts.verb(&["switchover", "--force"]).await.ok();
-                Ok(())
-            }
-            _ => unreachable!("faults of disks are dealt with above"),
-        };
-        done.unwrap_or_else(|error| panic!("{self:?} of {victim}: {error:#}"));
-        Begun { trouble: self, victim, chosen }
-    }
-}
-
-/// Cuts a host and one store node off from everybody but each other. The outside, where verbs run, stays reachable.
-fn with_minority(hosts: &Hosts, node: &Node, chosen: usize) -> anyhow::Result<()> {
-    let companion = hosts.store_nodes()[chosen].name().to_owned();
-    let (near, far): (Vec<&Node>, Vec<&Node>) =
-        hosts.nodes().partition(|other| other.name() == companion || other.name() == node.name());
-    for one in near {
-        for other in &far {
-            one.cut(other.address(), Silence::Dropped)?;
-        }
-    }
-    Ok(())
-}
-
-fn split(nodes: &[&Node]) -> anyhow::Result<()> {
-    for one in nodes {
-        for other in nodes.iter().filter(|other| other.name() != one.name()) {
-            one.cut(other.address(), Silence::Dropped)?;
-        }
-    }
-    Ok(())
-}
-
-/// A trouble under way.
-#[derive(Debug)]
-pub struct Begun {
-    trouble: Trouble,
-    pub victim: String,
-    /// Which store node was struck.
-    chosen: usize,
-}
-
-impl Begun {
-    /// Ends it: everything is as before, as far as it lies with the hosts.
-    pub fn end(&self, hosts: &mut Hosts) {
-        match self.trouble {
-            Trouble::PrimaryFrozen | Trouble::ReplicaFrozen => {
-                hosts.node(&self.victim).thaw().expect("it can be thawed")
-            }
-            Trouble::PrimaryPowerCut | Trouble::ReplicaPowerCut => hosts.boot(&self.victim),
-            Trouble::AllPowerCut => {
-                for name in hosts.names() {
-                    hosts.boot(&name);
-                }
-            }
-            trouble if trouble.of_disk().is_some() => hosts.disk(&self.victim).mend(),
-            Trouble::KillPostmaster | Trouble::KillAgent | Trouble::Switchover => {}
-            Trouble::StoreNodeKilled => hosts.boot_store(self.chosen),
-            Trouble::StoreDown => (0..hosts.store_nodes().len()).for_each(|number| hosts.boot_store(number)),
-            _ => hosts.nodes().for_each(|node| node.heal().expect("it can be healed")),
-        }
+    /// Whether it needs disks that fail at will.
+    fn is_of_disk(self) -> bool {
+        matches!(
+            self,
+            Trouble::PrimaryDiskFull
+                | Trouble::ReplicaDiskFull
+                | Trouble::PrimaryDiskStalls
+                | Trouble::PrimaryWalStalls
+                | Trouble::ReplicaDiskStalls
+                | Trouble::PrimarySyncFails
+                | Trouble::ReplicaSyncFails
+        )
     }
 }
 
@@ -275,32 +202,76 @@ pub fn possible(hosts: &Hosts) -> Vec<Trouble> {
                 | Trouble::StoreNodeKilled
                 | Trouble::StoreSplit
                 | Trouble::StoreDown
+                | Trouble::StoreNodeFrozen
+                | Trouble::StoreFrozen
+                | Trouble::StoreWiped
         )
     };
     let fits = |trouble: &Trouble| {
         (hosts.store_by_network() || !of_store(trouble))
-            && (hosts.disks() == Disks::Faulty || trouble.of_disk().is_none())
+            && (hosts.disks() == Disks::Faulty || !trouble.is_of_disk())
     };
     Trouble::ALL.into_iter().filter(fits).collect()
 }
 
-/// Strikes once, from a healthy cluster to a healthy cluster. Gives back the longest pause of writes in seconds.
+/// What a trouble came to, and where the time went.
+#[derive(Debug, Clone)]
+pub struct Endured {
+    /// Who was struck.
+    pub victim: String,
+    /// The longest pause of writes, in seconds.
+    pub gap: f64,
+    /// Seconds from one step to the next.
+    pub steps: Vec<(&'static str, f64)>,
+}
+
+/// Strikes once, from a healthy cluster to a healthy cluster.
 ///
 /// # Panics
 /// When writes do not come back, or a member does not get well by itself.
-pub async fn endure(hosts: &mut Hosts, witness: &Witness, trouble: Trouble, hold: Duration, seed: u64) -> f64 {
+pub async fn endure(hosts: &mut Hosts, witness: &Witness, trouble: Trouble, hold: Duration, seed: u64) -> Endured {
     let from = witness.now();
+    let mut watch = Stopwatch::default();
     let begun = trouble.begin(hosts, seed).await;
+    watch.lap("strike");
     let what = format!("{trouble:?} of {} (seed {seed})", begun.victim);
     // The trouble must last a while to be one, whoever notices it.
     tokio::time::sleep(hold).await;
+    watch.lap("hold");
     if trouble.meanwhile(hosts) == Meanwhile::Writes {
         witness.writes_again(&what).await;
+        watch.lap("meanwhile");
     }
     begun.end(hosts);
     witness.writes_again(&format!("the end of {what}")).await;
+    watch.lap("writes");
+    begun.replaced(hosts).await;
+    watch.lap("replaced");
     health::well(hosts, PATIENCE).await;
-    let pause = witness.longest_pause_since(from);
-    eprintln!("{what}: writes paused {pause:.2} s");
-    pause
+    watch.lap("well");
+    let gap = witness.longest_pause_since(from);
+    eprintln!("{what}: writes paused {gap:.2} s");
+    Endured { victim: begun.victim, gap, steps: watch.laps }
+}
+
+/// Where the time goes.
+#[derive(Debug)]
+pub struct Stopwatch {
+    since: Instant,
+    /// Seconds of each step.
+    pub laps: Vec<(&'static str, f64)>,
+}
+
+impl Default for Stopwatch {
+    fn default() -> Stopwatch {
+        Stopwatch { since: Instant::now(), laps: Vec::new() }
+    }
+}
+
+impl Stopwatch {
+    /// A step is over.
+    pub fn lap(&mut self, step: &'static str) {
+        self.laps.push((step, self.since.elapsed().as_secs_f64()));
+        self.since = Instant::now();
+    }
 }

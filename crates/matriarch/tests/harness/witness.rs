@@ -12,6 +12,34 @@ use super::{PATIENCE, Subject};
 /// How many clients append, read and overwrite beside the ledger.
 const CLIENTS: u32 = 3;
 
+/// How much they do.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// How long the ledger waits for an answer.
+    pub deadline: Duration,
+    /// From one row to the next of one of the ledger's two writers.
+    pub row: Duration,
+    /// From one statement of a client of the history to its next.
+    pub client: Duration,
+    /// From one question of the observer to the next.
+    pub look: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        let [row, client, look] = [10, 20, 20].map(Duration::from_millis);
+        Pace { deadline: Duration::from_secs(1), row, client, look }
+    }
+}
+
+impl Pace {
+    /// For several clusters on one machine.
+    pub fn easy() -> Pace {
+        let [row, client, look] = [20, 60, 40].map(Duration::from_millis);
+        Pace { row, client, look, ..Pace::default() }
+    }
+}
+
 /// The ledger, the clients of a history and the observer at work.
 pub struct Witness {
     ledger: Ledger,
@@ -23,26 +51,26 @@ impl Witness {
     /// Attaches both. The observer counts a member as a primary when it says that it is one ([`Probe::Status`]), or only
     /// when it commits something ([`Probe::Write`]).
     pub async fn attach(cluster: &impl Subject, probe: Probe) -> Witness {
-        Witness::with_deadline(cluster, probe, Duration::from_secs(1)).await
+        Witness::at_pace(cluster, probe, Pace::default()).await
     }
 
     /// As [`Witness::attach`], with a client that waits: where no write may fail, a slow machine must not look like one that
     /// lost a connection.
     pub async fn patient(cluster: &impl Subject, probe: Probe) -> Witness {
-        Witness::with_deadline(cluster, probe, PATIENCE).await
+        Witness::at_pace(cluster, probe, Pace { deadline: PATIENCE, ..Pace::default() }).await
     }
 
-    async fn with_deadline(cluster: &impl Subject, probe: Probe, deadline: Duration) -> Witness {
+    /// As [`Witness::attach`], at a pace of one's own.
+    pub async fn at_pace(cluster: &impl Subject, probe: Probe, pace: Pace) -> Witness {
         let dsn = cluster.writes();
         Observer::prepare(&dsn).await.expect("the cluster takes writes");
-        let clients = Clients::start(&dsn, CLIENTS, 1).await.expect("the cluster takes writes");
-        let options = Options { writers: 2, deadline, ..Options::new(dsn) };
+        let clients = Clients::start_at(&dsn, CLIENTS, 1, pace.client).await.expect("the cluster takes writes");
+        let options = Options { writers: 2, deadline: pace.deadline, every: pace.row, ..Options::new(dsn) };
         let ledger = Ledger::start(options).await.expect("the cluster takes writes");
         ledger.writes_again(PATIENCE).await.expect("writes begin");
         let members: Vec<(String, String)> =
             cluster.names().into_iter().map(|name| (name.clone(), cluster.direct(&name))).collect();
-        let observer =
-            Observer::start(&members, Duration::from_millis(20), probe).expect("the strings are well formed");
+        let observer = Observer::start(&members, pace.look, probe).expect("the strings are well formed");
         Witness { ledger, clients, observer }
     }
 

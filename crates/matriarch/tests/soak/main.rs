@@ -1,16 +1,15 @@
-//! Random faults in a row on one cluster, with the ledger and the observer attached from first to last. `make soak` runs
-//! many (`MATRIARCH_SOAK_FAULTS`, `MATRIARCH_SOAK_SEED`); a few run with every `make test`.
+//! Random faults in a row, under clients that remember every answer. `make soak` runs many (`MATRIARCH_SOAK_FAULTS`,
+//! `MATRIARCH_SOAK_SEED`), on several clusters side by side where it may make hosts; a few run with every `make test`.
 
 #[path = "../harness/mod.rs"]
 mod harness;
+mod decks;
 mod table;
 
 use std::time::{Duration, Instant};
 
-use harness::storage::Disks;
-use harness::trouble::{endure, possible};
-use harness::{Cluster, Fault, Hosts, PATIENCE, Subject, Witness, health, hosts};
-use matriarch_testkit::ledger::{Ledger, Options, verify};
+use harness::{Cluster, Fault, PATIENCE, Witness, health};
+use matriarch_testkit::lab::Lab;
 use matriarch_testkit::observer::Probe;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -59,49 +58,31 @@ async fn soak(name: &'static str, faults: usize, seed: u64) {
     health::well(&cluster, PATIENCE).await;
 }
 
-/// How long a trouble on hosts lasts, in milliseconds: from one that nobody needs to notice to one longer than any lease.
-const LASTS: std::ops::Range<u64> = 200..12_000;
-
-/// Faults of networks, hosts, disks and the store. Each has its own clients and observer, so that the table can say whose
-/// fault a lost row was; at the end everything acknowledged from first to last must be there.
-async fn soak_on_hosts(mut hosts: Hosts, faults: usize, seed: u64) {
-    eprintln!("{faults} faults on hosts, MATRIARCH_SOAK_SEED={seed}");
-    let mut random = SmallRng::seed_from_u64(seed);
-    let all = possible(&hosts);
-    let mut sum = table::Table::new(seed);
-    let whole = Ledger::start(Options::new(hosts.writes())).await.expect("the cluster takes writes");
-    for (number, trouble) in (1..).zip(deck(&all, &mut random, faults)) {
-        let lasts = Duration::from_millis(random.random_range(LASTS));
-        eprintln!("fault {number} of {faults}: {trouble:?} for {lasts:?}");
-        let witness = Witness::attach(&hosts, Probe::Write).await;
-        // Counted as one that needs help until it is over: what does not heal ends the soak with this row in the table.
-        let kind = format!("{trouble:?}");
-        sum.open(&kind);
-        let gap = endure(&mut hosts, &witness, trouble, lasts, random.random()).await;
-        let (lost, dual) = witness.count(&hosts).await;
-        sum.settle(&kind, table::Outcome { gap, lost, dual, help: false });
-    }
-    let verdict = verify(&hosts.writes(), &whole.stop().await).await.expect("the primary answers");
-    assert!(verdict.is_clean(), "from first to last: {verdict:?}");
-    health::well(&hosts, PATIENCE).await;
-    assert!(sum.is_clean(), "see the table");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_few_random_faults() {
     let seed = number("MATRIARCH_SOAK_SEED").unwrap_or_else(rand::random);
     soak("short", 6, seed).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes to hours: `make soak` runs it, on hosts of namespaces where it may make some, else on one"]
-async fn many_random_faults() {
+#[test]
+#[ignore = "an hour: `make soak` runs it, on hosts of namespaces where it may make some, else on one"]
+fn many_random_faults() {
     let faults = number("MATRIARCH_SOAK_FAULTS").unwrap_or(100);
     let seed = number("MATRIARCH_SOAK_SEED").unwrap_or_else(rand::random);
     let faults = usize::try_from(faults).expect("a number of faults");
-    let plan = hosts::Plan { disks: Disks::Faulty, ..hosts::Plan::new("soak") };
-    match plan.start().await {
-        Some(hosts) => soak_on_hosts(hosts, faults, seed).await,
-        None => soak("soak", faults, seed).await,
+    if Lab::build().expect("a lab can be built").is_some() {
+        return decks::play(faults, seed);
     }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("threads can be had").block_on(soak("soak", faults, seed));
+}
+
+/// How long a fault on hosts lasts: mostly a moment, now and then longer than any lease.
+fn lasts(random: &mut SmallRng) -> Duration {
+    let range = match random.random_range(0..10) {
+        0..=5 => 200..2_000,
+        6..=7 => 2_000..6_000,
+        _ => 6_000..12_000,
+    };
+    Duration::from_millis(random.random_range(range))
 }

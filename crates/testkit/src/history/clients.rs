@@ -37,6 +37,7 @@ pub struct Clients {
 #[derive(Debug)]
 struct Shared {
     config: Config,
+    every: Duration,
     start: Instant,
     next: AtomicI64,
     stop: AtomicBool,
@@ -46,6 +47,11 @@ struct Shared {
 impl Clients {
     /// Empties the tables and starts `count` clients; `dsn` leads to the primary through whatever router is under test.
     pub async fn start(dsn: &str, count: u32, seed: u64) -> Result<Clients> {
+        Clients::start_at(dsn, count, seed, EVERY).await
+    }
+
+    /// The same with a pace of one's own: the time from one statement of a client to its next.
+    pub async fn start_at(dsn: &str, count: u32, seed: u64, every: Duration) -> Result<Clients> {
         let mut config: Config = dsn.parse().context("the connection string of the clients")?;
         config.connect_timeout(DEADLINE).application_name("history");
         let client = connect(&config).await.context("connecting to create the tables of the history")?;
@@ -56,6 +62,7 @@ impl Clients {
         }
         let shared = Shared {
             config,
+            every,
             start: Instant::now(),
             next: AtomicI64::new(1),
             stop: AtomicBool::new(false),
@@ -86,7 +93,7 @@ impl Shared {
     }
 
     async fn work(self: Arc<Shared>, client: u32, mut random: SmallRng) {
-        let mut ticks = tokio::time::interval(EVERY);
+        let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut connection: Option<Client> = None;
         while !self.stop.load(Ordering::Relaxed) {

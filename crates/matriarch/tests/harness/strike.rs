@@ -1,0 +1,234 @@
+//! How each trouble of [`super::trouble`] is made, and unmade.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use matriarch_testkit::faults::{self, Process};
+use matriarch_testkit::lab::{Node, Silence};
+use rustix::process::Signal;
+
+use super::fault::{delete, names_in, spoil};
+use super::storage::Disk;
+use super::trouble::Trouble;
+use super::{Hosts, PATIENCE, Subject, health};
+
+/// A trouble under way.
+#[derive(Debug)]
+pub struct Begun {
+    trouble: Trouble,
+    pub victim: String,
+    /// Which store node was struck.
+    chosen: usize,
+    /// Processes that stand still until the end.
+    stopped: Vec<i32>,
+    /// Data directories and postmasters, members and agents, that must be replaced for the trouble to be over: what is
+    /// shown of a cluster means nothing before somebody has noticed that they are gone.
+    postmasters: Vec<(PathBuf, i32)>,
+    agents: Vec<(String, i32)>,
+}
+
+impl Trouble {
+    /// What it does to the victim's disk, if it is about that.
+    fn of_disk(self) -> Option<fn(&mut Disk)> {
+        Some(match self {
+            Trouble::PrimaryDiskFull | Trouble::ReplicaDiskFull => Disk::fill,
+            Trouble::PrimaryDiskStalls | Trouble::ReplicaDiskStalls => Disk::stall,
+            Trouble::PrimaryWalStalls => Disk::stall_wal,
+            Trouble::PrimarySyncFails | Trouble::ReplicaSyncFails => Disk::fail_wal_syncs,
+            _ => return None,
+        })
+    }
+
+    /// Lets it begin. `seed` chooses among equals.
+    pub async fn begin(self, hosts: &mut Hosts, seed: u64) -> Begun {
+        let leader = health::leader(hosts).await;
+        let others = hosts.others(&leader);
+        let replica = others[usize::try_from(seed % others.len() as u64).expect("less than the length")].clone();
+        let victim = if self.strikes_replica() { replica.clone() } else { leader };
+        let chosen = usize::try_from(seed % 3).expect("less than three");
+        let mut begun =
+            Begun { trouble: self, victim, chosen, stopped: Vec::new(), postmasters: Vec::new(), agents: Vec::new() };
+        if let Some(strike) = self.of_disk() {
+            strike(hosts.disk(&begun.victim));
+            return begun;
+        }
+        begun.remember(hosts);
+        let done = match self.cut(hosts, &begun, &others, &replica) {
+            Some(done) => done,
+            None => {
+                self.strike(hosts, &mut begun, seed).await;
+                Ok(())
+            }
+        };
+        done.unwrap_or_else(|error| panic!("{self:?} of {}: {error:#}", begun.victim));
+        begun
+    }
+
+    /// Cuts between hosts, and hosts that stand still: `None` when it is something else.
+    fn cut(self, hosts: &Hosts, begun: &Begun, others: &[String], replica: &str) -> Option<anyhow::Result<()>> {
+        let node = hosts.node(&begun.victim);
+        let addresses = |names: &[String]| names.iter().map(|name| hosts.node(name).address().to_owned()).collect();
+        let each = |far: Vec<String>, cut: &dyn Fn(&Node, &str) -> anyhow::Result<()>| {
+            far.iter().try_for_each(|address| cut(node, address))
+        };
+        let apart = |node: &Node, address: &str| node.cut(address, Silence::Dropped);
+        let store = || hosts.store_nodes().iter().map(|node| node.address().to_owned()).collect();
+        Some(match self {
+            Trouble::PrimaryCutOff | Trouble::ReplicaCutOff => node.isolate(Silence::Dropped),
+            Trouble::PrimaryUnreachable => node.isolate(Silence::Unreachable),
+            Trouble::PrimaryFromMembers => each(addresses(others), &apart),
+            Trouble::PrimaryDeaf => each(addresses(others), &Node::deafen),
+            Trouble::PrimaryMute => each(addresses(others), &Node::mute),
+            Trouble::PrimaryFromOne => each(addresses(&[replica.to_owned()]), &apart),
+            Trouble::PrimaryFromProxy => each(vec![hosts.router().address().to_owned()], &apart),
+            Trouble::PrimaryFromStore => each(store(), &apart),
+            Trouble::PrimaryWithMinority => with_minority(hosts, node, begun.chosen),
+            Trouble::PrimaryFrozen | Trouble::ReplicaFrozen => node.freeze(),
+            Trouble::StoreSplit => split(&hosts.store_nodes()),
+            Trouble::StoreNodeFrozen => hosts.store_nodes()[begun.chosen].freeze(),
+            Trouble::StoreFrozen => hosts.store_nodes().iter().try_for_each(|node| node.freeze()),
+            _ => return None,
+        })
+    }
+
+    /// Everything else.
+    async fn strike(self, hosts: &mut Hosts, begun: &mut Begun, seed: u64) {
+        let victim = begun.victim.clone();
+        let data = hosts.data(&victim);
+        match self {
+            Trouble::StoreNodeKilled => hosts.kill_store(begun.chosen),
+            Trouble::StoreDown => (0..hosts.store_nodes().len()).for_each(|number| hosts.kill_store(number)),
+            Trouble::StoreWiped => hosts.wipe_store(),
+            Trouble::PrimaryPowerCut | Trouble::ReplicaPowerCut => hosts.power_cut(&[victim], seed),
+            Trouble::AllPowerCut => {
+                let all = hosts.names();
+                hosts.power_cut(&all, seed);
+            }
+            Trouble::PrimaryNodeKilled => hosts.kill(&victim),
+            Trouble::KillPostmaster | Trouble::KillReplica => faults::kill(&[postmaster(&data)]),
+            Trouble::KillAgent => faults::kill(&[process(hosts, &victim, "agent")]),
+            Trouble::KillGuard => faults::kill(&[process(hosts, &victim, "guard")]),
+            Trouble::KillTrio => {
+                let [agent, guard] = ["agent", "guard"].map(|verb| process(hosts, &victim, verb));
+                faults::kill(&[agent, guard, postmaster(&data)]);
+            }
+            Trouble::AgentFrozen => begun.stop(&[process(hosts, &victim, "agent")]),
+            Trouble::RestartAgent => {
+                assert!(faults::signal(process(hosts, &victim, "agent"), Signal::TERM), "it runs");
+            }
+            Trouble::PrimaryDeleted | Trouble::ReplicaDeleted => delete(&data),
+            Trouble::ReplicaControlSpoiled => {
+                let global = data.join("global");
+                let others = names_in(&global, |name| name != "pg_control");
+                spoil(&data, &global, seed, &others.iter().map(String::as_str).collect::<Vec<_>>());
+            }
+            Trouble::ReplicaTablesSpoiled => {
+                spoil(&data, &data.join("base"), seed, &["PG_VERSION", "pg_filenode.map"]);
+            }
+            Trouble::Switchover => drop(hosts.verb(&["switchover", "--force"]).await.ok().to_owned()),
+            _ => unreachable!("cuts and disks are dealt with before"),
+        }
+    }
+}
+
+fn postmaster(data: &Path) -> i32 {
+    super::fault::postmaster(data)
+}
+
+/// A process of a member, by its verb.
+fn process(hosts: &Hosts, name: &str, verb: &str) -> i32 {
+    let all = hosts.node(name).processes().into_iter().filter_map(Process::read);
+    let mut found = all.filter(|process| process.arguments.get(1).is_some_and(|word| word == verb));
+    found.next().unwrap_or_else(|| panic!("the {verb} of {name} does not run")).pid
+}
+
+/// Cuts a host and one store node off from everybody but each other. The outside, where verbs run, stays reachable.
+fn with_minority(hosts: &Hosts, node: &Node, chosen: usize) -> anyhow::Result<()> {
+    let companion = hosts.store_nodes()[chosen].name().to_owned();
+    let (near, far): (Vec<&Node>, Vec<&Node>) =
+        hosts.nodes().partition(|other| other.name() == companion || other.name() == node.name());
+    for one in near {
+        for other in &far {
+            one.cut(other.address(), Silence::Dropped)?;
+        }
+    }
+    Ok(())
+}
+
+fn split(nodes: &[&Node]) -> anyhow::Result<()> {
+    for one in nodes {
+        for other in nodes.iter().filter(|other| other.name() != one.name()) {
+            one.cut(other.address(), Silence::Dropped)?;
+        }
+    }
+    Ok(())
+}
+
+impl Begun {
+    /// Notes who must be replaced, before it is too late.
+    fn remember(&mut self, hosts: &Hosts) {
+        let (agent, server) = match self.trouble {
+            Trouble::KillAgent => (true, false),
+            Trouble::KillTrio | Trouble::RestartAgent => (true, true),
+            Trouble::KillPostmaster
+            | Trouble::KillReplica
+            | Trouble::PrimaryDeleted
+            | Trouble::ReplicaDeleted
+            | Trouble::ReplicaControlSpoiled
+            | Trouble::ReplicaTablesSpoiled => (false, true),
+            _ => (false, false),
+        };
+        if agent {
+            self.agents.push((self.victim.clone(), process(hosts, &self.victim, "agent")));
+        }
+        if server {
+            let data = hosts.data(&self.victim);
+            let pid = postmaster(&data);
+            self.postmasters.push((data, pid));
+        }
+    }
+
+    fn stop(&mut self, pids: &[i32]) {
+        faults::freeze(pids);
+        self.stopped.extend_from_slice(pids);
+    }
+
+    /// Ends it: everything is as before, as far as it lies with the hosts.
+    pub fn end(&self, hosts: &mut Hosts) {
+        faults::thaw(&self.stopped);
+        match self.trouble {
+            Trouble::PrimaryFrozen | Trouble::ReplicaFrozen => {
+                hosts.node(&self.victim).thaw().expect("it can be thawed");
+            }
+            Trouble::StoreNodeFrozen | Trouble::StoreFrozen => {
+                hosts.store_nodes().iter().for_each(|node| node.thaw().expect("it can be thawed"));
+            }
+            Trouble::PrimaryPowerCut | Trouble::ReplicaPowerCut | Trouble::PrimaryNodeKilled => {
+                hosts.boot(&self.victim);
+            }
+            Trouble::AllPowerCut => {
+                for name in hosts.names() {
+                    hosts.boot(&name);
+                }
+            }
+            trouble if trouble.of_disk().is_some() => hosts.disk(&self.victim).mend(),
+            Trouble::StoreNodeKilled => hosts.boot_store(self.chosen),
+            Trouble::StoreDown => (0..hosts.store_nodes().len()).for_each(|number| hosts.boot_store(number)),
+            _ => hosts.nodes().for_each(|node| node.heal().expect("it can be healed")),
+        }
+    }
+
+    /// Waits until whoever was killed is there anew.
+    ///
+    /// # Panics
+    /// When that takes longer than anything may.
+    pub async fn replaced(&self, hosts: &Hosts) {
+        let deadline = Instant::now() + PATIENCE;
+        let server = |(data, old): &(PathBuf, i32)| faults::postmaster(data).is_some_and(|pid| pid != *old);
+        let agent = |(name, old): &(String, i32)| hosts.agent(name).is_some_and(|pid| pid != *old);
+        while !(self.postmasters.iter().all(server) && self.agents.iter().all(agent)) {
+            assert!(Instant::now() < deadline, "not replaced after {PATIENCE:?}: {self:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
