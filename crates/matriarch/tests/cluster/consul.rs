@@ -30,7 +30,7 @@ async fn moves_and_survives_on_consul() {
     assert!(!cluster.path().join("store.db").exists(), "the records are in Consul");
     let witness = Witness::attach(&cluster, Probe::Status).await;
 
-    for (seed, fault) in (1..).zip([Fault::Switchover, Fault::KillPostmaster]) {
+    for (seed, fault) in (1..).zip([Fault::Switchover, Fault::KillPostmaster, Fault::KillNode]) {
         let from = witness.now();
         let struck = fault.strike(&cluster, seed).await;
         witness.writes_again(&format!("{fault:?} of {}", struck.victim)).await;
@@ -49,11 +49,11 @@ async fn moves_and_survives_on_consul() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_is_promoted_while_consul_is_away() {
+async fn no_write_fails_and_nobody_is_promoted_while_consul_is_away() {
     let dir = TestDir::new("consul-store");
     let mut store = ConsulCluster::start(&dir, 1, &ConsulSettings::default()).expect("a server starts");
     let cluster = start("consul-away", &store).await;
-    let witness = Witness::attach(&cluster, Probe::Status).await;
+    let witness = Witness::patient(&cluster, Probe::Status).await;
     let replicas = health::replicas(&cluster).await;
     store.nodes[0].kill();
     let until = Instant::now() + OUTAGE;
@@ -69,7 +69,9 @@ async fn nobody_is_promoted_while_consul_is_away() {
     store.wait_ready().expect("it gets ready");
     witness.writes_again("Consul's outage").await;
     health::well(&cluster, PATIENCE).await;
-    witness.conclude(&cluster).await;
+    let summary = witness.conclude(&cluster).await;
+    let failed = (summary.refused, summary.unknown, summary.connect_errors, summary.idle_cuts);
+    assert_eq!(failed, (0, 0, 0, 0), "the primary goes on while its voters stand by it: {summary:?}");
 }
 
 /// Ids of the members that are healthy with a tag.

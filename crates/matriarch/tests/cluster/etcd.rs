@@ -42,11 +42,11 @@ async fn moves_and_survives_on_etcd() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_is_promoted_while_etcd_is_away() {
+async fn no_write_fails_and_nobody_is_promoted_while_etcd_is_away() {
     let dir = TestDir::new("etcd-store");
     let mut store = EtcdPlan::new(etcd::current()).start(&dir);
     let cluster = start("etcd-away", &store).await;
-    let witness = Witness::attach(&cluster, Probe::Status).await;
+    let witness = Witness::patient(&cluster, Probe::Status).await;
     let replicas = health::replicas(&cluster).await;
 
     let from = witness.now();
@@ -64,7 +64,9 @@ async fn nobody_is_promoted_while_etcd_is_away() {
     witness.writes_again("etcd's outage").await;
     health::well(&cluster, PATIENCE).await;
     eprintln!("etcd away for {OUTAGE:?}: writes paused {:.2} s", witness.longest_pause_since(from));
-    witness.conclude(&cluster).await;
+    let summary = witness.conclude(&cluster).await;
+    let failed = (summary.refused, summary.unknown, summary.connect_errors, summary.idle_cuts);
+    assert_eq!(failed, (0, 0, 0, 0), "the primary goes on while its voters stand by it: {summary:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

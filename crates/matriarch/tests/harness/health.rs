@@ -22,6 +22,15 @@ pub async fn well(cluster: &impl Subject, limit: Duration) {
     wait(cluster, limit, "every member well", ailment).await;
 }
 
+/// Waits until every member is well, whatever the rule is.
+pub async fn streaming(cluster: &impl Subject, limit: Duration) {
+    let missing = |cluster: usize, rows: usize| (rows != cluster).then(|| format!("{rows} members are known"));
+    wait(cluster, limit, "every member streaming", |cluster, rows| {
+        missing(cluster.names().len(), rows.len()).or_else(|| each(rows))
+    })
+    .await;
+}
+
 /// Waits until the given members are well, whatever the others are.
 pub async fn well_but(cluster: &impl Subject, ill: &str, limit: Duration) {
     wait(cluster, limit, "the others well", |cluster, rows| {

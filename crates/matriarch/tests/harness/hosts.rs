@@ -76,6 +76,12 @@ impl Plan {
         Plan { store, name, members: 3, bins, dynamic, clocks: Vec::new(), disks, virtual_ip: None, crowded: false }
     }
 
+    /// The newest PostgreSQL there is instead.
+    pub fn newest(self) -> Plan {
+        let newest = postgres::all_majors().last().unwrap_or_else(|| postgres::any());
+        Plan { bins: newest.bins.clone(), ..self }
+    }
+
     /// Makes the hosts; nothing runs on them yet. `None` when this machine has no namespaces for us.
     pub fn prepare(self) -> Option<Hosts> {
         let lab = Lab::build().expect("a lab can be built")?;

@@ -153,8 +153,6 @@ impl Trouble {
             // The lead does not move for a proxy; and where every member reaches the store whatever happens to its network,
             // a primary that is cut off keeps its lease.
             Trouble::PrimaryFromProxy | Trouble::AllPowerCut => Meanwhile::Nothing,
-            // The primary's lease cannot be renewed, and nobody else can take one.
-            Trouble::StoreSplit | Trouble::StoreDown => Meanwhile::Nothing,
             Trouble::PrimaryCutOff | Trouble::PrimaryUnreachable if !hosts.store_by_network() => Meanwhile::Nothing,
             _ => Meanwhile::Writes,
         }
@@ -208,8 +206,7 @@ pub fn possible(hosts: &Hosts) -> Vec<Trouble> {
         )
     };
     let fits = |trouble: &Trouble| {
-        (hosts.store_by_network() || !of_store(trouble))
-            && (hosts.disks() == Disks::Faulty || !trouble.is_of_disk())
+        (hosts.store_by_network() || !of_store(trouble)) && (hosts.disks() == Disks::Faulty || !trouble.is_of_disk())
     };
     Trouble::ALL.into_iter().filter(fits).collect()
 }

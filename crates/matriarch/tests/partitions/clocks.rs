@@ -14,6 +14,6 @@ async fn hosts_with_different_boot_clocks() {
         // Longer than 2^32 milliseconds.
         Clock { boot: 5_000_000, monotonic: 5_000_000 },
     ];
-    let plan = Plan { clocks, ..Plan::new("clocks") };
+    let plan = Plan { clocks, ..Plan::new("clocks").newest() };
     survive_on(plan, &[Trouble::PrimaryCutOff, Trouble::KillAgent, Trouble::PrimaryPowerCut]).await;
 }

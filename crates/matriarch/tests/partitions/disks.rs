@@ -23,7 +23,7 @@ async fn a_full_disk_of_a_replica() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_of_the_primary() {
-    survive_on(volumes("full-primary"), &[Trouble::PrimaryDiskFull]).await;
+    survive_on(volumes("full-primary").newest(), &[Trouble::PrimaryDiskFull]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,7 +33,7 @@ async fn a_frozen_disk_of_a_replica() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_disk_of_the_primary() {
-    survive_on(volumes("ice-primary"), &[Trouble::PrimaryDiskStalls]).await;
+    survive_on(volumes("ice-primary").newest(), &[Trouble::PrimaryDiskStalls]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,10 +48,26 @@ async fn errors_of_a_replicas_disk() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_of_the_primarys_disk() {
-    survive_on(faulty("primary-errors"), &[Trouble::PrimarySyncFails]).await;
+    survive_on(faulty("primary-errors").newest(), &[Trouble::PrimarySyncFails]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_directories_that_are_deleted_and_spoiled() {
+    let troubles = [
+        Trouble::ReplicaDeleted,
+        Trouble::ReplicaControlSpoiled,
+        Trouble::ReplicaTablesSpoiled,
+        Trouble::PrimaryDeleted,
+    ];
+    survive_on(faulty("spoiled").newest(), &troubles).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_cuts_that_take_what_was_not_synchronised() {
     survive_on(faulty("forget"), &[Trouble::PrimaryPowerCut, Trouble::AllPowerCut, Trouble::AllPowerCut]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_cuts_of_the_newest() {
+    survive_on(faulty("forget-newest").newest(), &[Trouble::PrimaryPowerCut, Trouble::AllPowerCut]).await;
 }

@@ -9,6 +9,7 @@ mod disks;
 mod network;
 mod power;
 mod steps;
+mod store;
 
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! Hosts that stand still and go on, and hosts that lose their power.
 
+use crate::harness::hosts::Plan;
 use crate::harness::trouble::Trouble;
-use crate::survive;
+use crate::{survive, survive_on};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_host_thaws_and_rejoins() {
@@ -10,7 +11,7 @@ async fn a_frozen_host_thaws_and_rejoins() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_without_power() {
-    survive("power", &[Trouble::PrimaryPowerCut, Trouble::ReplicaPowerCut]).await;
+    survive_on(Plan::new("power").newest(), &[Trouble::PrimaryPowerCut, Trouble::ReplicaPowerCut]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

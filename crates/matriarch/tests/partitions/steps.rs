@@ -70,7 +70,7 @@ async fn killed_at_each_step_of_bootstrap_and_clone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_each_step_of_a_failover() {
-    let Some(mut hosts) = Plan::new("steps-move").start().await else { return };
+    let Some(mut hosts) = Plan::new("steps-move").newest().start().await else { return };
     let witness = Witness::attach(&hosts, Probe::Write).await;
     let steps = ["release", "election_stop_receiving", "pledge", "takeover", "promote_prepare", "promote", "rewind"];
     let mut saboteur = Saboteur::new(&hosts, &steps);

@@ -1,9 +1,9 @@
 //! Random faults in a row, under clients that remember every answer. `make soak` runs many (`MATRIARCH_SOAK_FAULTS`,
 //! `MATRIARCH_SOAK_SEED`), on several clusters side by side where it may make hosts; a few run with every `make test`.
 
+mod decks;
 #[path = "../harness/mod.rs"]
 mod harness;
-mod decks;
 mod table;
 
 use std::time::{Duration, Instant};

@@ -59,8 +59,7 @@ impl Table {
         let entry = &mut self.entries[number - 1];
         *entry = Entry { kind: entry.kind.clone(), deck, victim: victim.to_owned(), settled: true, outcome };
         let (kind, Outcome { gap, lost, dual, .. }) = (entry.kind.clone(), entry.outcome.clone());
-        let steps: Vec<String> =
-            entry.outcome.steps.iter().map(|(step, took)| format!("{step} {took:.1}")).collect();
+        let steps: Vec<String> = entry.outcome.steps.iter().map(|(step, took)| format!("{step} {took:.1}")).collect();
         let settled = self.settled();
         let seconds = self.begun.elapsed().as_secs_f64();
         eprintln!(
