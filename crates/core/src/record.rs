@@ -137,6 +137,9 @@ pub struct MemberRecord {
     /// A volume of its PostgreSQL has no room (ours).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disk_full: bool,
+    /// It receives WAL and has not replayed any for seconds (ours).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replay_still: bool,
     /// What stands in the member's way, in words, when something does (ours).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

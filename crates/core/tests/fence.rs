@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use matriarch_core::decide::{
-    Action, ClusterView, CrashPolicy, Data, DataFacts, Decision, Doubt, Evidence, LeaderKey, Lease, Memory, Millis,
-    Observation, Policy, Pulse, Purpose, Running, Server, Stance, Support, Synchronous, decide,
+    Action, Ailment, ClusterView, CrashPolicy, Data, DataFacts, Decision, Doubt, Evidence, Job, LeaderKey, Lease,
+    Memory, Millis, Observation, Policy, Pulse, Purpose, Running, Server, Stance, Support, Synchronous, decide,
 };
 use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
@@ -253,6 +253,58 @@ fn voters_that_stand_by_extend_authority_and_nobody_else_does() {
     let (soon, late) = (Some(NOW + 900), Some(NOW + 2_000));
     assert_eq!(authority(0, &[("b", support(3, 300, late))]), (ended, true), "c has not promised");
     assert_eq!(authority(0, &[("b", support(3, 300, late)), ("c", support(3, 9, soon))]), (NOW + 900, true));
+}
+
+#[test]
+fn a_leader_whose_lease_has_ended_in_the_store_says_that_it_leads_while_voters_stand_by() {
+    let stance = |support: &[(&str, Support)]| {
+        let mut seen = observation("a", 1);
+        seen.lease = Some(Lease { renewed: NOW - 6_000, until: NOW - 1_000 });
+        seen.store.as_mut().unwrap().leader.as_mut().unwrap().held = false;
+        seen.support = support.iter().map(|(of, word)| (name(of), word.clone())).collect();
+        let decision = decide(&policy("a"), &Memory::default(), &seen);
+        assert_eq!(committed(&decision).unwrap().0, Purpose::Reclaim);
+        decision.stance
+    };
+    assert_eq!(stance(&[("b", support(3, 300, None))]), Stance::Leads { epoch: 3 });
+    assert_eq!(stance(&[]), Stance::Neutral, "as an agent that has just started");
+}
+
+#[test]
+fn a_member_that_does_not_replay_takes_over_only_if_nobody_else_holds_as_much() {
+    let judge = |c_may_lead: bool| {
+        let mut seen = observation("b", 1);
+        detached(&mut seen);
+        let view = seen.store.as_mut().unwrap();
+        (view.leader, view.members.get_mut(&name("b")).unwrap().replay_still) = (None, true);
+        if !c_may_lead {
+            view.members.get_mut(&name("c")).unwrap().tags.insert("nofailover".into(), json!(true));
+        }
+        seen.pulse = Pulse::Unknown;
+        for (member, revision) in [("b", 70), ("c", 72)] {
+            pledged(&mut seen, member, revision, false);
+        }
+        seen.ailment = Some(Ailment::ReplayStill { since: NOW - 4_000 });
+        let decision = decide(&policy("b"), &Memory { started: Some(0), ..Memory::default() }, &seen);
+        (decision.why.code, decision.actions.contains(&Action::Run(Job::StopImmediate)))
+    };
+    assert_eq!(judge(true), ("election_not_ours", false), "c is as far, and moves");
+    assert_eq!(judge(false), ("replay_hangs", true), "a promotion would not end");
+}
+
+#[test]
+fn a_stream_that_does_not_end_since_replay_stands_still_is_ended_with_postgres() {
+    let mut seen = observation("b", 1);
+    suspect(&mut seen);
+    let waits = decide(&policy("b"), &Memory::default(), &seen);
+    assert_eq!(waits.why.code, "election_stop_receiving");
+    seen.ailment = Some(Ailment::ReplayStill { since: NOW - 4_000 });
+    let ends = decide(&policy("b"), &Memory::default(), &seen);
+    assert_eq!(ends.why.code, "replay_hangs");
+    assert!(ends.actions.contains(&Action::Run(Job::StopImmediate)), "{ends:?}");
+    let paused = decide(&Policy { paused: true, ..policy("b") }, &Memory::default(), &seen);
+    assert!(!paused.actions.contains(&Action::Run(Job::StopImmediate)), "{paused:?}");
+    assert!(paused.problem.unwrap_or_default().contains("nothing has been replayed for 4 s"));
 }
 
 #[test]

@@ -87,6 +87,7 @@ impl Scene<'_> {
             host_id: None,
             tls: false,
             disk_full: false,
+            replay_still: false,
             problem: None,
         }
     }

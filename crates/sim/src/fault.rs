@@ -66,6 +66,8 @@ pub enum Fault {
     FillDisk(NodeId),
     /// The postmaster lets nobody in, while its processes go on.
     HangPostmaster(NodeId),
+    /// The startup process of a standby stands still.
+    StopReplay(NodeId),
     /// One member hears and reaches no other.
     CutFromMembers(NodeId),
     /// One member hears and reaches nobody, the store included.
@@ -132,6 +134,7 @@ impl World {
             Fault::StallDisk(node) => self.ail(node, Ailment::Stalled { since: self.now, place: DATA.to_owned() }),
             Fault::FillDisk(node) => self.ail(node, Ailment::Full { place: DATA.to_owned(), free: 0 }),
             Fault::HangPostmaster(node) => self.ail(node, Ailment::Deaf { since: self.now }),
+            Fault::StopReplay(node) => self.ail(node, Ailment::ReplayStill { since: self.now }),
             Fault::Flaky => self.setup.flaky = 40,
             Fault::Switchover(candidate) => self.ask_for_switchover(candidate),
             Fault::AcceptLoss(node) => self.accept_loss(node),
@@ -187,6 +190,7 @@ impl World {
                 self.nodes[node].ailment = None;
                 self.poke(node, 1);
             }
+            Fault::StopReplay(node) => self.replay_again(node),
             Fault::Flaky => self.setup.flaky = 0,
             Fault::Cut(a, b) => {
                 self.cuts.remove(&(a.min(b), a.max(b)));

@@ -90,6 +90,11 @@ impl Node {
         matches!(self.ailment, Some(Ailment::Stalled { .. }))
     }
 
+    /// Its startup process stands still: it neither replays nor sees new settings.
+    pub fn replay_is_still(&self) -> bool {
+        matches!(self.ailment, Some(Ailment::ReplayStill { .. }))
+    }
+
     /// It runs and is not frozen.
     pub fn moves(&self) -> bool {
         self.powered && !self.frozen

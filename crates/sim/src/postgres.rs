@@ -14,6 +14,7 @@ impl World {
     pub(crate) fn pg_event(&mut self, node: NodeId, event: PgEvent) {
         match event {
             PgEvent::Started => self.pg_started(node),
+            PgEvent::Replayed(_) if self.nodes[node].replay_is_still() => {}
             PgEvent::Replayed(count) => {
                 let pg = &mut self.nodes[node].pg;
                 pg.replayed = pg.replayed.max(count);
@@ -167,7 +168,9 @@ impl World {
 
     /// The process has ended. With `heard`, its peers notice at once, else only by timeouts.
     pub(crate) fn server_gone(&mut self, node: NodeId, heard: bool) {
-        self.nodes[node].ailment.take_if(|ailment| matches!(ailment, Ailment::Deaf { .. }));
+        self.nodes[node]
+            .ailment
+            .take_if(|ailment| matches!(ailment, Ailment::Deaf { .. } | Ailment::ReplayStill { .. }));
         let receiver = self.nodes[node].pg.receiver.take();
         let senders = std::mem::take(&mut self.nodes[node].pg.senders);
         self.nodes[node].pg.end();

@@ -123,7 +123,9 @@ impl World {
         let Some(dir) = self.nodes[node].disk.dir_mut() else { return };
         let upto = upto.min(dir.wal.len());
         dir.wal.flushed = dir.wal.flushed.max(upto);
-        self.nodes[node].pg.replayed = self.nodes[node].pg.replayed.max(upto);
+        if !self.nodes[node].replay_is_still() {
+            self.nodes[node].pg.replayed = self.nodes[node].pg.replayed.max(upto);
+        }
         if self.connected(node, receiver.upstream) {
             let delay = self.random(1, 3);
             self.pg_after(receiver.upstream, delay, PgEvent::Confirm(conn, upto));
@@ -204,6 +206,7 @@ impl World {
     /// The postmaster has read the settings; its children follow one by one.
     pub(crate) fn pg_reload(&mut self, node: NodeId) {
         let settings = self.nodes[node].settings.clone();
+        let sees = !self.nodes[node].replay_is_still();
         let pg = &mut self.nodes[node].pg;
         if pg.loaded == settings {
             return;
@@ -211,7 +214,10 @@ impl World {
         let upstream_changed = pg.loaded.upstream != settings.upstream;
         pg.loaded = settings;
         let conns: Vec<u64> = pg.senders.values().map(|sender| sender.conn).collect();
-        if upstream_changed && let Some(receiver) = &mut pg.receiver {
+        if upstream_changed
+            && sees
+            && let Some(receiver) = &mut pg.receiver
+        {
             receiver.ending = true;
             let conn = receiver.conn;
             let delay = self.random(1, 40);
@@ -225,6 +231,22 @@ impl World {
         let delay = self.random(0, 5);
         self.pg_after(node, delay, PgEvent::CheckpointerReload);
         self.pg_after(node, 1, PgEvent::Connect);
+        self.poke(node, 1);
+    }
+
+    /// The startup process goes on: it sees its settings and replays what has come meanwhile.
+    pub(crate) fn replay_again(&mut self, node: NodeId) {
+        self.nodes[node].ailment = None;
+        let count = self.nodes[node].wal().map_or(0, |wal| wal.len());
+        self.pg_after(node, 1, PgEvent::Replayed(count));
+        let pg = &mut self.nodes[node].pg;
+        let upstream = pg.loaded.upstream.clone();
+        let current = pg.receiver.as_ref().map(|receiver| (receiver.upstream, receiver.conn));
+        if let Some((from, conn)) = current
+            && upstream.is_none_or(|name| self.find(&name) != Some(from))
+        {
+            self.pg_after(node, 1, PgEvent::ReceiverEnd(conn));
+        }
         self.poke(node, 1);
     }
 

@@ -19,6 +19,9 @@ const GREET_LIMIT: Duration = Duration::from_secs(60);
 /// Below this there is not even room for one more WAL segment of the usual size.
 const LEAST_ROOM: u64 = 16 << 20;
 
+/// A standby that has replayed nothing for so long, although there is something, stands still.
+const REPLAY_LIMIT: Millis = 3_000;
+
 /// The next record's position is behind the header of the page it will be on; nothing waits then.
 const PAGE_HEADER: u64 = 40;
 
@@ -33,11 +36,13 @@ pub(super) struct Checks {
     refused: Option<Millis>,
     /// Since when WAL waits to be flushed, and up to where it was flushed then.
     unflushed: Option<(Millis, Lsn)>,
+    /// Since when a standby has received WAL and replayed none, and up to where it had replayed.
+    unreplayed: Option<(Millis, Lsn)>,
 }
 
 impl Checks {
     pub fn new(volumes: VolumeProbe) -> Checks {
-        Checks { volumes, write_due: 0, greet_due: 0, greeting: None, refused: None, unflushed: None }
+        Checks { volumes, write_due: 0, greet_due: 0, greeting: None, refused: None, unflushed: None, unreplayed: None }
     }
 }
 
@@ -56,6 +61,7 @@ impl Shell {
         let refuses = matches!(checks.volumes.health(), Health::Refused { full: false, .. });
         checks.refused = checks.refused.or(Some(now)).filter(|_| refuses);
         self.watch_flushes(now);
+        self.watch_replay(now);
         let checks = &mut self.checks;
         let answers = matches!(self.pg.server, Server::Running(_));
         if answers && checks.greeting.is_none() && now >= checks.greet_due {
@@ -77,6 +83,19 @@ impl Shell {
         self.checks.unflushed = waiting.map(|flush| match self.checks.unflushed {
             Some((since, before)) if before == flush => (since, flush),
             _ => (now, flush),
+        });
+    }
+
+    /// A standby replays what it receives within moments, unless it is told to be late.
+    fn watch_replay(&mut self, now: Millis) {
+        let parameters = crate::policy::parameters(&self.config);
+        let late = parameters.get("recovery_min_apply_delay").is_some_and(|delay| delay.trim() != "0");
+        let standby = self.pg.probe.as_ref().filter(|probe| probe.in_recovery && !late);
+        let positions = standby.and_then(|probe| Some((probe.receive_lsn?, probe.replay_lsn?)));
+        let waiting = positions.filter(|(received, replayed)| received > replayed).map(|(_, replayed)| replayed);
+        self.checks.unreplayed = waiting.map(|replayed| match self.checks.unreplayed {
+            Some((since, before)) if before == replayed => (since, replayed),
+            _ => (now, replayed),
         });
     }
 
@@ -103,7 +122,15 @@ impl Shell {
                 .unflushed
                 .map(|(since, lsn)| Ailment::Stalled { since, place: format!("its WAL after {lsn}") }),
         };
-        stalled.or_else(|| self.checks.greeting.map(|since| Ailment::Deaf { since })).or_else(|| self.no_room(&health))
+        stalled
+            .or_else(|| self.checks.greeting.map(|since| Ailment::Deaf { since }))
+            .or_else(|| self.no_room(&health))
+            .or_else(|| self.still_replay())
+    }
+
+    fn still_replay(&self) -> Option<Ailment> {
+        let (since, _) = self.checks.unreplayed?;
+        (matriarch_dcs::boot_clock_ms() >= since + REPLAY_LIMIT).then_some(Ailment::ReplayStill { since })
     }
 
     fn no_room(&self, health: &Health) -> Option<Ailment> {

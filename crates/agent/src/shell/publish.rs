@@ -105,6 +105,7 @@ impl Shell {
             host_id: Some(options.host_id.clone()),
             tls: crate::policy::parameters(&self.config).get("ssl").is_some_and(|ssl| ssl == "on"),
             disk_full: matches!(self.ailment(), Some(Ailment::Full { .. })),
+            replay_still: matches!(self.ailment(), Some(Ailment::ReplayStill { .. })),
             problem: self.problem.clone(),
         }
     }

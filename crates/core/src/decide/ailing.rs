@@ -29,6 +29,29 @@ impl Turn<'_> {
         }
     }
 
+    /// Tells people of a replica that falls behind without end.
+    pub(super) fn tell_of_still_replay(&mut self) {
+        if let Some(Ailment::ReplayStill { since }) = self.obs.ailment {
+            self.problem = Some(format!(
+                "nothing has been replayed for {} s, though WAL was received: a query that conflicts with it, a paused replay \
+                 (pg_wal_replay_resume() ends that), or a startup process that hangs",
+                self.obs.now.saturating_sub(since) / 1000
+            ));
+        }
+    }
+
+    /// In an election: a startup process that does not move neither ends the stream nor lets a promotion end. A start
+    /// anew does both, and loses nothing.
+    pub(super) fn start_replay_anew(&mut self, what: &str) -> Option<Why> {
+        let Some(Ailment::ReplayStill { since }) = self.obs.ailment else { return None };
+        if self.policy.paused || self.obs.busy.is_some() {
+            return None;
+        }
+        let lasted = self.obs.now.saturating_sub(since) / 1000;
+        let text = format!("nothing has been replayed for {lasted} s: ending PostgreSQL {what}");
+        Some(self.run(Job::StopImmediate, Why::new("replay_hangs", text)))
+    }
+
     /// What a leader does about it; nothing while there is nothing to do, or nobody who could take over.
     pub(super) fn ailing(
         &mut self,
@@ -55,7 +78,7 @@ impl Turn<'_> {
                 Some(Why::new(why.code, format!("{text}: giving up the lead")))
             }
             Ailment::Deaf { since } => self.deaf(since),
-            Ailment::Full { .. } => None,
+            Ailment::Full { .. } | Ailment::ReplayStill { .. } => None,
         }
     }
 
@@ -100,7 +123,11 @@ impl Turn<'_> {
     /// The streaming member with the least lag that has room and may lead.
     fn roomy(&self, view: &ClusterView, running: &Running) -> Option<MemberName> {
         let candidates = view.members.iter().filter(|(name, member)| {
-            **name != self.policy.me && member.may_lead() && !member.disk_full && member.state == "running"
+            **name != self.policy.me
+                && member.may_lead()
+                && !member.disk_full
+                && !member.replay_still
+                && member.state == "running"
         });
         let placed = candidates.filter_map(|(name, member)| {
             let app = crate::rule::application_name(name, member.incarnation.as_ref()?);

@@ -100,8 +100,11 @@ impl<'a> Ballot<'a> {
             .max_by_key(|(name, pledge)| {
                 let priority = self.view.members.get(**name).map_or(0, |member| member.failover_priority());
                 let wanted = self.wanted == Some(**name);
+                // Its promotion would wait. Under the empty rule who has more loses less, at any price.
+                let moves = self.sync.rule.is_empty()
+                    || self.view.members.get(**name).is_none_or(|member| !member.replay_still);
                 // Among equals the first name wins, so that everybody ranks alike.
-                (wanted, (pledge.timeline, pledge.lsn), priority, std::cmp::Reverse(**name))
+                (wanted, moves, (pledge.timeline, pledge.lsn), priority, std::cmp::Reverse(**name))
             })
             .map(|(name, _)| *name)
     }

@@ -125,10 +125,16 @@ impl Turn<'_> {
         }
         self.configure_standby(&sync.value, None);
         if running.upstream.is_some() || running.receiving {
+            if let Some(why) = self.start_replay_anew("so that its stream ends") {
+                return why;
+            }
             self.wake_at(self.obs.now + 20);
             return Why::new("election_stop_receiving", format!("{vacancy}: ending the stream from the leader"));
         }
         if !running.caught_up {
+            if let Some(why) = self.start_replay_anew("so that it can vote") {
+                return why;
+            }
             self.wake_at(self.obs.now + 20);
             return Why::new("election_replay", format!("{vacancy}: replaying the rest of the local WAL"));
         }
@@ -203,6 +209,9 @@ impl Turn<'_> {
         if self.obs.now < turn {
             self.wake_at(turn);
             return Why::new("election_not_our_turn", format!("{vacancy}: {} is to take over", ranking[0]));
+        }
+        if let Some(why) = self.start_replay_anew("before it takes over") {
+            return why;
         }
         let counted = ballot.counted();
         self.take_over(view, sync, vacancy, counted, false)

@@ -67,6 +67,11 @@ impl Turn<'_> {
                 "the leader key is ours but was taken with other data: waiting for it to expire",
             ));
         }
+        // Its own lease may have ended in the store, too, while members stood by it: then they are to go on doing so.
+        let runs = self.obs.running().is_some_and(|running| !running.in_recovery);
+        if runs && self.authority.is_some_and(|until| until > self.obs.now) && self.epoch_is_ours(&sync.value) {
+            self.stance = Stance::Leads { epoch: sync.value.epoch };
+        }
         self.bind_key(sync, Some(leader.revision));
         Why::new("reclaim", "an earlier process of this agent led: taking its lead over")
     }

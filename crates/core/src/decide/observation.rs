@@ -319,6 +319,12 @@ pub enum Ailment {
         /// Since when it has owed an answer.
         since: Millis,
     },
+    /// A standby has received WAL and has not replayed any of it for seconds: its startup process hangs, waits for a
+    /// query, or was paused. It may not see a change of its settings either, and so stream on.
+    ReplayStill {
+        /// Since when.
+        since: Millis,
+    },
 }
 
 /// One frozen look at everything.

@@ -145,12 +145,15 @@ impl Turn<'_> {
             if !member.may_lead() {
                 return Err(format!("{name} is tagged as never to be leader"));
             }
+            if member.replay_still {
+                return Err(format!("{name} replays nothing of what it receives"));
+            }
             return position(name).map(|_| name.clone()).ok_or(format!("{name} does not stream from the leader"));
         }
         let best = view
             .members
             .iter()
-            .filter(|(name, member)| **name != self.policy.me && member.may_lead())
+            .filter(|(name, member)| **name != self.policy.me && member.may_lead() && !member.replay_still)
             .filter_map(|(name, member)| Some((position(name)?, member.failover_priority(), name)))
             .max();
         best.map(|(_, _, name)| name.clone()).ok_or("no replica streams from the leader".to_owned())

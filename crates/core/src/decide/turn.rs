@@ -59,6 +59,7 @@ impl<'a> Turn<'a> {
     pub fn decide(&mut self) -> Why {
         self.account_for_finished_job();
         self.tell_of_full_volume();
+        self.tell_of_still_replay();
         let Some(view) = &self.obs.store else {
             return Why::new("store_unread", "the store has not been read yet");
         };

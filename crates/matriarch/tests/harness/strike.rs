@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use matriarch_testkit::faults::{self, Process};
 use matriarch_testkit::lab::{Node, Silence};
+use matriarch_testkit::process::eventually;
 use rustix::process::Signal;
 
 use super::fault::{delete, names_in, spoil};
@@ -56,7 +57,7 @@ impl Trouble {
         let done = match self.cut(hosts, &begun, &others, &replica) {
             Some(done) => done,
             None => {
-                self.strike(hosts, &mut begun, seed).await;
+                self.strike(hosts, &mut begun, &replica, seed).await;
                 Ok(())
             }
         };
@@ -92,7 +93,7 @@ impl Trouble {
     }
 
     /// Everything else.
-    async fn strike(self, hosts: &mut Hosts, begun: &mut Begun, seed: u64) {
+    async fn strike(self, hosts: &mut Hosts, begun: &mut Begun, replica: &str, seed: u64) {
         let victim = begun.victim.clone();
         let data = hosts.data(&victim);
         match self {
@@ -125,6 +126,12 @@ impl Trouble {
             Trouble::ReplicaTablesSpoiled => {
                 spoil(&data, &data.join("base"), seed, &["PG_VERSION", "pg_filenode.map"]);
             }
+            Trouble::ReplayStops => begun.stop(&[server_process(hosts, &victim, "startup")]),
+            Trouble::SwitchoverBesideStuck => {
+                begun.stop(&[server_process(hosts, replica, "walreceiver")]);
+                let to = hosts.others(&victim).into_iter().find(|name| name != replica).expect("three members");
+                hosts.verb(&["switchover", "--candidate", &to, "--force"]).await.ok();
+            }
             Trouble::Switchover => drop(hosts.verb(&["switchover", "--force"]).await.ok().to_owned()),
             _ => unreachable!("cuts and disks are dealt with before"),
         }
@@ -140,6 +147,20 @@ fn process(hosts: &Hosts, name: &str, verb: &str) -> i32 {
     let all = hosts.node(name).processes().into_iter().filter_map(Process::read);
     let mut found = all.filter(|process| process.arguments.get(1).is_some_and(|word| word == verb));
     found.next().unwrap_or_else(|| panic!("the {verb} of {name} does not run")).pid
+}
+
+/// A process of a member's PostgreSQL, by what it calls itself.
+fn server_process(hosts: &Hosts, name: &str, what: &str) -> i32 {
+    let mut found = None;
+    eventually(&format!("the {what} of {name}"), PATIENCE, || {
+        let all = hosts.node(name).processes().into_iter().filter_map(Process::read);
+        let is = |process: &Process| {
+            process.arguments.first().is_some_and(|title| title.starts_with("postgres: ") && title.contains(what))
+        };
+        found = all.filter(is).map(|process| process.pid).next();
+        found.is_some()
+    });
+    found.expect("it was found")
 }
 
 /// Cuts a host and one store node off from everybody but each other. The outside, where verbs run, stays reachable.

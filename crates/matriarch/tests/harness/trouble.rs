@@ -75,8 +75,12 @@ pub enum Trouble {
     ReplicaControlSpoiled,
     /// Garbage in a replica's tables, and its postmaster killed.
     ReplicaTablesSpoiled,
+    /// The startup process of a replica stands still, later it goes on: nothing is replayed, WAL is received.
+    ReplayStops,
     /// A planned switchover.
     Switchover,
+    /// The walreceiver of a replica stands still, and the primary is switched over to another one.
+    SwitchoverBesideStuck,
     /// The primary's disk is full.
     PrimaryDiskFull,
     /// A replica's disk is full.
@@ -103,7 +107,7 @@ pub enum Meanwhile {
 }
 
 impl Trouble {
-    pub const ALL: [Trouble; 41] = [
+    pub const ALL: [Trouble; 43] = [
         Trouble::PrimaryCutOff,
         Trouble::PrimaryUnreachable,
         Trouble::PrimaryFromMembers,
@@ -137,7 +141,9 @@ impl Trouble {
         Trouble::ReplicaDeleted,
         Trouble::ReplicaControlSpoiled,
         Trouble::ReplicaTablesSpoiled,
+        Trouble::ReplayStops,
         Trouble::Switchover,
+        Trouble::SwitchoverBesideStuck,
         Trouble::PrimaryDiskFull,
         Trouble::ReplicaDiskFull,
         Trouble::PrimaryDiskStalls,
@@ -169,6 +175,7 @@ impl Trouble {
                 | Trouble::ReplicaDiskStalls
                 | Trouble::ReplicaSyncFails
                 | Trouble::KillReplica
+                | Trouble::ReplayStops
                 | Trouble::ReplicaDeleted
                 | Trouble::ReplicaControlSpoiled
                 | Trouble::ReplicaTablesSpoiled

@@ -6,6 +6,7 @@ mod harness;
 mod address;
 mod clocks;
 mod disks;
+mod gray;
 mod network;
 mod power;
 mod steps;

@@ -23,6 +23,7 @@ pub struct Facts {
     incarnation: Option<Incarnation>,
     epoch: u64,
     disk_full: bool,
+    replay_still: bool,
 }
 
 impl World {
@@ -118,6 +119,7 @@ impl World {
             incarnation: observation.incarnation().cloned(),
             epoch: sync.filter(|sync| leads && role == Role::Primary && sync.leader == *name).map_or(0, |s| s.epoch),
             disk_full: matches!(self.nodes[node].ailment, Some(Ailment::Full { .. })),
+            replay_still: self.nodes[node].replay_is_still(),
         }
     }
 
@@ -140,6 +142,7 @@ impl World {
             "incarnation": facts.incarnation,
             "epoch": facts.epoch,
             "disk_full": facts.disk_full,
+            "replay_still": facts.replay_still,
         })
         .to_string()
     }

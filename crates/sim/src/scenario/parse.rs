@@ -152,7 +152,7 @@ fn step(setup: &Setup, words: &[&str]) -> Parsed<Step> {
     let of = |name: &str| member(setup, name);
     Ok(match *words {
         ["start", ref names @ ..] => Step::Start(members(setup, names)?),
-        ["stop", ref names @ ..] => Step::Stop(members(setup, names)?),
+        ["stop", ref names @ ..] if names.first() != Some(&"replay") => Step::Stop(members(setup, names)?),
         ["run", length] => Step::Run(time(length)?),
         ["foreign", name] => Step::Foreign(of(name)?),
         ["wait" | "expect", ref rest @ .., "within", limit] => Step::Reach(conditions(setup, rest)?, time(limit)?),
@@ -192,6 +192,7 @@ fn fault(setup: &Setup, words: &[&str]) -> Parsed<Fault> {
         ["stall", "disk", name] => Fault::StallDisk(of(name)?),
         ["fill", "disk", name] => Fault::FillDisk(of(name)?),
         ["hang", "postmaster", name] => Fault::HangPostmaster(of(name)?),
+        ["stop", "replay", "of", name] => Fault::StopReplay(of(name)?),
         ["jobs", "fail"] => Fault::Flaky,
         ["switchover"] => Fault::Switchover(None),
         ["switchover", "to", name] => Fault::Switchover(Some(of(name)?)),

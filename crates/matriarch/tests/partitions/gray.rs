@@ -1,0 +1,65 @@
+//! Members that are neither well nor gone: a replica that receives and does not replay, and one that receives nothing and
+//! keeps its connection.
+
+use matriarch_testkit::faults;
+use matriarch_testkit::observer::Probe;
+
+use crate::harness::hosts::Plan;
+use crate::harness::trouble::{Trouble, endure};
+use crate::harness::{Hosts, PATIENCE, Witness, health};
+use crate::survive_on;
+
+/// A stop takes as long as `primary_stop_timeout` (30 s) if nothing else bounds it.
+const BOUND: f64 = 25.0;
+
+/// Waits until a member says that it replays nothing.
+async fn complains(hosts: &Hosts, name: &str) {
+    health::wait(hosts, PATIENCE, "the replica that does not replay says so", |_, rows| {
+        let problem = rows.iter().find(|row| row["member"] == name).map(|row| row["problem"].to_string());
+        let said = problem.as_ref().is_some_and(|problem| problem.contains("nothing has been replayed"));
+        (!said).then(|| format!("{name} says {problem:?}"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_does_not_replay_is_passed_over_and_mended() {
+    let Some(mut hosts) = Plan::new("replay").start().await else { return };
+    let witness = Witness::attach(&hosts, Probe::Write).await;
+    let leader = health::leader(&hosts).await;
+    // The first by name would take over among equals.
+    let stuck = hosts.others(&leader)[0].clone();
+    let begun = Trouble::ReplayStops.begin(&mut hosts, 0).await;
+    assert_eq!(begun.victim, stuck);
+    complains(&hosts, &stuck).await;
+    witness.writes_again("a replica has stopped replaying").await;
+
+    let old = faults::postmaster(&hosts.data(&leader)).expect("it runs");
+    hosts.power_cut(std::slice::from_ref(&leader), 1);
+    // Both replicas have to pledge, so the one that stands still has to be started anew.
+    witness.writes_again("the primary's power was cut beside a replica that does not replay").await;
+    hosts.boot(&leader);
+    health::well(&hosts, PATIENCE).await;
+    assert_ne!(faults::postmaster(&hosts.data(&leader)), Some(old));
+    begun.end(&mut hosts);
+    witness.conclude(&hosts).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_does_not_replay_for_a_while_catches_up() {
+    survive_on(Plan::new("replay-while").newest(), &[Trouble::ReplayStops]).await;
+}
+
+/// The walsender of a replica that stands still would hold up the stop of the primary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switchover_does_not_wait_for_a_replica_that_stands_still() {
+    for (name, plan) in [("stuck", Plan::new("stuck")), ("stuck-newest", Plan::new("stuck-newest").newest())] {
+        let Some(mut hosts) = plan.start().await else { return };
+        let witness = Witness::attach(&hosts, Probe::Write).await;
+        let leader = health::leader(&hosts).await;
+        let endured = endure(&mut hosts, &witness, Trouble::SwitchoverBesideStuck, crate::HOLD, 0).await;
+        assert_ne!(health::leader(&hosts).await, leader, "{name}: it went through");
+        assert!(endured.gap < BOUND, "{name}: writes paused for {:.1} s", endured.gap);
+        witness.conclude(&hosts).await;
+    }
+}
