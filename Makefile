@@ -5,17 +5,18 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build up check test sim bench soak clean
+.PHONY: help build up check test sim bench soak saturated clean
 
 ARGS ?=
 TESTS ?= --workspace
 FAULTS ?= 1000
 SEEDS ?= 100000
 FROM ?= 0
+MINUTES ?= 60
 with_postgres := MATRIARCH_POSTGRES_DIRS="$$(scripts/postgres-dirs)"
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the release binary, target/release/matriarch
 	@scripts/install-deps
@@ -38,10 +39,15 @@ test: ## make check, then every test, with real PostgreSQL 15, 16 and 18
 sim: ## SEEDS random schedules of simulated clusters over every profile, on all cores (FROM: the first; some 100,000 take minutes)
 	cargo run --profile search --locked -p matriarch-sim --example campaign -- --seeds $(SEEDS) --from $(FROM)
 
-soak: ## FAULTS random faults in a row under clients that remember every answer; as root on hosts of namespaces (hours)
+soak: ## FAULTS random faults in a row under clients that remember every answer; as root on hosts of namespaces (an hour)
 	@scripts/install-deps --test
 	@$(with_postgres) MATRIARCH_SOAK_FAULTS=$(FAULTS) \
-		cargo test --release --locked -p matriarch --test soak -- --ignored --nocapture
+		cargo test --release --locked -p matriarch --test soak -- --ignored --nocapture many_random_faults
+
+saturated: ## A cluster for MINUTES on a machine that pgbench keeps busy: nobody may take over (as root)
+	@scripts/install-deps --test
+	@$(with_postgres) MATRIARCH_SOAK_MINUTES=$(MINUTES) \
+		cargo test --release --locked -p matriarch --test soak -- --ignored --nocapture saturated
 
 bench: ## Measure idle cost, routing and failover against the peers (under an hour; figures go to bench/results)
 	@scripts/install-deps --bench

@@ -120,7 +120,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "primary_stop_timeout",
         Kind::Seconds { min: 0.0, max: DAY },
-        "How long a clean stop may take before it is forced. 0: as long as it needs.",
+        "How long a clean stop may take before it is forced. 0: as long as it needs. A standby that does not take the end of the WAL is waited for switchover_hold_timeout at most, under a rule or in a switchover.",
     )
     .default("30"),
     key(

@@ -4,6 +4,7 @@
 mod decks;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod saturated;
 mod table;
 
 use std::time::{Duration, Instant};
