@@ -91,6 +91,11 @@ impl Witness {
         self.ledger.so_far().gap_within(from, f64::INFINITY).seconds
     }
 
+    /// The ledger's figures as they stand.
+    pub fn so_far(&self) -> Summary {
+        self.ledger.so_far().summary()
+    }
+
     /// Ends all, and counts: what was acknowledged and is gone or contradicts other answers, and moments with two primaries.
     pub async fn count(self, cluster: &impl Subject) -> (usize, usize) {
         let book = self.ledger.stop().await;
