@@ -12,7 +12,7 @@ use matriarch_postgres::postmaster::{StartAs, StartError};
 use matriarch_postgres::rewind::{RewindError, RewindOutcome};
 use matriarch_postgres::stop::{StopMode, StopReport};
 use matriarch_postgres::{
-    Instance, Postmaster, Settings, Source, Sql, bootstrap, clone, hba, postmaster, rewind, roles, stop,
+    Instance, Postmaster, Settings, Source, Sql, bootstrap, clone, hba, history, postmaster, rewind, roles, stop,
 };
 use tokio::sync::watch;
 
@@ -50,6 +50,8 @@ pub struct JobContext {
     /// Whom to copy from: the leader, or a member that is there for it.
     pub clone_source: Option<Source>,
     pub leader_timeline: Timeline,
+    /// Our own timeline, and the one that is reserved for our promotion.
+    pub timelines: Option<(Timeline, Timeline)>,
     pub postmaster: Option<Arc<Postmaster>>,
     pub sql: Option<Arc<Sql>>,
     /// Slots that a new primary makes before anything else.
@@ -258,7 +260,17 @@ async fn stop_by(context: &JobContext, mode: StopMode) -> Done {
 
 async fn promote(context: &JobContext) -> Done {
     let Some(sql) = &context.sql else { return Err(failed("there is no connection to PostgreSQL to promote it by")) };
+    let Some((own, next)) = context.timelines.filter(|(own, next)| own < next) else {
+        return Err(failed("no timeline is reserved for the promotion"));
+    };
+    history::reserve(&context.instance, own, next).map_err(failed)?;
     sql.promote(PROMOTE_LIMIT).await.map_err(failed)?;
+    let opened = sql.probe(PROMOTE_LIMIT).await.map_err(failed)?.timeline;
+    if opened != next {
+        // Another member may have opened it too, and PostgreSQL tells timelines apart by their number only.
+        stop_immediate(context).await?;
+        return Err(failed(format!("the promotion opened timeline {opened}, and {next} was reserved: ended")));
+    }
     become_primary(context, sql).await?;
     Ok(JobReport::default())
 }

@@ -1,12 +1,12 @@
 //! Timelines: which history a member's WAL belongs to.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use matriarch_core::{Lsn, Timeline};
 
 use crate::conninfo::Source;
-use crate::files::FileError;
+use crate::files::{self, FileError};
 use crate::instance::Instance;
 use crate::tool::{self, ToolError};
 
@@ -88,10 +88,86 @@ impl History {
         self.ancestors.iter().find(|ancestor| ancestor.timeline == timeline).map(|ancestor| Some(ancestor.switch_lsn))
     }
 
+    /// What the history file of a timeline below ours says: its part of our history.
+    fn file_of(&self, timeline: Timeline) -> String {
+        if !self.ancestors.iter().any(|ancestor| ancestor.timeline == timeline) {
+            return PLACEHOLDER.to_owned();
+        }
+        let before = self.ancestors.iter().filter(|ancestor| ancestor.timeline < timeline);
+        before
+            .map(|ancestor| format!("{}\t{}\tcompleted by Matriarch\n", ancestor.timeline, ancestor.switch_lsn))
+            .collect()
+    }
+
     /// Name of the history file of a timeline.
     pub fn file_name(timeline: Timeline) -> String {
         format!("{timeline:08X}.history")
     }
+}
+
+/// The file of a timeline that is in nobody's history.
+const PLACEHOLDER: &str = "# This timeline was never used (Matriarch): it only keeps its number from being taken.\n";
+
+/// A promotion that cannot open the timeline that is reserved for it.
+#[derive(Debug, thiserror::Error)]
+pub enum ReserveError {
+    /// Somebody has opened it.
+    #[error("timeline {timeline} is taken: {file} is there", file = file.display())]
+    Taken {
+        /// Which.
+        timeline: Timeline,
+        /// Its history.
+        file: PathBuf,
+    },
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The history of the own timeline.
+    #[error(transparent)]
+    Read(#[from] HistoryError),
+}
+
+/// Makes the next promotion open timeline `next`: PostgreSQL takes the first number above its own, `own`, for which it
+/// finds no history, so it is shown one for each number below `next`.
+///
+/// They stay: a replica that follows asks its primary for the history of every number between its own and the primary's,
+/// and cannot stream when one is missing. A copy of a primary (`pg_basebackup`) lacks those of its ancestors: they are
+/// completed from its own.
+pub fn reserve(instance: &Instance, own: Timeline, next: Timeline) -> Result<(), ReserveError> {
+    let folder = instance.data("pg_wal");
+    let file = folder.join(History::file_name(next));
+    if file.exists() {
+        return Err(ReserveError::Taken { timeline: next, file });
+    }
+    let known = if own > 1 { read(instance, own)? } else { Some(History::root(own)) };
+    for timeline in 2..next {
+        let path = folder.join(History::file_name(timeline));
+        if path.exists() {
+            continue;
+        }
+        let text = match &known {
+            Some(known) => known.file_of(timeline),
+            None if timeline > own => PLACEHOLDER.to_owned(),
+            None => continue,
+        };
+        files::write_atomic(&path, text.as_bytes(), 0o600, instance.owner.as_ref())?;
+    }
+    Ok(())
+}
+
+/// Removes what [`reserve`] made for a promotion that did not come about: a server that starts would take the newest
+/// history it finds for its own future, and give up.
+pub fn forget_reserved(instance: &Instance) -> Result<(), FileError> {
+    let Ok(entries) = fs::read_dir(instance.data("pg_wal")) else { return Ok(()) };
+    let histories = entries.flatten().map(|entry| entry.path());
+    let (unused, opened): (Vec<_>, Vec<_>) = histories
+        .filter(|path| path.extension().is_some_and(|ending| ending == "history"))
+        .partition(|path| fs::read_to_string(path).is_ok_and(|text| text == PLACEHOLDER));
+    let newest = opened.iter().filter_map(|path| path.file_name()).max();
+    for path in unused.iter().filter(|path| path.file_name() > newest) {
+        files::remove_durably(path)?;
+    }
+    Ok(())
 }
 
 /// Compares a member's end of WAL with the leader's history. `member` is the member's own history if known; it only

@@ -18,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 use crate::conf;
 use crate::control::{self, ControlError};
 use crate::files::{Context, FileError};
+use crate::history;
 use crate::instance::{Instance, RunDirError};
 use crate::process;
 use crate::readiness::register;
@@ -143,6 +144,7 @@ fn prepare(instance: &Instance, start_as: StartAs) -> Result<(), StartError> {
     instance.prepare_run_dir()?;
     remove_stale_locks(instance)?;
     conf::ensure_include(instance)?;
+    history::forget_reserved(instance)?;
     for name in conf::strip_auto_conf(instance)? {
         tracing::warn!(setting = name, "removed from postgresql.auto.conf: Matriarch owns this setting");
     }

@@ -243,18 +243,14 @@ impl World {
         self.poke(node, 1);
     }
 
-    /// The number PostgreSQL picks: one more than the newest history file it can see. The agent shows it files for
-    /// those the store knows of and for all below the number that the takeover reserved.
+    /// The number PostgreSQL picks: the first above its own without a history file. The agent shows it one for each
+    /// number below the reserved one.
     fn next_timeline(&self, node: NodeId) -> Timeline {
         let this = &self.nodes[node];
         let own = this.wal().map_or(1, |wal| wal.timeline(wal.len()));
-        if self.setup.mutation == Some(Mutation::TimelineNotReserved) {
-            return own + 1;
-        }
-        let cluster = this.agent.view.as_ref().map(|view| &view.cluster);
-        let known = cluster.and_then(|view| view.history.iter().map(|entry| entry.0 + 1).max()).unwrap_or(0);
-        let reserved = cluster.and_then(|view| view.sync.as_ref()).map_or(0, |sync| sync.value.timeline);
-        (own.max(known) + 1).max(reserved)
+        let sync = this.agent.view.as_ref().and_then(|view| view.cluster.sync.as_ref());
+        let reserved = sync.filter(|_| self.setup.mutation != Some(Mutation::TimelineNotReserved));
+        reserved.map_or(0, |sync| sync.value.timeline).max(own + 1)
     }
 
     fn pg_checkpointed(&mut self, node: NodeId) {

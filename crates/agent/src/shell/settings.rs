@@ -44,6 +44,11 @@ impl Shell {
             leader: leader.and_then(|name| self.source(name, &self.options.rewind_libpq)),
             clone_source: self.clone_source().and_then(|name| self.source(name, &self.options.libpq)),
             leader_timeline,
+            timelines: self
+                .pg
+                .probe
+                .as_ref()
+                .and_then(|probe| Some((probe.timeline, view?.sync.as_ref()?.value.timeline))),
             postmaster: None,
             sql: None,
             slots: self.first_slots(),

@@ -47,7 +47,7 @@ pub enum Purpose {
     Pledge,
     /// Take that back, and void what is under way of it.
     Withdraw,
-    /// Publish a rule, or that it is established.
+    /// Publish a rule, that it is established, or another timeline for its epoch.
     Rule,
     /// Announce or call off a planned switchover.
     Handover,

@@ -103,6 +103,15 @@ impl Turn<'_> {
         if Some(&sync.value.incarnation) != self.obs.incarnation() {
             return self.release(sync, leader, ReleaseReason::DataLost, None, "the data we led with is gone");
         }
+        let used = running.timeline.max(self.memory.timeline_used);
+        if used >= sync.value.timeline {
+            // A promotion that was cut short has used up the number: the next one is reserved before it is opened.
+            let mut record = sync.value.clone();
+            record.timeline = used + 1;
+            let text = format!("about to promote: reserving timeline {}", record.timeline);
+            self.commit(Purpose::Rule, Txn::new().rewrite_sync(sync, record));
+            return Why::new("promote_reserve", text);
+        }
         let names = self.names_for(view, &sync.value.rule);
         // The rule must be in force before the first commit.
         let ready = running.upstream.is_none() && running.synchronous_standby_names == names;
@@ -142,8 +151,8 @@ impl Turn<'_> {
             let text = "PostgreSQL does not run, and another primary is asked for: giving up the lead";
             return self.release(sync, leader, ReleaseReason::Switchover, shutdown, text);
         }
-        if facts.standby {
-            // It stopped between the takeover and the promotion.
+        if facts.standby || facts.timeline.max(self.memory.timeline_used) > sync.value.timeline {
+            // It stopped between the takeover and the promotion, or came out of that on a timeline nobody reserved.
             self.configure_standby(&sync.value, None);
             return self.run(Job::StartStandby, Why::new("start_to_promote", "starting as a replica, to be promoted"));
         }
@@ -237,6 +246,12 @@ impl Turn<'_> {
     fn lead_running(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, running: &Running) -> Why {
         if Some(&sync.value.incarnation) != self.obs.incarnation() && self.obs.facts().is_some() {
             return self.stop_writable(Why::new("other_data", "PostgreSQL runs on data we do not lead with"));
+        }
+        if running.timeline > sync.value.timeline {
+            // Another member may have opened it too, and PostgreSQL tells timelines apart by their number only.
+            self.memory.timeline_used = running.timeline;
+            let text = format!("timeline {} was not reserved: stopping, to open another", running.timeline);
+            return self.stop_writable(Why::new("unreserved_timeline", text));
         }
         if self.obs.reinit {
             self.problem = Some("a leader cannot be reinitialized; switch over first".to_owned());

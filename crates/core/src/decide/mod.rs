@@ -37,7 +37,7 @@ pub use observation::{
 };
 pub use turn::{RETRY_STEPS, TICK};
 
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, Timeline};
 use crate::name::MemberName;
 use crate::rule::Rule;
 use turn::Turn;
@@ -79,6 +79,8 @@ pub struct Memory {
     pub start_overdue: bool,
     /// `finished.at` of the newest job already taken into account.
     pub accounted: Option<Millis>,
+    /// The newest timeline that a promotion of ours may have opened without success: no other may open it.
+    pub timeline_used: Timeline,
     /// What is known of pledges of ours that may still be under way.
     pub pledging: Pledging,
     /// A rule that was sent for publication and is enforced once published; it may have landed without our knowing.

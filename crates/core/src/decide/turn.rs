@@ -232,8 +232,13 @@ impl<'a> Turn<'a> {
             message: failure.message.clone(),
             hopeless: failure.hopeless,
         });
-        if finished.job == Job::Rewind && (failure.hopeless || before + 1 >= 3) {
-            self.memory.remedy = Remedy::Clone;
+        match finished.job {
+            Job::Rewind if failure.hopeless || before + 1 >= 3 => self.memory.remedy = Remedy::Clone,
+            Job::Promote => {
+                let reserved = self.sync().map_or(0, |sync| sync.timeline);
+                self.memory.timeline_used = self.memory.timeline_used.max(reserved);
+            }
+            _ => {}
         }
     }
 
