@@ -26,6 +26,10 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(30);
 /// How often a stop looks whether the shutdown checkpoint is written; an ordinary one is over before the first look.
 const SHUTDOWN_LOOK: Duration = Duration::from_millis(500);
+/// A checkpoint that takes so long leaves the next one much to do, and clients wait for that one.
+const LONG_CHECKPOINT: Duration = Duration::from_millis(150);
+/// Checkpoints before a switchover, at most.
+const CHECKPOINTS: u32 = 3;
 const SETTLE_LOOK: Duration = Duration::from_millis(5);
 /// How long routers that do not announce themselves need to hear that they shall hold new work: one notification.
 const HOLD_HEARD: Duration = Duration::from_millis(20);
@@ -63,6 +67,8 @@ pub struct JobContext {
     pub settle_limit: Duration,
     /// Routers have said that they hold new work; else they may not even have heard that they shall.
     pub held: bool,
+    /// Nobody works any more, and a checkpoint was made just before: the one at shutdown is all that a stop needs.
+    pub settled: bool,
 }
 
 /// What a job changed.
@@ -181,7 +187,8 @@ fn start_failure(error: StartError) -> JobFailure {
 }
 
 async fn stop_fast(context: &JobContext) -> Done {
-    let mode = StopMode::Fast { checkpoint: Some(CHECKPOINT_LIMIT), deadline: context.stop_limit };
+    let checkpoint = (!context.settled).then_some(CHECKPOINT_LIMIT);
+    let mode = StopMode::Fast { checkpoint, deadline: context.stop_limit };
     let Some(limit) = context.send_limit else { return stop_by(context, mode).await };
     tokio::select! {
         done = stop_by(context, mode) => done,
@@ -277,7 +284,13 @@ async fn promote(context: &JobContext) -> Done {
 
 async fn checkpoint(context: &JobContext) -> Done {
     let Some(sql) = &context.sql else { return Err(failed("there is no connection to PostgreSQL for a checkpoint")) };
-    sql.checkpoint(CHECKPOINT_LIMIT).await.map_err(failed)?;
+    for _ in 0..CHECKPOINTS {
+        let begun = Instant::now();
+        sql.checkpoint(CHECKPOINT_LIMIT).await.map_err(failed)?;
+        if begun.elapsed() < LONG_CHECKPOINT {
+            break;
+        }
+    }
     Ok(JobReport::default())
 }
 

@@ -249,6 +249,7 @@ fn each_timer(memory: &mut Memory, change: &mut impl FnMut(&mut Millis)) {
         &mut memory.leaderless_since,
         &mut memory.outranked_since,
         &mut memory.not_streaming_since,
+        &mut memory.history_awaited,
         &mut memory.unready_since,
     ];
     timers.into_iter().flatten().for_each(&mut *change);

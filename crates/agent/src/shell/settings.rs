@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use matriarch_config::LocalConfig;
 use matriarch_core::MemberName;
-use matriarch_core::decide::{Job, Server, Settings};
+use matriarch_core::decide::{Job, Phase, Server, Settings};
 use matriarch_core::record::{MemberRecord, Role};
 use matriarch_postgres::conf::{self, Upstream};
 use matriarch_postgres::{Source, hba};
@@ -56,6 +56,7 @@ impl Shell {
             primary,
             settle_limit: self.config.switchover_hold_timeout,
             held: view.is_some_and(|view| !view.routers.is_empty()),
+            settled: self.memory.switching.as_ref().is_some_and(|switching| switching.phase == Phase::Stopping),
         }
     }
 

@@ -11,6 +11,8 @@ use crate::record::{MemberRecord, Role, SyncRecord, Versioned};
 const START_LIMIT: u32 = 3;
 /// A replica that has not streamed for so long from a leader that is ready needs a remedy.
 const STREAM_LIMIT: Millis = 15_000;
+/// How long a new leader that is ready may take to write where the last timeline ended.
+const HISTORY_LIMIT: Millis = 5_000;
 
 impl Turn<'_> {
     pub(super) fn follow(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, leader: &LeaderKey) -> Why {
@@ -77,6 +79,7 @@ impl Turn<'_> {
             self.memory.not_streaming_since = None;
             self.memory.remedy = Remedy::None;
             self.memory.failures = None;
+            self.memory.history_awaited = None;
             self.memory.starts = 0;
             return Why::new("following", format!("following {leader}"));
         }
@@ -117,6 +120,9 @@ impl Turn<'_> {
         };
         let primary_before =
             !facts.standby && self.memory.rewound != Some(sync.epoch) && !stopped_before_fork(view, facts);
+        if primary_before && let Some(why) = self.await_history(view, leader, facts, ready) {
+            return why;
+        }
         if primary_before || self.memory.remedy == Remedy::Rewind {
             if !self.policy.use_rewind && !self.policy.clone_diverged {
                 return self.trouble(
@@ -151,6 +157,28 @@ impl Turn<'_> {
             self.memory.starts += 1;
         }
         why
+    }
+
+    /// A new leader says that it is ready before it has written where our timeline ended. After a clean stop that decides
+    /// whether there is anything to undo.
+    fn await_history(
+        &mut self,
+        view: &ClusterView,
+        leader: &MemberName,
+        facts: &DataFacts,
+        ready: Option<&MemberRecord>,
+    ) -> Option<Why> {
+        let forked = view.history.iter().any(|entry| entry.fork().0 == facts.timeline);
+        let behind = ready?.timeline.is_some_and(|timeline| timeline > facts.timeline);
+        if !facts.clean || !behind || forked || self.memory.remedy != Remedy::None {
+            return None;
+        }
+        let until = *self.memory.history_awaited.get_or_insert(self.obs.now) + HISTORY_LIMIT;
+        if self.obs.now >= until {
+            return None;
+        }
+        self.wake_at(until);
+        Some(Why::new("await_history", format!("waiting until {leader} tells where timeline {} ended", facts.timeline)))
     }
 
     /// A rewind that failed, or that left a directory nobody can start, where people want to look at it themselves.

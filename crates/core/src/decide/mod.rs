@@ -53,6 +53,8 @@ pub struct Memory {
     pub outranked_since: Option<Millis>,
     /// Since when we do not stream although a leader is ready.
     pub not_streaming_since: Option<Millis>,
+    /// Since when a ready leader has owed the end of our timeline.
+    pub history_awaited: Option<Millis>,
     /// Position that voters must reach before a rule counts as enforced.
     pub barrier: Option<Barrier>,
     /// A rule that was sent for publication after PostgreSQL had begun to enforce it.
