@@ -97,6 +97,10 @@ class Contender(abc.ABC):
     def switchover(self, leader: str, candidate: str) -> None:
         """A planned move; returns when the contender says that it is done."""
 
+    def phases(self, since: float) -> dict[str, float]:
+        """When each step of a planned move after this moment was reached (seconds since the epoch), as far as it tells."""
+        return {}
+
     @abc.abstractmethod
     def describe(self) -> str:
         """Its settings in words."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 
 import machine
+import phases
 from contender import PASSWORD, Contender
 
 SCOPE, TOKEN = "bench", "bench"
@@ -81,6 +82,10 @@ class Matriarch(Contender):
         answer = subprocess.run([self.program, *verb, *self.which()], capture_output=True, text=True, timeout=120)
         if answer.returncode != 0:
             raise RuntimeError(f"switchover failed: {answer.stderr.strip() or answer.stdout.strip()}")
+
+    def phases(self, since: float) -> dict[str, float]:
+        homes = [*(self.home(member) for member in self.members), self.folder / "proxy"]
+        return phases.read([home / "matriarch.log" for home in homes], since)
 
     # ---------------------------------------------------------------------------------------------------------
     def start(self) -> None:

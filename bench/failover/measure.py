@@ -7,6 +7,7 @@ import statistics
 import time
 
 import machine
+import phases
 from clients import Ledger, Load, Pgbench
 from contender import Contender
 from faults import Fault
@@ -34,7 +35,7 @@ def strike(contender: Contender, fault: Fault, ledger: Ledger) -> dict:
     try:
         ledger.wait_steady(2.0, 60.0)
         time.sleep(random.uniform(0, contender.period))
-        struck, begun = ledger.now, time.monotonic()
+        struck, begun, clock = ledger.now, time.monotonic(), time.time()
         try:
             fault.strike()
             # The router may serve the old primary for a moment yet: let the fault begin before asking whether it is over.
@@ -66,8 +67,15 @@ def strike(contender: Contender, fault: Fault, ledger: Ledger) -> dict:
         "lost": len(verdict["lost"]),
         "duplicates": len(verdict["duplicates"]),
         "load_average": round(os.getloadavg()[0], 1),
+        **timeline_of(contender, clock, clock + summary["gap"]["from"] - struck, summary["gap"]["seconds"]),
         **more,
     }
+
+
+def timeline_of(contender: Contender, struck: float, last: float, gap: float) -> dict:
+    """The steps of a planned move in milliseconds; nothing for other faults and for contenders that do not tell."""
+    steps = phases.relative(contender.phases(struck), last, last + gap)
+    return {"phases": steps} if steps else {}
 
 
 def spread(values: list) -> dict:

@@ -2,6 +2,7 @@
 
 use matriarch_api::{BlowBody, RestartRequest};
 use matriarch_core::decide::Finished;
+use matriarch_core::record::RouterRecord;
 use matriarch_dcs::StoreError;
 use matriarch_postgres::files::FileError;
 use tokio::sync::oneshot;
@@ -44,6 +45,8 @@ pub enum Event {
     DataSeen(Box<DataReport>),
     /// A standby does not replay because these settings are lower than its primary's.
     LimitsTooLow(Vec<String>),
+    /// Nothing listens where a router said to be, whose record was this.
+    RouterGone(String, Box<RouterRecord>),
     /// Settings were written and loaded, or not.
     Configured {
         /// Why not.

@@ -15,6 +15,7 @@ pub mod heartbeat;
 mod instance;
 mod jobs;
 mod lasting;
+pub mod network;
 mod options;
 mod policy;
 mod postgres_log;

@@ -323,6 +323,9 @@ pub struct RouterRecord {
     pub kind: RouterKind,
     /// Where clients reach it: `host:port`.
     pub address: String,
+    /// Identity of the network it is in: within it, an address of the loopback interface means the same to all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// It lets no new work through for the switchover that this revision of `sync` announced. A pooler says so once the
     /// work that it let through before has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -143,7 +143,8 @@ impl Story {
     }
 
     fn router(&mut self, id: &str, holds: Option<u64>) {
-        let record = RouterRecord { kind: RouterKind::Pooler, address: format!("{id}:6432"), holds, problem: None };
+        let address = format!("{id}:6432");
+        let record = RouterRecord { kind: RouterKind::Pooler, address, network: None, holds, problem: None };
         self.routers.insert(id.into(), record);
     }
 }

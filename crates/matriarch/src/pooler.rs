@@ -223,9 +223,11 @@ async fn announce(
     mut report: watch::Receiver<Report>,
     stop: CancellationToken,
 ) {
+    let network = matriarch_agent::network::id();
     let record = |report: &Report| RouterRecord {
         kind: RouterKind::Pooler,
         address: address.clone(),
+        network: network.clone(),
         holds: report.holds,
         problem: report.problem.clone(),
     };

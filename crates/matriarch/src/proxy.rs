@@ -16,7 +16,11 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{self, Which};
 use crate::logging::{self, LogFormat};
 use crate::pooler::PoolerArgs;
+use crate::routes::{Feed, News};
 use crate::{router, routes, store};
+
+/// Between two looks for a store that is not there yet.
+const STORE_AGAIN: Duration = Duration::from_millis(500);
 
 /// `proxy`.
 #[derive(Args, Clone, Debug)]
@@ -75,32 +79,59 @@ pub async fn run(args: ProxyArgs, which: Which) -> anyhow::Result<()> {
          or --pooler-address"
     );
     let place = cluster::find_store(&which).await?;
-    let store =
-        store::open(&place.address, &place.prefix, false).await.context("the proxy needs the cluster's store")?;
     let config = config(&args)?;
     let drain = config.drain_timeout;
     let routes = !args.read_write.is_empty() || !args.read_only.is_empty();
     let proxy = if routes { Some(Proxy::bind(config).await?) } else { None };
     let poolers = args.pooler.prepare(&which)?;
-    tracing::info!("routing for {} from {}", store.describe(), addresses(&args));
-    let news = routes::follow(store.clone());
     let stop = CancellationToken::new();
-    let announced = proxy.as_ref().and_then(|proxy| announce(proxy, &store, &news, &stop));
-    let poolers = poolers.run(&store, &news, &stop, drain);
     let told = stop.clone();
     tokio::spawn(async move {
         stop_asked(args.supervised).await;
         told.cancel();
     });
-    match proxy {
-        Some(proxy) => proxy.run(news.routes, stop).await?,
-        None => stop.cancelled().await,
+    let (news, feed) = routes::news();
+    let (seen, told) = (news.routes.clone(), stop.clone());
+    let listen = proxy.as_ref().and_then(|proxy| proxy.addresses().read_write.first().copied());
+    let followed = async {
+        let Some(store) = told.run_until_cancelled(wait_for_store(&place, &feed)).await else { return };
+        tracing::info!("routing for {} from {}", store.describe(), addresses(&args));
+        let announced = listen.map(|listen| announce(listen, &store, &news, &told));
+        let poolers = poolers.run(&store, &news, &told, drain);
+        feed.follow(store);
+        told.cancelled().await;
+        if let Some(announced) = announced {
+            let _ = announced.await;
+        }
+        poolers.join_all().await;
+    };
+    let served = async {
+        let Some(proxy) = proxy else { return Ok(()) };
+        let ended = proxy.run(seen, stop.clone()).await;
+        stop.cancel();
+        ended
+    };
+    let ((), served) = tokio::join!(followed, served);
+    Ok(served?)
+}
+
+/// A proxy may be started before its cluster is.
+async fn wait_for_store(place: &cluster::Place, feed: &Feed) -> Arc<dyn Store> {
+    let mut said = None;
+    loop {
+        match store::open(&place.address, &place.prefix, false).await {
+            Ok(store) => return store,
+            Err(error) => {
+                let text = format!("{error:#}");
+                if said.as_ref() != Some(&text) {
+                    tracing::warn!("waiting for the cluster's store: {text}");
+                    feed.stalled(format!("the cluster's store is not there: {text}"));
+                    said = Some(text);
+                }
+            }
+        }
+        tokio::time::sleep(STORE_AGAIN).await;
     }
-    if let Some(announced) = announced {
-        let _ = announced.await;
-    }
-    poolers.join_all().await;
-    Ok(())
 }
 
 /// The proxy of an agent, by its local configuration: listens now, runs until `stop`, then drains.
@@ -127,7 +158,8 @@ pub async fn beside_agent(
     });
     let proxy = proxy.await?;
     let news = routes::follow(store.clone());
-    let announced = announce(&proxy, &store, &news, &stop);
+    let listen = proxy.addresses().read_write.first().copied();
+    let announced = listen.map(|listen| announce(listen, &store, &news, &stop));
     Ok(tokio::spawn(async move {
         if let Err(error) = proxy.run(news.routes, stop).await {
             tracing::error!("the proxy has ended: {error}");
@@ -139,14 +171,8 @@ pub async fn beside_agent(
 }
 
 /// A proxy that leads to the primary has a say in switchovers.
-fn announce(
-    proxy: &Proxy,
-    store: &Arc<dyn Store>,
-    news: &routes::News,
-    stop: &CancellationToken,
-) -> Option<JoinHandle<()>> {
-    let listen = *proxy.addresses().read_write.first()?;
-    Some(router::announce_proxy(store.clone(), listen, news.handover.clone(), stop.clone()))
+fn announce(listen: SocketAddr, store: &Arc<dyn Store>, news: &News, stop: &CancellationToken) -> JoinHandle<()> {
+    router::announce_proxy(store.clone(), listen, news.handover.clone(), stop.clone())
 }
 
 fn config(args: &ProxyArgs) -> anyhow::Result<ProxyConfig> {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::routes::Handover;
 
 /// How long the record of a router that is gone still counts.
-const TTL: Duration = Duration::from_secs(6);
+const TTL: Duration = Duration::from_secs(4);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Name of this host as others may know it.
@@ -37,7 +37,13 @@ pub fn announce_proxy(
     stop: CancellationToken,
 ) -> JoinHandle<()> {
     let address = address(listen);
-    let record = move |holds| RouterRecord { kind: RouterKind::Proxy, address: address.clone(), holds, problem: None };
+    let record = move |holds| RouterRecord {
+        kind: RouterKind::Proxy,
+        address: address.clone(),
+        network: matriarch_agent::network::id(),
+        holds,
+        problem: None,
+    };
     let (sender, receiver) = watch::channel(record(None));
     tokio::spawn(async move {
         loop {

@@ -35,12 +35,47 @@ pub struct Handover {
     pub proxies: Option<u64>,
 }
 
-/// Follows the store for as long as somebody listens.
-pub fn follow(store: Arc<dyn Store>) -> News {
+/// Where news come from.
+pub struct Feed {
+    routes: watch::Sender<Arc<Routes>>,
+    handover: watch::Sender<Handover>,
+}
+
+/// News that say nothing before their feed follows a store.
+pub fn news() -> (News, Feed) {
     let (routes, seen) = watch::channel(Arc::new(Routes::default()));
     let (handover, announced) = watch::channel(Handover::default());
-    tokio::spawn(keep(store, routes, handover));
-    News { routes: seen, handover: announced }
+    (News { routes: seen, handover: announced }, Feed { routes, handover })
+}
+
+/// Follows the store for as long as somebody listens.
+pub fn follow(store: Arc<dyn Store>) -> News {
+    let (news, feed) = news();
+    feed.follow(store);
+    news
+}
+
+impl Feed {
+    /// Follows the store for as long as somebody listens.
+    pub fn follow(self, store: Arc<dyn Store>) {
+        tokio::spawn(keep(store, self.routes, self.handover));
+    }
+
+    /// Says why there is nothing new.
+    pub fn stalled(&self, problem: String) {
+        stalled(&self.routes, problem);
+    }
+}
+
+/// The routes stay, and those who wait in vain are told the reason.
+fn stalled(routes: &watch::Sender<Arc<Routes>>, problem: String) {
+    routes.send_if_modified(|current| {
+        let changed = current.problem.as_ref() != Some(&problem);
+        if changed {
+            *current = Arc::new(Routes { problem: Some(problem), ..(**current).clone() });
+        }
+        changed
+    });
 }
 
 async fn keep(store: Arc<dyn Store>, routes: watch::Sender<Arc<Routes>>, handover: watch::Sender<Handover>) {
@@ -83,6 +118,7 @@ async fn keep(store: Arc<dyn Store>, routes: watch::Sender<Arc<Routes>>, handove
                 if !std::mem::replace(&mut away, true) {
                     tracing::warn!("the store cannot be read, routes stay as they are: {error}");
                 }
+                stalled(&routes, format!("the cluster's store cannot be read: {error}"));
             }
         }
         if routes.is_closed() {
@@ -131,7 +167,7 @@ fn from_view(reading: &Reading, host: &str) -> Routes {
             backend(name, member, lag, host)
         })
         .collect();
-    Routes { generation: sync.epoch, primary, replicas, hold: announced(view).proxies.is_some() }
+    Routes { generation: sync.epoch, primary, replicas, hold: announced(view).proxies.is_some(), problem: None }
 }
 
 fn backend(name: &MemberName, member: &MemberRecord, lag_bytes: Option<u64>, host: &str) -> Backend {

@@ -34,6 +34,8 @@ pub struct Routes {
     pub replicas: Vec<Backend>,
     /// A planned switchover is under way: running sessions go on, new ones on the read-write port wait.
     pub hold: bool,
+    /// Why these may be out of date, or are missing; for those who wait in vain.
+    pub problem: Option<String>,
 }
 
 /// The two kinds of listener.
@@ -144,6 +146,7 @@ mod tests {
             primary: Some(backend("a", None)),
             replicas: vec![backend("b", Some(0)), backend("c", Some(10)), backend("d", None)],
             hold: false,
+            problem: None,
         }
     }
 

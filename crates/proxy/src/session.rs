@@ -280,7 +280,10 @@ impl Start<'_> {
 
     fn waited_too_long(&self) -> Report {
         let time = self.shared.config.hold_timeout;
-        let message = format!("no {} took the connection within {time:?}", self.port.wants());
+        let mut message = format!("no {} took the connection within {time:?}", self.port.wants());
+        if let Some(problem) = &self.routes.borrow().problem {
+            message.push_str(&format!("; {problem}"));
+        }
         let report = match &self.obstacle {
             None => Report::new("57P03", message),
             Some((member, reason)) => {

@@ -11,6 +11,7 @@ mod observe;
 mod publish;
 mod restart;
 mod roles;
+mod routers;
 mod settings;
 mod show;
 mod upkeep;
@@ -96,6 +97,7 @@ pub struct Shell {
     checks: ailment::Checks,
     restarts: restart::Restarts,
     roles: roles::Roles,
+    routers: routers::Routers,
     stopping: bool,
     /// Asked to make way, until then at the latest.
     upgrading: Option<Millis>,
@@ -154,6 +156,7 @@ impl Shell {
             checks: ailment::Checks::new(VolumeProbe::new(&options.instance)),
             restarts: restart::Restarts::default(),
             roles: roles::Roles::default(),
+            routers: routers::Routers::default(),
             stopping: false,
             upgrading: None,
             reinit: false,
@@ -303,8 +306,9 @@ impl Shell {
         let checked = self.check_health(now);
         self.keep_slots(now);
         self.keep_certificates_and_log(now);
+        let asked = self.look_for_routers(now);
         let rested = self.storage.rests_until(now).unwrap_or(Millis::MAX);
-        let wake = decision.next_wake.min(restart).min(rested).min(checked);
+        let wake = decision.next_wake.min(restart).min(rested).min(checked).min(asked);
         if restricted { wake.max(now + 20) } else { wake }
     }
 
@@ -353,6 +357,7 @@ impl Shell {
             }
             Event::DataSeen(report) => self.pg.data_seen(*report),
             Event::LimitsTooLow(names) => self.limits_too_low(&names),
+            Event::RouterGone(id, record) => self.routers.is_gone(id, *record),
             Event::Configured { failure } => {
                 self.configuring = false;
                 match failure {

@@ -11,6 +11,9 @@ impl Shell {
         let view = self.reading.as_ref().map(|reading| reading.view.clone());
         let alive: BTreeSet<_> = view.iter().flat_map(|view| view.members.keys().cloned()).collect();
         let mut store = view;
+        if let Some(view) = &mut store {
+            self.routers.forget(view);
+        }
         if let (Some(view), Some(held)) = (&mut store, self.storage.leader)
             && let Some(leader) = &mut view.leader
         {
