@@ -109,6 +109,7 @@ fn observation(me: &str, needed: u32) -> Observation {
         alive: ["a", "b", "c"].map(name).into(),
         ailment: None,
         pulse: if leads { Pulse::Unknown } else { Pulse::Alive { epoch: 3 } },
+        restart: false,
         support: BTreeMap::new(),
         newest: Some(sync(needed)),
         config: None,

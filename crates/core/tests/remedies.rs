@@ -85,6 +85,7 @@ fn observation(now: Millis, view: ClusterView, data: Data, server: Server) -> Ob
         reinit: false,
         ailment: None,
         pulse: Pulse::default(),
+        restart: false,
         support: BTreeMap::new(),
         newest: None,
         config: None,

@@ -49,12 +49,25 @@ struct Story {
     finished: Option<Finished>,
     /// `leader` of the request: none for a failover.
     from: Option<&'static str>,
+    /// A restart is asked for instead.
+    restart: bool,
+    nothing_asked: bool,
 }
 
 impl Story {
     fn new(from: Option<&'static str>) -> Story {
         let routers = BTreeMap::new();
-        Story { memory: Memory::default(), now: 1_000, handover: false, revision: 6, routers, finished: None, from }
+        Story {
+            memory: Memory::default(),
+            now: 1_000,
+            handover: false,
+            revision: 6,
+            routers,
+            finished: None,
+            from,
+            restart: false,
+            nothing_asked: false,
+        }
     }
 
     fn view(&self) -> ClusterView {
@@ -72,14 +85,15 @@ impl Story {
             .unwrap()
         };
         let request = serde_json::from_value(json!({"leader": self.from, "member": "b"})).unwrap();
+        let asked = !self.restart && !self.nothing_asked;
         ClusterView {
             revision: 9,
             initialize: Some(Versioned { revision: 1, value: "7575".into() }),
             leader: Some(LeaderKey { name: name("a"), revision: 5, held: true }),
             sync: Some(Versioned { revision: self.revision, value: sync }),
             members: [(name("a"), member("primary", "aaaaaaaa")), (name("b"), member("replica", "bbbbbbbb"))].into(),
-            failover: Some(Versioned { revision: 8, value: request }),
-            failover_due: true,
+            failover: asked.then_some(Versioned { revision: 8, value: request }),
+            failover_due: asked,
             routers: self.routers.clone(),
             ..ClusterView::default()
         }
@@ -118,6 +132,7 @@ impl Story {
             reinit: false,
             ailment: None,
             pulse: Pulse::default(),
+            restart: self.restart,
             support: BTreeMap::new(),
             newest: None,
             config: None,
@@ -234,4 +249,48 @@ fn a_failover_goes_on_at_the_bound() {
     story.now = 11_000;
     story.ends(Job::Settle, Some("the transaction of process 7 did not end"));
     assert_eq!(runs(&story.turn()), [Job::StopFast]);
+}
+
+fn refuses(decision: &Decision) -> Option<&str> {
+    decision.actions.iter().find_map(|action| match action {
+        Action::RefuseRestart(reason) => Some(reason.as_str()),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_restart_waits_for_routers_and_transactions_and_lets_work_go_on_afterwards() {
+    let mut story = Story { restart: true, ..Story::new(None) };
+    story.router("r", None);
+    story.announced();
+    assert_eq!(runs(&story.turn()), []);
+    story.router("r", Some(10));
+    assert_eq!(runs(&story.turn()), [Job::Settle]);
+    story.ends(Job::Settle, None);
+    assert_eq!(runs(&story.turn()), [Job::Restart]);
+    story.ends(Job::Restart, None);
+    // Whoever asked has been told, and asks for nothing more.
+    (story.restart, story.nothing_asked) = (false, true);
+    assert_eq!(story.turn().why.code, "switchover_over");
+}
+
+#[test]
+fn a_restart_is_called_off_when_a_router_or_a_transaction_is_in_the_way() {
+    let mut story = Story { restart: true, ..Story::new(None) };
+    story.router("r", None);
+    story.announced();
+    story.turn();
+    story.now += policy().hold_timeout;
+    let off = story.turn();
+    assert!(
+        runs(&off).is_empty() && refuses(&off).is_some_and(|text| text.contains("the pooler at r:6432")),
+        "{off:?}"
+    );
+
+    let mut story = Story { restart: true, ..Story::new(None) };
+    story.announced();
+    assert_eq!(runs(&story.turn()), [Job::Settle]);
+    story.ends(Job::Settle, Some("the transaction of process 7 did not end"));
+    let off = story.turn();
+    assert!(runs(&off).is_empty() && refuses(&off).is_some_and(|text| text.contains("process 7")), "{off:?}");
 }

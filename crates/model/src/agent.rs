@@ -81,6 +81,8 @@ impl Scene<'_> {
                 Action::Run(job) => self.begin(me, job),
                 Action::Configure(settings) => lagged |= self.configure(me, how, &settings),
                 Action::DropLease => self.drop_lease(me),
+                // Nobody asks for one here.
+                Action::RefuseRestart(_) => {}
             }
         }
         self.exit_when_stopped(me);
@@ -153,6 +155,7 @@ impl Scene<'_> {
             reinit: false,
             ailment: None,
             pulse,
+            restart: false,
             support: BTreeMap::new(),
             newest: member.newest.as_deref().cloned(),
             config: None,

@@ -320,8 +320,13 @@ impl World {
     }
 
     fn put_router(&mut self, holds: Option<u64>) {
-        let record =
-            RouterRecord { kind: RouterKind::Pooler, address: "127.0.0.1:6432".to_owned(), network: None, holds, problem: None };
+        let record = RouterRecord {
+            kind: RouterKind::Pooler,
+            address: "127.0.0.1:6432".to_owned(),
+            network: None,
+            holds,
+            problem: None,
+        };
         let text = serde_json::to_string(&record).expect("a record is plain data");
         self.store.put(&key::router(ROUTER), text, None);
         self.store_changed();

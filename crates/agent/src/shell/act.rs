@@ -1,5 +1,7 @@
 //! Does what a decision asks for.
 
+use std::time::Duration;
+
 use matriarch_core::Lsn;
 use matriarch_core::decide::{Action, Job, Purpose};
 use matriarch_dcs::boot_clock_ms;
@@ -8,6 +10,9 @@ use matriarch_postgres::Sql;
 use super::Shell;
 use crate::claim;
 use crate::event::{Reply, Request};
+
+/// After a promotion.
+const CHECKPOINT_AFTER: Duration = Duration::from_millis(300);
 
 impl Shell {
     pub(super) fn act(&mut self, action: Action, restricted: bool) {
@@ -26,6 +31,7 @@ impl Shell {
             }
             Action::Run(job) => self.begin(job),
             Action::Configure(settings) => self.configure(settings),
+            Action::RefuseRestart(reason) => self.restart_ended(Some(reason)),
             Action::DropLease => {
                 self.storage.drop_leader_lease();
                 self.doubt_view();
@@ -65,9 +71,11 @@ impl Shell {
         self.published.member = None;
         let instance = self.pg.instance().clone();
         tokio::spawn(async move {
+            // The first commits need the disk more.
+            tokio::time::sleep(CHECKPOINT_AFTER).await;
             let done = async {
                 let sql = Sql::connect(&instance).await?;
-                sql.checkpoint(std::time::Duration::from_secs(300)).await
+                sql.checkpoint(Duration::from_secs(300)).await
             };
             if let Err(error) = done.await {
                 tracing::warn!("the checkpoint after the promotion failed: {error}");

@@ -32,6 +32,7 @@ impl Shell {
             finished: self.pg.finished.clone(),
             stopping: self.stopping,
             reinit: self.reinit,
+            restart: self.restarts.is_held(),
             alive,
             ailment: self.ailment(),
             pulse: self.heartbeats.pulse(),

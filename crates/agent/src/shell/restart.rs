@@ -21,6 +21,8 @@ pub(super) struct Restarts {
 
 struct Asked {
     reply: Reply,
+    /// Routers hold new work meanwhile: decisions say when it begins.
+    held: bool,
     /// When whoever asked gives up (boot clock).
     deadline: Option<Millis>,
 }
@@ -30,6 +32,13 @@ struct Scheduled {
     request: RestartRequest,
     /// Start time of the server that was meant: once it was restarted otherwise, the restart is not needed any more.
     server: Option<f64>,
+}
+
+impl Restarts {
+    /// One is asked for that decisions begin.
+    pub fn is_held(&self) -> bool {
+        self.asked.as_ref().is_some_and(|asked| asked.held)
+    }
 }
 
 impl Shell {
@@ -50,7 +59,13 @@ impl Shell {
             return reply.done(Some(format!("restart conditions are not satisfied: {reason}")), "");
         }
         let deadline = request.timeout.map(|timeout| boot_clock_ms() + millis(timeout));
-        self.restarts.asked = Some(Asked { reply, deadline });
+        self.restarts.asked = Some(Asked { reply, held: self.routers_can_hold(), deadline });
+    }
+
+    /// Work that comes to this primary through routers can be held by them.
+    fn routers_can_hold(&self) -> bool {
+        let routers = self.reading.as_ref().is_some_and(|reading| !reading.view.routers.is_empty());
+        routers && self.pg.is_primary() && self.leads()
     }
 
     pub(super) fn cancel_restart(&mut self, reply: Reply) {
@@ -65,7 +80,13 @@ impl Shell {
         self.begin_scheduled_restart();
         let running = matches!(self.pg.server, Server::Running(_));
         let idle = self.pg.busy().is_none() && !self.stopping;
+        let decided = self.restarts.is_held() && self.leads();
         match &self.restarts.asked {
+            Some(Asked { deadline: Some(deadline), .. }) if decided && now >= *deadline && self.pg.busy().is_none() => {
+                let text = "routers and transactions did not make way for the restart in the time given";
+                self.restart_ended(Some(text.to_owned()));
+            }
+            Some(_) if decided && self.pg.busy().is_none() => {}
             Some(_) if idle && running => self.begin(Job::Restart),
             Some(_) if idle => {
                 self.restart_ended(Some("PostgreSQL does not run; it is started by itself when it can be".to_owned()));
@@ -93,7 +114,9 @@ impl Shell {
             Ok(()) if self.config.pause => "the cluster is paused".to_owned(),
             Ok(()) => {
                 tracing::info!("the restart scheduled at {} begins", scheduled.at);
-                return self.begin(Job::Restart);
+                let held = self.routers_can_hold();
+                self.restarts.asked = Some(Asked { reply: Reply::new().0, held, deadline: None });
+                return;
             }
         };
         tracing::warn!("the restart scheduled at {} is not done: {reason}", scheduled.at);
@@ -102,6 +125,9 @@ impl Shell {
     /// Tells whoever waits for the restart how it ended.
     pub(super) fn restart_ended(&mut self, failure: Option<String>) {
         if let Some(asked) = self.restarts.asked.take() {
+            if let Some(failure) = &failure {
+                tracing::warn!("{failure}");
+            }
             asked.reply.done(failure, "PostgreSQL was restarted");
         }
     }

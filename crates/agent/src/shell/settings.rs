@@ -56,7 +56,7 @@ impl Shell {
             primary,
             settle_limit: self.config.switchover_hold_timeout,
             held: view.is_some_and(|view| !view.routers.is_empty()),
-            settled: self.memory.switching.as_ref().is_some_and(|switching| switching.phase == Phase::Stopping),
+            settled: self.is_settled(),
         }
     }
 
@@ -65,6 +65,13 @@ impl Shell {
     fn send_limit(&self) -> Option<Duration> {
         let sync = &self.reading.as_ref()?.view.sync.as_ref()?.value;
         (sync.handover || !sync.rule.is_empty()).then_some(self.config.switchover_hold_timeout)
+    }
+
+    /// Nobody works any more, by a switchover or a restart for which routers hold new work.
+    fn is_settled(&self) -> bool {
+        let switching = self.memory.switching.as_ref().map(|switching| switching.phase);
+        let restarting = self.memory.restarting.as_ref().map(|restarting| restarting.phase);
+        switching.or(restarting) == Some(Phase::Stopping)
     }
 
     /// Where a member's PostgreSQL is reached.

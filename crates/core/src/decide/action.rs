@@ -19,6 +19,8 @@ pub enum Action {
     Configure(Settings),
     /// Forget the leader lease (it is revoked in the store as well).
     DropLease,
+    /// Tell whoever asked for a restart why it is not done.
+    RefuseRestart(String),
 }
 
 /// A transaction with the name of its purpose.

@@ -22,6 +22,7 @@ mod loss;
 mod observation;
 mod pledge;
 mod regress;
+mod restart;
 mod switchover;
 mod takeover;
 mod turn;
@@ -63,6 +64,8 @@ pub struct Memory {
     pub missing_since: BTreeMap<MemberName, Millis>,
     /// The planned switchover under way.
     pub switching: Option<Switching>,
+    /// The restart under way for which routers hold new work.
+    pub restarting: Option<Restarting>,
     /// The last remedy that was found necessary to follow the leader.
     pub remedy: Remedy,
     /// The epoch for which a rewind was done (or found unnecessary).
@@ -146,6 +149,15 @@ pub struct Switching {
     pub since: Millis,
     /// To whom.
     pub candidate: MemberName,
+    /// How far.
+    pub phase: Phase,
+    /// Since when this phase lasts.
+    pub phase_since: Millis,
+}
+
+/// The restart of a leader's PostgreSQL, with the phases of a switchover; its PostgreSQL starts again after it has stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Restarting {
     /// How far.
     pub phase: Phase,
     /// Since when this phase lasts.

@@ -348,6 +348,8 @@ pub struct Observation {
     pub stopping: bool,
     /// A person asked for this member's data to be made anew.
     pub reinit: bool,
+    /// A person asked for a restart of this leader's PostgreSQL, and there are routers to hold new work meanwhile.
+    pub restart: bool,
     /// Members whose record is alive.
     pub alive: BTreeSet<MemberName>,
     /// What is wrong with PostgreSQL although it runs.

@@ -20,8 +20,9 @@ impl Turn<'_> {
     ) -> Option<Why> {
         let Some(request) = view.failover.as_ref().filter(|_| view.failover_due) else {
             self.memory.switching = None;
-            return self.resume_work(sync);
+            return self.restart_held(view, sync).or_else(|| self.resume_work(sync));
         };
+        self.memory.restarting = None;
         let candidate = match self.candidate(view, &request.value, running) {
             Ok(candidate) => candidate,
             Err(refusal) => return Some(self.call_off(sync, request, &refusal)),
@@ -67,30 +68,25 @@ impl Turn<'_> {
                     return Ok(self.run(Job::Checkpoint, Why::new("switchover_checkpoint", text)));
                 }
                 self.enter(Phase::Holding);
-                Ok(self.announce_hold(sync, candidate))
+                Ok(self.announce_hold(sync, &format!("switchover to {candidate}")))
             }
             // The commit was refused or is still under way.
-            Phase::Holding if !sync.value.handover => Ok(self.announce_hold(sync, candidate)),
+            Phase::Holding if !sync.value.handover => {
+                Ok(self.announce_hold(sync, &format!("switchover to {candidate}")))
+            }
             Phase::Holding => {
-                let until = switching.phase_since + self.policy.hold_timeout;
-                match open_router(view, sync.revision) {
-                    Some(router) if self.obs.now < until => {
-                        self.wake_at(until);
-                        let text = format!("switchover to {candidate}: waiting until {router} holds new work");
-                        Ok(Why::new("switchover_hold", text))
-                    }
-                    Some(router) if !insists => {
-                        let limit = self.policy.hold_timeout as f64 / 1000.0;
-                        Err(format!("{router} did not hold new work within {limit} s (switchover_hold_timeout)"))
-                    }
+                let what = format!("switchover to {candidate}");
+                match self.await_routers(view, sync.revision, switching.phase_since, &what) {
+                    Ok(Some(why)) => Ok(why),
+                    Err(obstacle) if !insists => Err(obstacle),
                     _ => {
                         self.enter(Phase::Settling);
-                        Ok(self.settle(candidate))
+                        Ok(self.settle(&what))
                     }
                 }
             }
             Phase::Settling => match self.ended(&Job::Settle, switching.phase_since) {
-                None => Ok(self.settle(candidate)),
+                None => Ok(self.settle(&format!("switchover to {candidate}"))),
                 Some(Some(failure)) if !insists => Err(failure),
                 Some(_) => {
                     self.enter(Phase::Stopping);
@@ -109,20 +105,40 @@ impl Turn<'_> {
     }
 
     /// The newest job was this one and has ended since then: what it failed with, if it did.
-    fn ended(&self, job: &Job, since: Millis) -> Option<Option<String>> {
+    pub(super) fn ended(&self, job: &Job, since: Millis) -> Option<Option<String>> {
         let finished = self.obs.finished.as_ref().filter(|finished| finished.job == *job && finished.at >= since)?;
         Some(finished.failure.as_ref().map(|failure| failure.message.clone()))
     }
 
-    fn announce_hold(&mut self, sync: &Versioned<SyncRecord>, candidate: &MemberName) -> Why {
+    /// What waits until every living router holds new work; nothing when they do, and what is in the way when one does not
+    /// in time.
+    pub(super) fn await_routers(
+        &mut self,
+        view: &ClusterView,
+        announced: u64,
+        since: Millis,
+        what: &str,
+    ) -> Result<Option<Why>, String> {
+        let Some(router) = open_router(view, announced) else { return Ok(None) };
+        let until = since + self.policy.hold_timeout;
+        if self.obs.now < until {
+            self.wake_at(until);
+            return Ok(Some(Why::new("switchover_hold", format!("{what}: waiting until {router} holds new work"))));
+        }
+        let limit = self.policy.hold_timeout as f64 / 1000.0;
+        Err(format!("{router} did not hold new work within {limit} s (switchover_hold_timeout)"))
+    }
+
+    /// Tells routers to hold new work.
+    pub(super) fn announce_hold(&mut self, sync: &Versioned<SyncRecord>, what: &str) -> Why {
         let mut record = sync.value.clone();
         record.handover = true;
         self.commit(Purpose::Handover, Txn::new().rewrite_sync(sync, record));
-        Why::new("switchover_hold", format!("switchover to {candidate}: routers hold new work"))
+        Why::new("switchover_hold", format!("{what}: routers hold new work"))
     }
 
-    fn settle(&mut self, candidate: &MemberName) -> Why {
-        let text = format!("switchover to {candidate}: transactions under way end");
+    pub(super) fn settle(&mut self, what: &str) -> Why {
+        let text = format!("{what}: transactions under way end");
         self.run(Job::Settle, Why::new("switchover_settle", text))
     }
 

@@ -155,7 +155,7 @@ impl<'a> Turn<'a> {
         if self.policy.paused
             && !self.obs.stopping
             && !switching
-            && !matches!(job, Job::Promote | Job::Checkpoint | Job::Settle)
+            && !matches!(job, Job::Promote | Job::Checkpoint | Job::Settle | Job::Restart)
         {
             return Why::new("paused", format!("paused, else: {why}"));
         }

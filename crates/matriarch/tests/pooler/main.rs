@@ -1,8 +1,10 @@
 //! PgBouncer in front of a cluster: its clients see no error in a planned switchover, and go on after a failover.
 
+mod crowd;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod pgbouncer;
+mod routers;
 
 use std::time::Duration;
 

@@ -64,6 +64,21 @@ impl Proxy {
         proxy
     }
 
+    /// One without a PgBouncer, that finds its cluster by these arguments; it is started and not waited for.
+    pub fn plain(cluster: &Cluster, which: &[&str]) -> Proxy {
+        let port = Port::reserve();
+        let listen = format!("127.0.0.1:{}", port.number());
+        let mut proxy = Proxy::new(cluster, port, &[&["proxy", "--read-write", &listen], which].concat());
+        proxy.process = Some(proxy.command(cluster));
+        proxy
+    }
+
+    fn command(&self, cluster: &Cluster) -> Running {
+        let mut command = Command::new(verb::program());
+        command.args(&self.arguments).current_dir(cluster.root());
+        Running::start(command, &self.log).expect("the binary runs")
+    }
+
     fn new(cluster: &Cluster, port: Port, arguments: &[&str]) -> Proxy {
         let log = cluster.root().join(format!("proxy-{}.log", port.number()));
         let dir = cluster.path().join("pooler").join(port.number().to_string());

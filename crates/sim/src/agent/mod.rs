@@ -163,6 +163,7 @@ impl World {
             reinit: agent.reinit,
             ailment: self.nodes[node].ailment.clone().filter(|_| self.nodes[node].pg.process != Process::Stopped),
             pulse,
+            restart: false,
             support,
             newest: self.nodes[node].newest.clone(),
             config: None,
@@ -235,6 +236,8 @@ impl World {
                     self.request(node, Ask::Revoke(lease.id));
                 }
             }
+            // Nobody asks for one here.
+            Action::RefuseRestart(_) => {}
         }
     }
 
