@@ -101,7 +101,8 @@ def lines(results: dict) -> list[str]:
     names = [peer.removesuffix("-sync").replace("-", ", ").capitalize() for peer in peers]
     # On a saturated machine gaps may be twice as long.
     rows = [dataclasses.replace(row, gap=row.gap * 2) if row.gap and results["load"] else row for row in ROWS]
-    table = [f"| fault | goal | Matriarch | met | {' | '.join(names)} |", "|---|---|---|---|" + "---|" * len(peers)]
+    head = ["fault", "goal", "Matriarch", "met", *names]
+    table = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         own = found.get((ours, row.fault, row.pooler))
         others = [found.get((peer, row.fault, row.pooler)) for peer in peers]

@@ -239,7 +239,7 @@ impl Backend for AgentBackend {
     }
 
     fn config(&self) -> Option<Value> {
-        self.shared.shown().config.map(|(config, _)| config)
+        self.shared.shown().config.map(|(config, _)| Value::clone(&config))
     }
 
     fn history(&self) -> Vec<HistoryLine> {

@@ -22,7 +22,7 @@ pub struct Shown {
     /// The cluster.
     pub cluster: Arc<ClusterStatus>,
     /// Dynamic configuration as it stands in the store, with its revision.
-    pub config: Option<(Value, u64)>,
+    pub config: Option<(Arc<Value>, u64)>,
     /// Past timelines.
     pub history: Arc<Vec<HistoryLine>>,
     /// Drills that were done.

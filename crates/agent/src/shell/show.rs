@@ -23,15 +23,19 @@ impl Shell {
         let shown = Shown {
             member: Arc::new(self.member_status(record)),
             cluster: Arc::new(self.cluster_status(record)),
-            config: self.reading.as_ref().and_then(|reading| {
-                let config = reading.config.as_ref()?;
-                Some((serde_json::from_str(&config.value).ok()?, config.revision))
-            }),
+            config: self.shown_config(),
             history: Arc::new(self.history_lines()),
             drills: self.reading.as_ref().map(|reading| reading.drills.clone()).unwrap_or_default(),
         };
         let until = self.authority.filter(|_| self.leads()).unwrap_or(0);
         self.shared.show(shown, until);
+    }
+
+    /// Parsed once for each revision.
+    fn shown_config(&self) -> Option<(Arc<Value>, u64)> {
+        let config = self.reading.as_ref()?.config.as_ref()?;
+        let shown = self.shared.shown().config.filter(|(_, revision)| *revision == config.revision);
+        shown.or_else(|| Some((Arc::new(serde_json::from_str(&config.value).ok()?), config.revision)))
     }
 
     fn history_lines(&self) -> Vec<HistoryLine> {
