@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use matriarch_config::{LocalConfig, VirtualIp};
 use matriarch_core::MemberName;
+use matriarch_core::record::NOSTREAM;
 use matriarch_postgres::Instance;
 use matriarch_postgres::bootstrap::InitdbOptions;
 use matriarch_postgres::conf::ServerTls;
@@ -93,5 +94,10 @@ impl Options {
     /// This member.
     pub fn name(&self) -> &MemberName {
         &self.instance.name
+    /// Tagged `nostream`: WAL comes through `restore_command` alone.
+    pub fn from_archive(&self) -> bool {
+        self.tags.get(NOSTREAM) == Some(&Value::Bool(true))
+    }
+
     }
 }

@@ -53,6 +53,7 @@ pub fn policy(options: &Options, config: &DynamicConfig) -> Policy {
         clone_after_rewind: config.postgresql.remove_data_directory_on_rewind_failure,
         clone_diverged: config.postgresql.remove_data_directory_on_diverged_timelines,
         may_lead: !nofailover && priority > 0,
+        from_archive: options.from_archive(),
         hold_timeout: config.switchover_hold_timeout.as_millis() as Millis,
         bootstrap_config: options.bootstrap_config.as_ref().map(ToString::to_string),
     }
@@ -76,6 +77,12 @@ pub fn parameters(config: &DynamicConfig) -> BTreeMap<String, String> {
     let keep = config.postgresql.max_slot_wal_keep_size / (1024 * 1024);
     parameters.entry("max_slot_wal_keep_size".to_owned()).or_insert_with(|| format!("{keep}MB"));
     parameters
+}
+
+/// What a member tagged `nostream` needs beside: it asks the archive each time, which is a program to start, so it asks
+/// less often than a replica looks for its stream.
+pub fn from_archive(parameters: &mut BTreeMap<String, String>) {
+    parameters.entry("wal_retrieve_retry_interval".to_owned()).or_insert_with(|| "5s".to_owned());
 }
 
 #[cfg(test)]

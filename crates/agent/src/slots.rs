@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use matriarch_config::{DynamicConfig, Slot, SlotKind, SlotMatch};
 use matriarch_core::decide::{ClusterView, Millis};
+use matriarch_core::record::NOSTREAM;
 use matriarch_core::{Lsn, MemberName, Timeline};
 use matriarch_postgres::probe::{Probe, SlotRow};
 use matriarch_postgres::sql::LogicalSlot;
@@ -120,6 +121,8 @@ pub struct Keeper {
 struct Seen {
     at: Millis,
     position: Option<Lsn>,
+    /// It is tagged as streaming from nobody.
+    from_archive: bool,
 }
 
 impl Keeper {
@@ -135,8 +138,11 @@ impl Keeper {
         let ttl = config.member_slots_ttl;
         self.note_members(now, view, probe.timeline);
         self.note_slots(now, probe);
-        let (waited_for, gone): (Vec<_>, Vec<_>) =
-            self.seen.iter().filter(|(name, _)| *name != me).partition(|(_, seen)| recent(seen.at, now, ttl));
+        let (waited_for, gone): (Vec<_>, Vec<_>) = self
+            .seen
+            .iter()
+            .filter(|(name, _)| *name != me)
+            .partition(|(_, seen)| recent(seen.at, now, ttl) && !seen.from_archive);
         let mut members: BTreeMap<String, Option<Lsn>> = BTreeMap::new();
         if config.postgresql.use_slots {
             members.extend(waited_for.iter().map(|(name, seen)| (name.slot(), seen.position)));
@@ -167,13 +173,14 @@ impl Keeper {
     }
 
     fn note_members(&mut self, now: Millis, view: &ClusterView, timeline: Timeline) {
+        let unseen = Seen { at: now, position: None, from_archive: false };
         // What members are away when we begin to look is as if seen now: they get the whole time.
         for name in view.sync.iter().flat_map(|sync| &sync.value.membership) {
-            self.seen.entry(name.clone()).or_insert(Seen { at: now, position: None });
+            self.seen.entry(name.clone()).or_insert(unseen);
         }
         for (name, record) in &view.members {
-            let seen = self.seen.entry(name.clone()).or_insert(Seen { at: now, position: None });
-            seen.at = now;
+            let seen = self.seen.entry(name.clone()).or_insert(unseen);
+            (seen.at, seen.from_archive) = (now, record.tag(NOSTREAM));
             // On another timeline it may have left ours, and then needs what comes after the fork.
             if record.timeline == Some(timeline) {
                 seen.position = record.xlog_location.map(Lsn).or(seen.position);

@@ -247,7 +247,7 @@ fn unfit(row: &MemberRow) -> Option<&'static str> {
     match () {
         () if row.expired => Some("is not reachable"),
         () if forbidden => Some("is tagged as never to become primary (nofailover, or failover_priority 0)"),
-        () if !["running", "streaming"].contains(&row.state.as_str()) => Some("does not run; see 'matriarch list'"),
+        () if !row.runs() => Some("does not run; see 'matriarch list'"),
         () => None,
     }
 }

@@ -156,7 +156,11 @@ fn tone(line: &Line) -> Tone {
     match line.agent {
         "gone" => Tone::Bad,
         "silent" => Tone::Warn,
-        _ if line.problem.is_some() || !matches!(line.state.as_str(), "running" | "streaming") => Tone::Warn,
+        _ if line.problem.is_some()
+            || !matches!(line.state.as_str(), "running" | "streaming" | "in archive recovery") =>
+        {
+            Tone::Warn
+        }
         _ if leads => Tone::Strong,
         _ => Tone::Plain,
     }

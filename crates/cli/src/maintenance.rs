@@ -135,14 +135,14 @@ fn incarnation(view: &View, name: &str) -> Option<String> {
 
 /// The members that do not stream yet, or still stream what they had before.
 fn not_copied(view: &View, before: &[(String, Option<String>)]) -> Vec<String> {
-    let streams = |name: &str| view.row(name).is_some_and(|row| !row.expired && row.state == "streaming");
+    let streams = |name: &str| view.row(name).is_some_and(|row| !row.expired && row.follows());
     let is_new = |name: &str, old: &Option<String>| {
         old.is_none() || incarnation(view, name).is_some_and(|new| Some(new) != *old)
     };
     let waiting = before.iter().filter(|(name, old)| !streams(name) || !is_new(name, old));
     waiting
         .map(|(name, _)| match view.row(name) {
-            Some(row) if row.state == "streaming" => format!("{name} has not begun"),
+            Some(row) if row.follows() => format!("{name} has not begun"),
             Some(row) => format!("{name} is {}", row.state),
             None => format!("{name} is unknown"),
         })

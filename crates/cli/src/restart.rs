@@ -62,8 +62,7 @@ pub async fn restart(target: &Target, ui: &mut Ui, args: RestartArgs) -> anyhow:
             ui.note(&format!("{name}: restarting"));
             // Replicas that did not stream before need not do so now; a restarted leader has lost them all.
             let leads = view.leader() == Some(name.as_str());
-            let replicas =
-                view.cluster.members.iter().filter(|row| row.state == "streaming" && (leads || row.name == name));
+            let replicas = view.cluster.members.iter().filter(|row| row.follows() && (leads || row.name == name));
             before.extend(replicas.map(|row| row.name.clone()));
         }
         let result = if args.cancel { client.cancel_restart().await } else { client.restart(&body).await };
@@ -81,7 +80,7 @@ pub async fn restart(target: &Target, ui: &mut Ui, args: RestartArgs) -> anyhow:
 /// Those of `names` that do not stream.
 fn away(view: &View, names: &[String]) -> Vec<String> {
     let leads = |name: &str| view.leader() == Some(name);
-    let well = |name: &str| leads(name) || view.row(name).is_some_and(|row| !row.expired && row.state == "streaming");
+    let well = |name: &str| leads(name) || view.row(name).is_some_and(|row| !row.expired && row.follows());
     let waiting = names.iter().filter(|name| !well(name));
     waiting.map(|name| format!("{name} is {}", view.row(name).map_or("unknown", |row| row.state.as_str()))).collect()
 }

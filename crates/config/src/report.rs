@@ -30,6 +30,9 @@ pub struct Report {
     pub kind: FileKind,
     /// All that is wrong, in the order of the file.
     pub problems: Problems,
+    /// What is allowed and probably not meant.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Report {
@@ -47,11 +50,12 @@ impl fmt::Display for Report {
         };
         let path = self.path.display();
         match self.problems.0.len() {
-            0 => return write!(f, "{path}: this {kind} configuration is valid"),
+            0 => write!(f, "{path}: this {kind} configuration is valid")?,
             1 => write!(f, "{path}: this {kind} configuration has a problem:")?,
             many => write!(f, "{path}: this {kind} configuration has {many} problems:")?,
         }
-        self.problems.0.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+        self.problems.0.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))?;
+        self.notes.iter().try_for_each(|note| write!(f, "\n  note: {note}"))
     }
 }
 
@@ -65,9 +69,11 @@ pub fn check_file(path: impl AsRef<Path>) -> Result<Report, ConfigError> {
 fn check_file_with(path: &Path, environment: Environment<'_>) -> Result<Report, ConfigError> {
     let document = read(path)?;
     let kind = kind_of(&document.value);
+    let mut notes = Vec::new();
     let mut problems: Vec<Problem> = match kind {
         FileKind::Local => {
             let (value, places) = override_from(document, environment);
+            notes.extend(value.as_object().map(local::rules::notes).unwrap_or_default());
             local::validate(&value).into_iter().map(|problem| places.locate(problem)).collect()
         }
         FileKind::Dynamic => {
@@ -80,7 +86,7 @@ fn check_file_with(path: &Path, environment: Environment<'_>) -> Result<Report, 
         }
     };
     problems.sort_by(|a, b| a.origin.cmp(&b.origin));
-    Ok(Report { path: path.to_owned(), kind, problems: Problems(problems) })
+    Ok(Report { path: path.to_owned(), kind, problems: Problems(problems), notes })
 }
 
 /// Decides by the keys that only one of the two has.
@@ -128,6 +134,17 @@ mod tests {
         ] {
             assert_eq!(check(text).kind, kind, "{text}");
         }
+    }
+
+    #[test]
+    fn a_member_that_does_not_stream_needs_an_archive() {
+        let noted = |text: &str| check(text).notes.len();
+        assert_eq!(noted("scope: a\ntags: {nostream: true}\n"), 1);
+        assert_eq!(noted("scope: a\ntags: {nostream: false}\n"), 0);
+        let own = "scope: a\ntags: {nostream: true}\npostgresql: {parameters: {restore_command: 'cp /a/%f %p'}}\n";
+        assert_eq!(noted(own), 0);
+        let both = check("scope: a\ntags: {nostream: true, replicatefrom: b}\n").to_string();
+        assert!(both.contains("tags.replicatefrom: a member tagged `nostream` streams from nobody"), "{both}");
     }
 
     #[test]

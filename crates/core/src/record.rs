@@ -52,6 +52,11 @@ pub mod key {
     }
 }
 
+/// The tag of a member that streams from nobody.
+pub const NOSTREAM: &str = "nostream";
+/// What such a replica says instead of `streaming`, as in Patroni.
+pub const IN_ARCHIVE_RECOVERY: &str = "in archive recovery";
+
 /// A value and the store revision at which it was last written: what a compare-and-set compares.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Versioned<T> {
@@ -95,7 +100,7 @@ pub struct MemberRecord {
     /// Position replayed by a replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_lsn: Option<u64>,
-    /// `streaming` when the replica streams.
+    /// `streaming` when the replica streams, [`IN_ARCHIVE_RECOVERY`] when it is not to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication_state: Option<String>,
     /// The member that it streams from (ours).
@@ -168,7 +173,7 @@ impl MemberRecord {
     /// May its flushes acknowledge commits: not tagged `nosync` or `nostream`, `sync_priority` is not 0, and it may lead,
     /// since the voters are who takes over.
     pub fn may_vote(&self) -> bool {
-        self.may_lead() && !self.tag("nosync") && !self.tag("nostream") && self.sync_priority() > 0
+        self.may_lead() && !self.tag("nosync") && !self.tag(NOSTREAM) && self.sync_priority() > 0
     }
 
     /// `sync_priority`, 1 unless set; the highest is asked first.
@@ -179,6 +184,13 @@ impl MemberRecord {
     /// Its failure domain: what dies together (a rack, a site).
     pub fn zone(&self) -> Option<&str> {
         self.tags.get("zone").and_then(Value::as_str)
+    }
+
+    /// A replica that runs and gets WAL in the way that it is to: others may read and stream from it.
+    pub fn follows(&self) -> bool {
+        let state = self.replication_state.as_deref();
+        let well = state == Some("streaming") || self.tag(NOSTREAM) && state == Some(IN_ARCHIVE_RECOVERY);
+        self.role == Role::Replica && self.state == "running" && well
     }
 
     /// `host:port` out of `conn_url`.

@@ -40,6 +40,7 @@ fn policy(me: &str) -> Policy {
         clone_after_rewind: true,
         clone_diverged: true,
         may_lead: true,
+        from_archive: false,
         hold_timeout: 5_000,
         bootstrap_config: None,
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use matriarch_core::decide::{
     Action, ClusterView, CrashPolicy, Data, DataFacts, Decision, Finished, Job, JobFailure, LeaderKey, Lease, Memory,
-    Millis, Observation, Policy, Pulse, Server, Synchronous, decide,
+    Millis, Observation, Policy, Pulse, Running, Server, Synchronous, decide,
 };
 use matriarch_core::record::{MemberRecord, SyncRecord, Versioned};
 use matriarch_core::rule::Rule;
@@ -37,6 +37,7 @@ fn policy() -> Policy {
         clone_after_rewind: true,
         clone_diverged: true,
         may_lead: true,
+        from_archive: false,
         hold_timeout: 5_000,
         bootstrap_config: None,
     }

@@ -29,6 +29,7 @@ fn policy() -> Policy {
         clone_after_rewind: true,
         clone_diverged: true,
         may_lead: true,
+        from_archive: false,
         hold_timeout: 5_000,
         zone: None,
         bootstrap_config: None,

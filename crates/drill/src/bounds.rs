@@ -63,13 +63,14 @@ pub fn ailments(view: &View, kind: DrillKind, spare_voters: u32) -> Vec<String> 
 
 fn of_member(view: &View, row: &MemberRow, leader: &str) -> Option<String> {
     let name = &row.name;
-    let wanted = if name == leader { "running" } else { "streaming" };
+    let (well, wanted) =
+        if name == leader { (row.state == "running", "running") } else { (row.follows(), "streaming") };
     let timeline = view.row(leader).and_then(|leader| leader.timeline);
     match () {
         () if row.expired => Some(format!("{name} is away")),
         () if view.answered(name) == Some(false) => Some(format!("the agent of {name} does not answer")),
         () if row.problem.is_some() => row.problem.as_ref().map(|problem| format!("{name}: {problem}")),
-        () if row.state != wanted => Some(format!("{name} is {}, not {wanted}", row.state)),
+        () if !well => Some(format!("{name} is {}, not {wanted}", row.state)),
         () if row.timeline != timeline => Some(format!("{name} is on another timeline than {leader}")),
         () => None,
     }

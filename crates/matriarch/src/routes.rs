@@ -155,13 +155,7 @@ fn from_view(reading: &Reading, host: &str) -> Routes {
     let replicas = view
         .members
         .iter()
-        .filter(|(name, member)| {
-            Some(*name) != leader
-                && member.role == Role::Replica
-                && member.state == "running"
-                && member.replication_state.as_deref() == Some("streaming")
-                && !member.tag("noloadbalance")
-        })
+        .filter(|(name, member)| Some(*name) != leader && member.follows() && !member.tag("noloadbalance"))
         .map(|(name, member)| {
             let lag = head.zip(member.replay_lsn).map(|(head, replayed)| head.saturating_sub(replayed));
             backend(name, member, lag, host)

@@ -109,6 +109,7 @@ impl Setup {
             clone_after_rewind: true,
             clone_diverged: true,
             may_lead: true,
+            from_archive: false,
             bootstrap_config: None,
             zone: None,
             hold_timeout: 30_000,

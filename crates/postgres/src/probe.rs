@@ -37,6 +37,8 @@ pub struct Probe {
     pub synchronous_standby_names: String,
     /// The setting in force.
     pub primary_conninfo: String,
+    /// There is a `restore_command`.
+    pub restores: bool,
     /// When the postmaster started.
     pub postmaster_start_time: f64,
     /// The server's clock.
@@ -175,6 +177,7 @@ SELECT json_build_object(
       'wal_status', wal_status)) FROM pg_replication_slots r), '[]'::json),
   'synchronous_standby_names', current_setting('synchronous_standby_names'),
   'primary_conninfo', current_setting('primary_conninfo'),
+  'restores', current_setting('restore_command') <> '',
   'postmaster_start_time', extract(epoch FROM pg_postmaster_start_time()),
   'now', extract(epoch FROM clock_timestamp())
 )::text FROM s";

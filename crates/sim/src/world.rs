@@ -249,6 +249,7 @@ impl World {
             clone_after_rewind: true,
             clone_diverged: true,
             may_lead: !self.nodes[node].nofailover,
+            from_archive: false,
             zone: self.setup.zones.get(node).cloned(),
             hold_timeout: 5_000,
             bootstrap_config: None,

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use matriarch_core::decide::{Ailment, Data, Job, Millis, Purpose, Server};
-use matriarch_core::record::{HistoryEntry, KnownPosition, MemberRecord, Role, StatusRecord, key};
+use matriarch_core::record::{HistoryEntry, IN_ARCHIVE_RECOVERY, KnownPosition, MemberRecord, Role, StatusRecord, key};
 use matriarch_core::transaction::Txn;
 use matriarch_core::{Lsn, MemberName};
-use matriarch_postgres::history;
+use matriarch_postgres::{Probe, history};
 
 use super::Shell;
 
@@ -81,10 +81,7 @@ impl Shell {
                 .and_then(|probe| probe.receive_lsn.max(probe.replay_lsn))
                 .map(|lsn| lsn.0),
             replay_lsn: probe.filter(|_| standby).and_then(|probe| probe.replay_lsn).map(|lsn| lsn.0),
-            replication_state: probe
-                .and_then(|probe| probe.receiver.as_ref())
-                .filter(|receiver| receiver.status == "streaming")
-                .map(|_| "streaming".to_owned()),
+            replication_state: probe.and_then(|probe| self.replication_state(probe)).map(str::to_owned),
             upstream: self.pg.upstream(),
             timeline: probe.map(|probe| probe.timeline),
             tags: options.tags.clone(),
@@ -107,6 +104,14 @@ impl Shell {
             disk_full: matches!(self.ailment(), Some(Ailment::Full { .. })),
             replay_still: matches!(self.ailment(), Some(Ailment::ReplayStill { .. })),
             problem: self.problem.clone(),
+        }
+    }
+
+    /// Patroni's words for how a replica gets its WAL.
+    fn replication_state(&self, probe: &Probe) -> Option<&'static str> {
+        match &probe.receiver {
+            Some(receiver) => (receiver.status == "streaming").then_some("streaming"),
+            None => (probe.in_recovery && self.options.from_archive()).then_some(IN_ARCHIVE_RECOVERY),
         }
     }
 

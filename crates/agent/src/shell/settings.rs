@@ -7,7 +7,7 @@ use std::time::Duration;
 use matriarch_config::LocalConfig;
 use matriarch_core::MemberName;
 use matriarch_core::decide::{Job, Phase, Server, Settings};
-use matriarch_core::record::{MemberRecord, Role};
+use matriarch_core::record::MemberRecord;
 use matriarch_postgres::conf::{self, Upstream};
 use matriarch_postgres::{Source, hba};
 
@@ -88,7 +88,7 @@ impl Shell {
         let members = self.reading.iter().flat_map(|reading| &reading.view.members);
         let named = members.filter(|(name, _)| Some(name.as_str()) == wanted);
         let healthy =
-            named.filter(|(name, record)| *name != self.options.name() && streams(record)).map(|(name, _)| name);
+            named.filter(|(name, record)| *name != self.options.name() && record.follows()).map(|(name, _)| name);
         let others_follow_us = |name: &&MemberName| !self.follows_us(name);
         healthy.into_iter().find(others_follow_us).unwrap_or(leader)
     }
@@ -106,7 +106,7 @@ impl Shell {
         let failed = self.pg.finished.as_ref().is_some_and(|done| done.job == Job::Clone && done.failure.is_some());
         let members = self.reading.iter().flat_map(|reading| &reading.view.members);
         let serves = |(name, record): &(&MemberName, &MemberRecord)| {
-            *name != self.options.name() && record.tag("clonefrom") && streams(record)
+            *name != self.options.name() && record.tag("clonefrom") && record.follows()
         };
         members.filter(|_| !failed).find(serves).map(|(name, _)| name).or(Some(leader))
     }
@@ -124,6 +124,10 @@ impl Shell {
     fn postgres_settings(&self, settings: &Settings) -> matriarch_postgres::Settings {
         let mut parameters = crate::policy::parameters(&self.config);
         parameters.extend(self.options.parameters.clone());
+        let from_archive = self.options.from_archive();
+        if from_archive {
+            crate::policy::from_archive(&mut parameters);
+        }
         let upstream = settings.upstream.as_ref().map(|leader| self.stream_source(leader));
         let source = upstream.and_then(|name| self.source(name, &self.options.libpq));
         matriarch_postgres::Settings {
@@ -137,7 +141,8 @@ impl Shell {
             synchronous_standby_names: settings.synchronous_standby_names.clone(),
             tls: self.options.tls.clone(),
             log_for_program: self.options.stream_postgres_log,
-            sync_slots: crate::policy::sync_slots(&self.config),
+            // What keeps them in step asks the primary.
+            sync_slots: !from_archive && crate::policy::sync_slots(&self.config),
         }
     }
 
@@ -197,11 +202,4 @@ impl Shell {
         self.local = Some(old);
         Ok(format!("the configuration is loaded again; restart the agent for changes of {}", waiting.join(", ")))
     }
-}
-
-/// It has what others need and hands it on.
-fn streams(record: &MemberRecord) -> bool {
-    record.role == Role::Replica
-        && record.state == "running"
-        && record.replication_state.as_deref() == Some("streaming")
 }

@@ -244,7 +244,7 @@ fn row(
         (false, true) => "quorum_standby",
         (false, false) => "replica",
     };
-    let streaming = record.replication_state.as_deref() == Some("streaming") && record.state == "running";
+    let following = record.replication_state.clone().filter(|_| record.state == "running");
     let lag = |position: Option<u64>| match (head, position) {
         (Some(head), Some(position)) => Lag::Bytes(head.bytes_since(Lsn(position))),
         _ => Lag::UNKNOWN,
@@ -255,7 +255,7 @@ fn row(
     MemberRow {
         name: name.to_string(),
         role: role.to_owned(),
-        state: if streaming { "streaming".to_owned() } else { record.state.clone() },
+        state: following.unwrap_or_else(|| record.state.clone()),
         api_url: record.api_url.clone(),
         host: host.map(ToOwned::to_owned),
         port: port.and_then(|port| port.parse().ok()),

@@ -7,7 +7,9 @@ use matriarch_api::CertificateRow;
 use matriarch_config::Slot;
 use matriarch_core::MemberName;
 use matriarch_core::decide::{Millis, Server};
+use matriarch_core::record::NOSTREAM;
 use matriarch_dcs::boot_clock_ms;
+use matriarch_postgres::Probe;
 use tokio::task::JoinHandle;
 
 use super::Shell;
@@ -74,7 +76,7 @@ impl Shell {
         }
         let (Some(reading), Some(probe), Some(sql)) = (&self.reading, &self.pg.probe, self.pg.sql()) else { return };
         let settled = match &self.pg.server {
-            Server::Running(running) if running.in_recovery => running.streaming,
+            Server::Running(running) if running.in_recovery => running.streaming || self.options.from_archive(),
             Server::Running(_) => self.leads(),
             _ => false,
         };
@@ -122,4 +124,14 @@ impl Shell {
     pub(super) fn slot_positions(&self) -> BTreeMap<String, u64> {
         self.pg.probe.as_ref().map(|probe| slots::positions(&self.config, probe)).unwrap_or_default()
     }
+}
+            members.retain(|name| !reading.view.members.get(*name).is_some_and(|member| member.tag(NOSTREAM)));
+
+/// A replica that is not to stream needs another source of WAL.
+fn no_archive(probe: &Probe) -> Option<String> {
+    (probe.in_recovery && !probe.restores).then(|| {
+        "tagged nostream and without a restore_command: no WAL reaches this member; set restore_command under \
+         postgresql.parameters, or remove the tag"
+            .to_owned()
+    })
 }

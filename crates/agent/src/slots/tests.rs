@@ -93,6 +93,7 @@ fn probe(in_recovery: bool, slots: Vec<SlotRow>) -> Probe {
         slots,
         synchronous_standby_names: String::new(),
         primary_conninfo: String::new(),
+        restores: false,
         postmaster_start_time: 0.0,
         now: 0.0,
     }
@@ -129,6 +130,23 @@ fn a_member_away_keeps_its_slot_for_a_while() {
     let none = DynamicConfig::from_json(&serde_json::json!({"postgresql": {"use_slots": false}})).unwrap();
     let none = wanted(13_000, &view(&[("b", 1, 500)]), &none);
     assert!(none.members.is_empty() && none.abandoned.contains("b"));
+}
+
+#[test]
+fn a_member_that_streams_from_nobody_gets_no_slot() {
+    let mut keeper = Keeper::default();
+    let config = DynamicConfig::default();
+    let probe = probe(false, vec![slot("b", 1)]);
+    let mut wanted =
+        |now, view: &ClusterView| keeper.wanted(now, &name("a"), &config, view, (&probe, &BTreeMap::new()));
+    let mut tagged = view(&[("a", 1, 90), ("b", 1, 80)]);
+    tagged.members.get_mut(&name("b")).unwrap().tags.insert("nostream".to_owned(), true.into());
+    let found = wanted(0, &tagged);
+    assert!(found.members.is_empty(), "{found:?}");
+    assert!(matches!(&plan(&found, &probe.slots)[..], [Step::Drop(name, _)] if name == "b"));
+    // While it is away, too.
+    assert!(wanted(1, &view(&[("a", 1, 90)])).members.is_empty());
+    assert_eq!(wanted(2, &view(&[("a", 1, 90), ("b", 1, 80)])).members.len(), 1);
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub struct MemberRow {
     pub name: String,
     /// `leader`, `standby_leader`, `sync_standby`, `quorum_standby` or `replica`.
     pub role: String,
-    /// `running`, `streaming`, `stopped`, …
+    /// `running`, `streaming`, `in archive recovery`, `stopped`, …
     pub state: String,
     /// `http://host:port/patroni`.
     pub api_url: String,
@@ -92,6 +92,18 @@ pub struct MemberRow {
     /// What stands in its way, in words (ours).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+}
+
+impl MemberRow {
+    /// It runs as a replica and gets WAL: it streams, or is tagged `nostream` and restores from the archive.
+    pub fn follows(&self) -> bool {
+        matches!(self.state.as_str(), "streaming" | "in archive recovery")
+    }
+
+    /// Its PostgreSQL runs.
+    pub fn runs(&self) -> bool {
+        self.state == "running" || self.follows()
+    }
 }
 
 /// Bytes, or the word `unknown`.

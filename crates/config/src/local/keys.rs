@@ -265,7 +265,13 @@ const TAGS: &[Key] = &[
         Kind::Text { what: "a member name", check: member_name },
         "Stream from this member instead of the leader.",
     ),
-    refused("nostream", "members that only read the archive are not supported yet", "remove it", &["false"]),
+    key(
+        "nostream",
+        Kind::Bool,
+        "This member does not stream: its WAL comes through `restore_command` (`postgresql.parameters`) alone. It is never a \
+         voter and gets no slot.",
+    )
+    .default("false"),
 ];
 
 /// The document itself is kept as it was written: that is what goes into the store.

@@ -4,7 +4,7 @@ mod consul;
 mod initdb;
 pub(crate) mod keys;
 pub(crate) mod load;
-mod rules;
+pub(crate) mod rules;
 #[cfg(test)]
 mod tests;
 mod virtual_ip;
@@ -305,6 +305,8 @@ pub struct Proxy {
     #[serde(with = "as_seconds")]
     pub connect_timeout: Duration,
     /// Limit for a client's startup packet.
+    /// Streams from nobody: WAL comes through `restore_command`.
+    pub nostream: bool,
     #[serde(with = "as_seconds")]
     pub startup_timeout: Duration,
     /// How long open sessions may go on while the proxy stops.
@@ -394,6 +396,7 @@ fn beside(data_dir: &Path, suffix: &str) -> PathBuf {
 impl LocalConfig {
     /// Reads a local configuration that is already a value. The environment is not looked at.
     pub fn from_json(value: &Value) -> Result<LocalConfig, Problems> {
+            ("nostream", self.nostream),
         let mut problems = Problems::default();
         let normal = normalize(value, &mut problems);
         problems.or(())?;

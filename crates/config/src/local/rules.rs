@@ -109,6 +109,27 @@ pub(crate) fn tags(tags: &Section, path: &str, problems: &mut Problems) {
     if never && tags.get("failover_priority").and_then(Value::as_i64).is_some_and(|priority| priority > 0) {
         problems.add(join(path, "failover_priority"), "it contradicts `nofailover: true`", "keep one of them");
     }
+    if tags.get("nostream").and_then(Value::as_bool) == Some(true) && text(tags, "replicatefrom").is_some() {
+        problems.add(join(path, "replicatefrom"), "a member tagged `nostream` streams from nobody", "keep one of them");
+    }
+}
+
+/// What a file that is valid may still lack.
+pub(crate) fn notes(config: &Section) -> Vec<String> {
+    let parameters = |of: Option<&Value>| of.and_then(|of| of.get("postgresql")?.get("parameters")).cloned();
+    let nostream = config.get("tags").and_then(|tags| tags.get("nostream")) == Some(&Value::Bool(true));
+    let whole = Value::Object(config.clone());
+    let restores =
+        [parameters(Some(&whole)), parameters(whole.get("bootstrap").and_then(|bootstrap| bootstrap.get("dcs")))]
+            .iter()
+            .flatten()
+            .any(|parameters| {
+                parameters.get("restore_command").and_then(Value::as_str).is_some_and(|text| !text.is_empty())
+            });
+    let missing = nostream && !restores;
+    let text = "tags.nostream: this file has no restore_command, the only way for WAL to reach such a member; add it to \
+                `postgresql.parameters`, unless the cluster's configuration has one";
+    missing.then(|| text.to_owned()).into_iter().collect()
 }
 
 pub(crate) fn proxy(proxy: &Section, path: &str, problems: &mut Problems) {

@@ -74,7 +74,10 @@ impl Turn<'_> {
         if let Some(why) = self.withdraw(view, sync) {
             return why;
         }
-        self.configure_standby(&sync.value, Some(leader.clone()));
+        self.configure_standby(&sync.value, self.upstream(leader));
+        if self.policy.from_archive {
+            return self.follow_archive(running, leader, ready);
+        }
         if running.streaming && running.upstream.as_ref() == Some(leader) {
             self.memory.not_streaming_since = None;
             self.memory.remedy = Remedy::None;
@@ -97,6 +100,22 @@ impl Turn<'_> {
         self.memory.remedy = if self.memory.remedy == Remedy::None { Remedy::Rewind } else { Remedy::Clone };
         let text = format!("no stream from {leader} for {} s: stopping for a remedy", STREAM_LIMIT / 1000);
         self.run(Job::StopFast, Why::new("cannot_stream", text))
+    }
+
+    /// Whom to stream from.
+    fn upstream(&self, leader: &MemberName) -> Option<MemberName> {
+        (!self.policy.from_archive).then(|| leader.clone())
+    }
+
+    /// Nothing tells that the archive has all that is missing, so no time is too long: how far it is behind is shown.
+    fn follow_archive(&mut self, running: &Running, leader: &MemberName, ready: Option<&MemberRecord>) -> Why {
+        self.memory.not_streaming_since = None;
+        if ready.is_some_and(|leader| leader.timeline == Some(running.timeline)) {
+            self.memory.remedy = Remedy::None;
+            self.memory.failures = None;
+            self.memory.starts = 0;
+        }
+        Why::new("following_archive", format!("following {leader} through restore_command (tags.nostream)"))
     }
 
     fn rejoin(
@@ -150,7 +169,7 @@ impl Turn<'_> {
         if let Some(why) = self.withdraw(view, seen) {
             return why;
         }
-        self.configure_standby(sync, Some(leader.clone()));
+        self.configure_standby(sync, self.upstream(leader));
         let before = self.actions.len();
         let why = self.run(Job::StartStandby, Why::new("start_standby", format!("starting as a replica of {leader}")));
         if self.actions.len() > before {

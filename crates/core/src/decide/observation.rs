@@ -40,6 +40,8 @@ pub struct Policy {
     pub clone_diverged: bool,
     /// This member may become leader.
     pub may_lead: bool,
+    /// It streams from nobody: its WAL comes through `restore_command` alone.
+    pub from_archive: bool,
     /// The failure domain this member is in.
     pub zone: Option<String>,
     /// How long a planned switchover waits for routers to hold new work, and then for transactions to end.

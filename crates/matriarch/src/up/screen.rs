@@ -61,7 +61,7 @@ async fn status(cluster: &LocalCluster) -> Option<ClusterStatus> {
 
 fn describe(status: &ClusterStatus, wanted: usize) -> (bool, String) {
     let leads = status.members.iter().find(|member| member.role == "leader" && member.state == "running");
-    let streaming = status.members.iter().filter(|member| member.state == "streaming").count();
+    let streaming = status.members.iter().filter(|member| member.follows()).count();
     let parts: Vec<String> = status.members.iter().map(told).collect();
     let rule = status.matriarch.rule.as_ref();
     // A rule comes with the third member; before it, an acknowledged write may be on one disk only.

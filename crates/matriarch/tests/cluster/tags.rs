@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use matriarch_config::Document;
+use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::faults;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, PATIENCE, health, wire};
+use crate::harness::{Cluster, PATIENCE, Plan, health, wire};
 
 /// Longer than a voter may be away before the rule is changed, and than a leader's lease.
 const LONG: Duration = Duration::from_secs(8);
@@ -241,5 +242,73 @@ async fn a_voter_too_far_behind_leaves_until_it_has_caught_up() {
     arrives(&cluster, &other, 1).await;
     faults::signal(receiver, Signal::CONT);
     asks(&cluster, &leader, "ANY 1", &both).await;
+    health::well(&cluster, PATIENCE).await;
+}
+
+/// Closes the leader's segment, so that it is archived, and waits until a member that reads the archive shows the row.
+async fn arrives_by_archive(cluster: &Cluster, leader: &str, name: &str, row: u32) {
+    arrives(cluster, leader, row).await;
+    cluster.ask(cluster.postgres_port(leader), "SELECT pg_switch_wal()").await.expect("it answers");
+    until(cluster, name, &format!("SELECT count(*) FROM t WHERE x = {row}"), |count| count == "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nostream_follows_through_the_archive_across_a_failover_and_never_votes() {
+    let place = TestDir::new("archive");
+    let archive = place.create("wal").display().to_string();
+    // Under its name a segment is there as a whole, or not at all.
+    let put = format!("archive_command=cp %p {archive}/%f.part && mv {archive}/%f.part {archive}/%f");
+    let get = format!("restore_command=cp {archive}/%f %p");
+    let settings = ["archive_mode=on", "wal_retrieve_retry_interval=200ms", &put, &get];
+    let plan = settings.iter().fold(Plan::new("nostream"), |plan, setting| plan.argument("--set").argument(setting));
+    let cluster = plan.start().await;
+    let (leader, plain, tagged) = three(&cluster).await;
+
+    tag(&cluster, &tagged, json!({"nostream": true})).await;
+    asks(&cluster, &leader, "ANY 1", &[&plain]).await;
+    feeds(&cluster, &leader, &[&plain]).await;
+    health::wait(&cluster, PATIENCE, "in archive recovery, and well", |_, rows| {
+        let row = rows.iter().find(|row| row["member"] == tagged.as_str())?;
+        let well = row["state"] == "in archive recovery" && row["role"] == "replica" && row["problem"].is_null();
+        (!well).then(|| format!("{row}"))
+    })
+    .await;
+    let slots = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{tagged}'");
+    until(&cluster, &leader, &slots, |count| count == "0").await;
+    arrives_by_archive(&cluster, &leader, &tagged, 1).await;
+    for path in ["/replica", "/readiness", "/read-only"] {
+        let answer = wire::http(cluster.api_port(&tagged), "GET", path, None, "").await.expect("it answers");
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    }
+
+    // Whoever is to stream from it does; it has no word for the leader, so nobody votes then.
+    tag(&cluster, &plain, json!({"replicatefrom": tagged})).await;
+    feeds(&cluster, &tagged, &[&plain]).await;
+    arrives_by_archive(&cluster, &leader, &plain, 2).await;
+    tag(&cluster, &plain, json!({})).await;
+    asks(&cluster, &leader, "ANY 1", &[&plain]).await;
+    // PostgreSQL asks for it first; the rule is published when that is proved.
+    health::wait(&cluster, PATIENCE, "a voter again", |_, rows| {
+        let row = rows.iter().find(|row| row["member"] == plain.as_str())?;
+        (row["role"] != "quorum_standby").then(|| format!("{row}"))
+    })
+    .await;
+
+    faults::kill(&[crate::harness::fault::postmaster(&cluster.data(&leader))]);
+    feeds(&cluster, &plain, &[&leader]).await;
+    asks(&cluster, &plain, "ANY 1", &[&leader]).await;
+    arrives_by_archive(&cluster, &plain, &tagged, 3).await;
+    let timeline = "SELECT substr(last_archived_wal, 1, 8) >= '00000002' FROM pg_stat_archiver";
+    until(&cluster, &plain, timeline, |second| second == "t").await;
+
+    // Without a command nothing reaches it, and it says so.
+    set(&cluster, "postgresql.parameters.restore_command=null").await;
+    health::wait(&cluster, PATIENCE, "a complaint", |_, rows| {
+        let row = rows.iter().find(|row| row["member"] == tagged.as_str())?;
+        let told = row["problem"].as_str().is_some_and(|problem| problem.contains("restore_command"));
+        (!told).then(|| format!("{row}"))
+    })
+    .await;
+    tag(&cluster, &tagged, json!({})).await;
     health::well(&cluster, PATIENCE).await;
 }
