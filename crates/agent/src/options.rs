@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use matriarch_config::{LocalConfig, VirtualIp};
+use matriarch_config::{LocalConfig, VirtualIp, Watchdog};
 use matriarch_core::MemberName;
 use matriarch_core::record::NOSTREAM;
 use matriarch_postgres::Instance;
@@ -52,6 +52,8 @@ pub struct Options {
     pub host_id: String,
     /// The address that follows the primary.
     pub virtual_ip: Option<VirtualIp>,
+    /// What resets this host when it hangs while it leads.
+    pub watchdog: Watchdog,
     /// Our users must use TLS.
     pub require_tls: bool,
     /// Something starts this agent again when it dies.
@@ -78,6 +80,7 @@ impl Options {
             ("store", old.store != new.store),
             ("proxy", old.proxy != new.proxy),
             ("virtual_ip", old.virtual_ip != new.virtual_ip),
+            ("watchdog", old.watchdog != new.watchdog),
             ("postgresql.listen", mine.listen != theirs.listen),
             ("postgresql.connect_address", mine.connect_address != theirs.connect_address),
             ("postgresql.data_dir", mine.data_dir != theirs.data_dir),
@@ -91,13 +94,13 @@ impl Options {
         changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
     }
 
-    /// This member.
-    pub fn name(&self) -> &MemberName {
-        &self.instance.name
     /// Tagged `nostream`: WAL comes through `restore_command` alone.
     pub fn from_archive(&self) -> bool {
         self.tags.get(NOSTREAM) == Some(&Value::Bool(true))
     }
 
+    /// This member.
+    pub fn name(&self) -> &MemberName {
+        &self.instance.name
     }
 }

@@ -37,7 +37,7 @@ pub use local::load::ConfigError;
 pub use local::{
     Authentication, Bootstrap, Consul, ConsulConsistency, Credentials, Etcd, InitdbOption, InterfaceAddress,
     LocalConfig, LocalPostgres, Log, LogFormat, LogLevel, PostgresLog, Proxy, RestApi, Role, Store, Tags, Tls,
-    VirtualIp,
+    VirtualIp, Watchdog, WatchdogMode,
 };
 pub use patch::{patch, set_path};
 pub use problem::{Origin, Problem, Problems};

@@ -116,6 +116,7 @@ fn observation(me: &str, needed: u32) -> Observation {
         config: None,
         guarded_until: leads.then_some(NOW + 4_000),
         promised_until: 0,
+        watchdog: None,
     }
 }
 

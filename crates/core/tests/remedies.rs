@@ -92,6 +92,7 @@ fn observation(now: Millis, view: ClusterView, data: Data, server: Server) -> Ob
         config: None,
         guarded_until: None,
         promised_until: 0,
+        watchdog: None,
     }
 }
 
@@ -185,4 +186,94 @@ fn without_pg_rewind_a_diverged_member_is_cloned_only_if_it_may_be() {
     let left = decide(&kept, &Memory::default(), &diverged(1_000));
     assert_eq!((left.why.code, runs(&left)), ("left_diverged", vec![]));
     assert!(left.problem.unwrap().contains("remove_data_directory_on_diverged_timelines"));
+}
+
+#[test]
+fn a_member_that_does_not_stream_follows_through_the_archive_for_as_long_as_it_takes() {
+    let tagged = Policy { from_archive: true, ..policy() };
+    let running = |timeline, lsn| {
+        Server::Running(Running {
+            in_recovery: true,
+            timeline,
+            lsn: Lsn(lsn),
+            receiving: false,
+            streaming: false,
+            caught_up: true,
+            upstream: None,
+            synchronous_standby_names: String::new(),
+            replicas: BTreeMap::new(),
+        })
+    };
+    let standby = |now, server| {
+        let mut facts = facts("cccccccc");
+        if let Data::Ready(facts) = &mut facts {
+            facts.standby = true;
+        }
+        let mut view = view("b");
+        view.history = vec![serde_json::from_value(json!([1, 70, "", "", "b"])).unwrap()];
+        observation(now, view, facts, server)
+    };
+    let upstreams = |decision: &Decision| -> Vec<Option<MemberName>> {
+        let settings = decision.actions.iter().filter_map(|action| match action {
+            Action::Configure(settings) => Some(settings.upstream.clone()),
+            _ => None,
+        });
+        settings.collect()
+    };
+    // The first look cannot tell whether an earlier process pledged, so the tombstone comes first.
+    let first = decide(&tagged, &Memory::default(), &standby(1_000, running(2, 90)));
+    assert_eq!(first.why.code, "pledge_withdraw");
+    let mut memory = first.memory;
+    memory.pledging.doubt = matriarch_core::decide::Doubt::Clear;
+    for now in [2_000, 60_000, 3_600_000] {
+        // Behind, and on the timeline before: its end is not in the archive yet.
+        let behind = decide(&tagged, &memory, &standby(now, running(1, 60)));
+        assert_eq!((behind.why.code, runs(&behind), upstreams(&behind)), ("following_archive", vec![], vec![None]));
+        assert_eq!(behind.problem, None);
+        memory = behind.memory;
+    }
+    // The old primary archived what the new one does not have.
+    let beyond = decide(&tagged, &memory, &standby(3_700_000, running(1, 80)));
+    assert_eq!((beyond.why.code, runs(&beyond)), ("diverged", vec![&Job::StopFast]));
+    let stopped = decide(&tagged, &beyond.memory, &standby(3_701_000, Server::Stopped));
+    assert_eq!(runs(&stopped), [&Job::Rewind]);
+    // It starts as a replica of nobody.
+    let restarted = decide(&tagged, &memory, &standby(3_702_000, Server::Stopped));
+    assert_eq!((runs(&restarted), upstreams(&restarted)), (vec![&Job::StartStandby], vec![None]));
+    let mut record = member("replica", "cccccccc");
+    record.tags.insert("nostream".into(), true.into());
+    assert!(!record.may_vote() && record.may_lead());
+}
+
+#[test]
+fn without_the_watchdog_that_must_be_there_nobody_begins_to_lead() {
+    let standby = |checkpoint| match facts("aaaaaaaa") {
+        Data::Ready(facts) => Data::Ready(DataFacts { standby: false, clean: true, checkpoint, ..facts }),
+        other => other,
+    };
+    let mut stopped = observation(1_000, view("a"), standby(Lsn(50)), Server::Stopped);
+    let watched = decide(&policy(), &Memory::default(), &stopped);
+    assert_eq!(runs(&watched), [&Job::StartPrimary]);
+
+    stopped.watchdog = Some("no such device".into());
+    let given_up = decide(&policy(), &Memory::default(), &stopped);
+    assert_eq!((given_up.why.code, runs(&given_up)), ("release", vec![]));
+    let paused = decide(&Policy { paused: true, ..policy() }, &Memory::default(), &stopped);
+    assert_ne!(paused.why.code, "release", "a pause guards nothing");
+
+    // Nobody could take over: it says why it waits.
+    let mut alone = stopped.clone();
+    alone.alive = [name("a")].into();
+    alone.store.as_mut().unwrap().members.remove(&name("b"));
+    let waits = decide(&policy(), &Memory::default(), &alone);
+    assert_eq!((waits.why.code, runs(&waits)), ("watchdog_failed", vec![]));
+    assert!(waits.problem.unwrap().contains("no such device"));
+
+    // It would be the one to take over.
+    let mut vacant = alone.clone();
+    vacant.store.as_mut().unwrap().leader = None;
+    (vacant.lease, vacant.now) = (None, 90_000);
+    assert_eq!(decide(&policy(), &Memory::default(), &vacant).why.code, "watchdog_failed");
+    vacant.watchdog = None;
+    assert_eq!(decide(&policy(), &Memory::default(), &vacant).why.code, "takeover");
 }

@@ -139,6 +139,7 @@ impl Story {
             config: None,
             guarded_until: None,
             promised_until: 0,
+            watchdog: None,
         };
         let decision = decide(&policy(), &self.memory, &observation);
         self.memory = decision.memory.clone();

@@ -234,6 +234,7 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
         guard_socket,
         host_id: crate::host::id(),
         virtual_ip: config.virtual_ip.clone(),
+        watchdog: config.watchdog.clone(),
         require_tls: local.tls.as_ref().is_some_and(|tls| tls.require),
         supervised: false,
         config_file: Some(absolute(file)?),

@@ -161,6 +161,7 @@ impl Scene<'_> {
             config: None,
             guarded_until: lease.map(|lease| lease.until),
             promised_until: 0,
+            watchdog: None,
         }
     }
 

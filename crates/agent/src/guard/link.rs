@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use super::{GuardOptions, Order};
+use super::{GuardOptions, Order, WatchdogSettings};
 use crate::virtual_ip::{Place, handing_down};
 
 /// How to start a guard.
@@ -22,18 +22,21 @@ struct Starter {
 }
 
 /// What the guard has confirmed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuardState {
     /// A guard answers.
     pub alive: bool,
     /// The deadline it confirmed (boot clock, ms); 0 when it guards nothing.
     pub deadline: u64,
+    /// Why the watchdog does not protect this host, when it is to.
+    pub watchdog: Option<String>,
 }
 
 /// A connection to the guard that is made anew whenever it breaks.
 #[derive(Clone, Debug)]
 pub struct GuardLink {
     wanted: Arc<watch::Sender<Option<Order>>>,
+    watchdog: Arc<watch::Sender<Option<WatchdogSettings>>>,
     confirmed: watch::Receiver<GuardState>,
 }
 
@@ -42,8 +45,14 @@ impl GuardLink {
     pub(crate) fn start(program: PathBuf, options: GuardOptions, address: Option<Place>) -> GuardLink {
         let (wanted, orders) = watch::channel(None);
         let (report, confirmed) = watch::channel(GuardState::default());
-        tokio::spawn(keep(Starter { program, options, address }, orders, report));
-        GuardLink { wanted: Arc::new(wanted), confirmed }
+        let (watchdog, dogs) = watch::channel(None);
+        tokio::spawn(keep(Starter { program, options, address }, (orders, dogs), report));
+        GuardLink { wanted: Arc::new(wanted), watchdog: Arc::new(watchdog), confirmed }
+    }
+
+    /// The watchdog that goes with every deadline from now on.
+    pub(crate) fn watch_over(&self, settings: WatchdogSettings) {
+        self.watchdog.send_if_modified(|known| known.replace(settings.clone()).as_ref() != Some(&settings));
     }
 
     /// Moves the deadline; the guard's confirmation arrives in [`GuardLink::confirmed`].
@@ -82,13 +91,15 @@ impl GuardLink {
     }
 }
 
-async fn keep(starter: Starter, mut orders: watch::Receiver<Option<Order>>, report: watch::Sender<GuardState>) {
+type Orders = (watch::Receiver<Option<Order>>, watch::Receiver<Option<WatchdogSettings>>);
+
+async fn keep(starter: Starter, mut orders: Orders, report: watch::Sender<GuardState>) {
     let mut pause = Duration::from_millis(50);
     loop {
         if let Ok(stream) = UnixStream::connect(&starter.options.socket).await {
             pause = Duration::from_millis(50);
             let wanted = talk(stream, &starter, &mut orders, &report).await;
-            if !wanted || *orders.borrow() == Some(Order::Quit) {
+            if !wanted || *orders.0.borrow() == Some(Order::Quit) {
                 tell(&report, GuardState::default());
                 return;
             }
@@ -107,7 +118,7 @@ async fn keep(starter: Starter, mut orders: watch::Receiver<Option<Order>>, repo
 async fn talk(
     stream: UnixStream,
     starter: &Starter,
-    orders: &mut watch::Receiver<Option<Order>>,
+    (orders, watchdog): &mut Orders,
     report: &watch::Sender<GuardState>,
 ) -> bool {
     let (read, mut write) = stream.into_split();
@@ -119,8 +130,23 @@ async fn talk(
     {
         return true;
     }
+    if watchdog.borrow().is_some() {
+        watchdog.mark_changed();
+    }
     loop {
         tokio::select! {
+            biased;
+            changed = watchdog.changed() => {
+                if changed.is_err() {
+                    return false;
+                }
+                let settings = watchdog.borrow_and_update().clone();
+                if let Some(settings) = settings
+                    && write.write_all(Order::Watchdog(settings).line().as_bytes()).await.is_err()
+                {
+                    return true;
+                }
+            }
             changed = orders.changed() => {
                 if changed.is_err() {
                     return false;
@@ -132,11 +158,17 @@ async fn talk(
             }
             answer = answers.next_line() => {
                 let Ok(Some(line)) = answer else { return true };
-                let deadline = line.trim().parse().unwrap_or(0);
-                tell(report, GuardState { alive: true, deadline });
+                tell(report, read_answer(&line));
             }
         }
     }
+}
+
+fn read_answer(line: &str) -> GuardState {
+    let (deadline, watchdog) = line.trim().split_once(" watchdog").unwrap_or((line.trim(), ""));
+    let failure = watchdog.trim();
+    let watchdog = (!failure.is_empty()).then(|| failure.to_owned());
+    GuardState { alive: true, deadline: deadline.parse().unwrap_or(0), watchdog }
 }
 
 fn tell(report: &watch::Sender<GuardState>, state: GuardState) {

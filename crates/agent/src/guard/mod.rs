@@ -11,17 +11,21 @@
 
 mod link;
 mod process;
+mod watchdog;
 
 use crate::virtual_ip::Place;
 
 pub use link::{GuardLink, GuardState};
 pub use process::{GuardOptions, run};
+pub(crate) use watchdog::Settings as WatchdogSettings;
 
 /// One line from the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Take this address off its interface whenever PostgreSQL is killed.
     Address(Place),
+    /// Keep this watchdog while there is a deadline.
+    Watchdog(WatchdogSettings),
     /// Kill at this time (boot clock, ms) unless told otherwise before.
     Arm(u64),
     /// PostgreSQL does not accept writes: nothing to guard.
@@ -37,18 +41,21 @@ impl Order {
         let mut words = line.split_ascii_whitespace();
         let order = match (words.next()?, words.next()) {
             ("address", Some(address)) => Order::Address(Place::parse(address, words.next()?)?),
+            ("watchdog", Some(_)) => Order::Watchdog(WatchdogSettings::parse(line.split_ascii_whitespace().skip(1))?),
             ("arm", Some(deadline)) => Order::Arm(deadline.parse().ok()?),
             ("disarm", None) => Order::Disarm,
             ("report", None) => Order::Report,
             ("quit", None) => Order::Quit,
             _ => return None,
         };
-        words.next().is_none().then_some(order)
+        let whole = matches!(order, Order::Watchdog(_)) || words.next().is_none();
+        whole.then_some(order)
     }
 
     pub(crate) fn line(&self) -> String {
         match self {
             Order::Address(place) => format!("address {} {}\n", place.address, place.interface),
+            Order::Watchdog(settings) => format!("watchdog {}\n", settings.words()),
             Order::Arm(deadline) => format!("arm {deadline}\n"),
             Order::Disarm => "disarm\n".to_owned(),
             Order::Report => "report\n".to_owned(),
@@ -64,7 +71,9 @@ mod tests {
     #[test]
     fn orders_survive_the_wire_and_garbage_does_not() {
         let place = Place::parse("10.0.0.5/24", "eth0").unwrap();
-        for order in [Order::Address(place), Order::Arm(1234), Order::Disarm, Order::Report, Order::Quit] {
+        let watchdog = WatchdogSettings { device: "/dev/watchdog1".into(), timeout: 2, margin: 500 };
+        let orders = [Order::Address(place), Order::Watchdog(watchdog), Order::Arm(1234)];
+        for order in orders.into_iter().chain([Order::Disarm, Order::Report, Order::Quit]) {
             assert_eq!(Order::parse(&order.line()), Some(order));
         }
         for line in [
@@ -79,6 +88,10 @@ mod tests {
             "address x eth0",
             "address 10.0.0.5/24",
             "address 10.0.0.5/24 -x",
+            "watchdog",
+            "watchdog 0 500 /dev/watchdog",
+            "watchdog 2 500",
+            "watchdog 2 500 /dev/watchdog 1",
         ] {
             assert_eq!(Order::parse(line), None, "{line:?}");
         }

@@ -14,6 +14,7 @@ use rustix::time::{
 };
 
 use super::Order;
+use super::watchdog::Watchdog;
 use crate::virtual_ip::Place;
 
 /// What a guard is told at its start.
@@ -56,6 +57,32 @@ struct Charge {
     deadline: Option<u64>,
     /// What goes with it.
     address: Option<Place>,
+    watchdog: Option<Watchdog>,
+}
+
+impl Charge {
+    /// Sees to the watchdog; returns when to look again.
+    fn keep_watchdog(&mut self) -> Option<u64> {
+        let (deadline, watchdog) = (self.deadline, self.watchdog.as_mut()?);
+        watchdog.keep(now(), deadline);
+        watchdog.wake(deadline)
+    }
+
+    /// When PostgreSQL is to be killed: before the watchdog would reset the host.
+    fn end(&self) -> Option<u64> {
+        let deadline = self.deadline?;
+        Some(self.watchdog.as_ref().map_or(deadline, |watchdog| watchdog.end(deadline)))
+    }
+
+    /// The answer to each order.
+    fn answer(&self) -> String {
+        let deadline = self.deadline.unwrap_or(0);
+        match self.watchdog.as_ref().map(|watchdog| watchdog.failure()) {
+            None => format!("{deadline}\n"),
+            Some(None) => format!("{deadline} watchdog\n"),
+            Some(Some(failure)) => format!("{deadline} watchdog {}\n", failure.replace('\n', " ")),
+        }
+    }
 }
 
 /// Runs until nobody needs it.
@@ -71,8 +98,19 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
     let mut charge = Charge::default();
     let mut line = Vec::new();
     let mut quit = false;
+    let mut told = String::new();
     while !quit {
-        timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &absolute(charge.deadline))?;
+        let wake = charge.keep_watchdog().into_iter().chain(charge.end()).min();
+        // What has become of the watchdog is told without being asked.
+        let answer = charge.answer();
+        if charge.watchdog.is_some()
+            && answer != told
+            && agent.as_mut().is_some_and(|stream| stream.write_all(answer.as_bytes()).is_err())
+        {
+            agent = None;
+        }
+        told = answer;
+        timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &absolute(wake))?;
         let mut fds = vec![PollFd::new(&listener, PollFlags::IN), PollFd::new(&timer, PollFlags::IN)];
         if let Some(stream) = &agent {
             fds.push(PollFd::new(stream, PollFlags::IN));
@@ -85,8 +123,13 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
             Err(error) => return Err(error.into()),
         }
         // The deadline first: an order that arrives together with it is too late.
-        if charge.deadline.is_some_and(|deadline| now() >= deadline) {
-            fire(options, charge.address.as_ref());
+        // A guard that was late itself kicks first: its deadline may be far away.
+        charge.keep_watchdog();
+        if charge.end().is_some_and(|end| now() >= end) {
+            let ended = fire(options, charge.address.as_ref());
+            if let Some(watchdog) = charge.watchdog.as_mut().filter(|_| !ended) {
+                watchdog.abandon();
+            }
             charge.deadline = None;
         }
         if let Ok((stream, _)) = listener.accept() {
@@ -135,22 +178,33 @@ fn serve(stream: &mut UnixStream, line: &mut Vec<u8>, charge: &mut Charge, quit:
         let Some(order) = std::str::from_utf8(&text).ok().and_then(Order::parse) else { return false };
         match order {
             Order::Address(place) => charge.address = Some(place),
+            Order::Watchdog(settings) => {
+                if charge.watchdog.as_ref().is_none_or(|watchdog| !watchdog.has(&settings)) {
+                    // The one before is closed first: the device can be open once.
+                    charge.watchdog = None;
+                    charge.watchdog = Some(Watchdog::new(settings, now()));
+                }
+            }
             Order::Arm(at) => charge.deadline = Some(at),
             Order::Disarm => charge.deadline = None,
             Order::Report => {}
             Order::Quit => (charge.deadline, *quit) = (None, true),
         }
-        if stream.write_all(format!("{}\n", charge.deadline.unwrap_or(0)).as_bytes()).is_err() {
+        // The confirmed deadline has its watchdog with it.
+        charge.keep_watchdog();
+        if stream.write_all(charge.answer().as_bytes()).is_err() {
             return false;
         }
     }
     true
 }
 
-fn fire(options: &GuardOptions, address: Option<&Place>) {
+/// False when PostgreSQL could not be ended.
+fn fire(options: &GuardOptions, address: Option<&Place>) -> bool {
     // Begun first, since ending a process that hangs in the kernel can take long.
     let removal = address.filter(|place| place.is_here()).map(|place| (place, place.begin_removal()));
     let outcome = matriarch_postgres::process::kill_tree(&options.data_dir, Duration::from_secs(30));
+    let ended = outcome.is_ok();
     let text = match outcome {
         Ok(killed) => format!("{killed} processes killed"),
         Err(error) => format!("failed: {error}"),
@@ -167,6 +221,7 @@ fn fire(options: &GuardOptions, address: Option<&Place>) {
             Err(error) => eprintln!("guard: {} is still on {}: {error:#}", place.address, place.interface),
         }
     }
+    ended
 }
 
 fn now() -> u64 {

@@ -40,6 +40,7 @@ fn options(tags: Value) -> Options {
         pg_ident: None,
         tls: None,
         virtual_ip: None,
+        watchdog: local.watchdog.clone(),
         tags: local.tags.to_json().into_iter().collect(),
         initdb: matriarch_postgres::bootstrap::InitdbOptions::default(),
         bootstrap_config: None,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use matriarch_config::WatchdogMode;
 use matriarch_core::Lsn;
 use matriarch_core::decide::{Action, Job, Purpose};
 use matriarch_dcs::boot_clock_ms;
@@ -54,8 +55,10 @@ impl Shell {
 
     /// No primary without a guard that has confirmed the lease's deadline.
     fn guard_is_armed(&self) -> bool {
-        let state = *self.guard_state.borrow();
-        state.alive && state.deadline > boot_clock_ms()
+        let required = self.options.watchdog.mode == WatchdogMode::Required;
+        let state = self.guard_state.borrow();
+        let watched = !required || self.watchdog_failure.is_none() && state.watchdog.is_none();
+        state.alive && state.deadline > boot_clock_ms() && watched
     }
 
     pub(super) fn after_commit(&mut self, purpose: Purpose) {

@@ -15,6 +15,7 @@ mod routers;
 mod settings;
 mod show;
 mod upkeep;
+mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,6 +110,8 @@ pub struct Shell {
     rules_due: Millis,
     limits_due: Millis,
     problem: Option<String>,
+    /// Why the watchdog does not work, when one is configured.
+    watchdog_failure: Option<String>,
     shared: Arc<Shared>,
 }
 
@@ -165,6 +168,7 @@ impl Shell {
             rules_due: 0,
             limits_due: 0,
             problem: None,
+            watchdog_failure: None,
             shared,
             options,
         }
@@ -235,10 +239,12 @@ impl Shell {
 
     /// What the guard confirmed matters to a decision; that it moved the deadline of a primary on, as asked, does not.
     fn guard_has_news(&mut self) -> bool {
-        let state = *self.guard_state.borrow_and_update();
+        let state = self.guard_state.borrow_and_update().clone();
         let before = std::mem::replace(&mut self.guard_said, state);
+        let state = &self.guard_said;
         let moved_on = before.alive && state.alive && before.deadline > 0 && state.deadline >= before.deadline;
-        !(moved_on && self.pg.is_primary() && self.pg.busy().is_none())
+        let same_watchdog = before.watchdog == state.watchdog;
+        !(moved_on && same_watchdog && self.pg.is_primary() && self.pg.busy().is_none())
     }
 
     /// Time has passed: look again at what tells nobody when it changes.
@@ -275,6 +281,7 @@ impl Shell {
     /// Decides and acts; returns when to look again.
     fn round(&mut self) -> Millis {
         let now = boot_clock_ms();
+        self.keep_watchdog();
         let decision = decide(&self.policy(), &self.memory, &self.observe(now));
         // While the view may be older than a change of ours, only what cannot wait is done.
         let restricted = self.view_is_old || self.storage.committing.is_some();

@@ -43,6 +43,7 @@ impl Shell {
             config: self.config_text.clone(),
             guarded_until: Some(self.guard_state.borrow().deadline).filter(|deadline| *deadline > 0),
             promised_until: self.lasting.promised_until(),
+            watchdog: self.lacks_watchdog().cloned(),
         }
     }
 }

@@ -79,6 +79,7 @@ impl Shell {
                 scope: self.options.scope.clone(),
                 name: self.options.name().to_string(),
             },
+            watchdog_failed: self.watchdog_failure.is_some(),
             matriarch: self.member_detail(record, probe),
             ..MemberStatus::default()
         }

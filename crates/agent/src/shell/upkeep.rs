@@ -66,7 +66,19 @@ impl Shell {
         let broken = self.memory.not_streaming_since.is_some_and(|since| boot_clock_ms() >= since + STREAM_PATIENCE);
         let stream = || self.pg.stream_problem.clone().filter(|_| broken);
         let address = || self.virtual_ip.problem();
-        self.pg.files.problem().or_else(address).or_else(stream).or_else(|| certificates::problem(&self.certificates()))
+        let watchdog = || {
+            let failure = self.lacks_watchdog()?;
+            Some(format!("the watchdog {} does not work: {failure}", self.options.watchdog.device.display()))
+        };
+        let archive = || self.pg.probe.as_ref().filter(|_| self.options.from_archive()).and_then(no_archive);
+        self.pg
+            .files
+            .problem()
+            .or_else(watchdog)
+            .or_else(address)
+            .or_else(archive)
+            .or_else(stream)
+            .or_else(|| certificates::problem(&self.certificates()))
     }
 
     /// New slots and slots to drop are seen to at once, everything else every `loop_wait`.
@@ -115,6 +127,7 @@ impl Shell {
             let mut members: std::collections::BTreeSet<&MemberName> = reading.view.members.keys().collect();
             members.extend(reading.view.sync.iter().flat_map(|sync| &sync.value.membership));
             members.retain(|name| *name != self.options.name() && !self.upkeep.keeper.is_abandoned(name));
+            members.retain(|name| !reading.view.members.get(*name).is_some_and(|member| member.tag(NOSTREAM)));
             names.extend(members.into_iter().map(MemberName::slot));
         }
         names
@@ -125,7 +138,6 @@ impl Shell {
         self.pg.probe.as_ref().map(|probe| slots::positions(&self.config, probe)).unwrap_or_default()
     }
 }
-            members.retain(|name| !reading.view.members.get(*name).is_some_and(|member| member.tag(NOSTREAM)));
 
 /// A replica that is not to stream needs another source of WAL.
 fn no_archive(probe: &Probe) -> Option<String> {

@@ -7,6 +7,7 @@ pub(super) mod etcd;
 mod postgresql;
 mod proxy;
 mod virtual_ip;
+mod watchdog;
 
 use serde_json::{Map, Value};
 
@@ -16,6 +17,7 @@ use self::etcd::{ETCD, ETCD3};
 use self::postgresql::POSTGRESQL;
 use self::proxy::PROXY;
 use self::virtual_ip::VIRTUAL_IP;
+use self::watchdog::WATCHDOG;
 use super::initdb;
 use super::rules;
 use crate::dynamic;
@@ -97,6 +99,13 @@ pub(crate) const KEYS: &[Key] = &[
     )
     .default("null")
     .effect(Effect::Restart),
+    key(
+        "watchdog",
+        Kind::Section { keys: WATCHDOG, rule: None },
+        "A watchdog device (Linux) that resets this host when it hangs while its member leads, so that not even the guard can \
+         act.",
+    )
+    .effect(Effect::Restart),
     refused("kubernetes", LATER, USE_ANOTHER, &[]),
     refused("zookeeper", "this store is not supported", USE_ANOTHER, &[]),
     refused("exhibitor", "this store is not supported", USE_ANOTHER, &[]),
@@ -107,12 +116,6 @@ pub(crate) const KEYS: &[Key] = &[
         "there is no such section here",
         "put the dynamic configuration under `bootstrap.dcs`, and name the store itself, as in `sqlite`",
         &[],
-    ),
-    refused(
-        "watchdog",
-        "hardware watchdogs are not supported yet; the guard stops PostgreSQL",
-        "remove it",
-        &["{\"mode\":\"off\"}"],
     ),
     refused("citus", "Citus clusters are not supported yet", "remove it", &[]),
     refused("ctl", "the command line needs no section of its own", "remove it", &[]),

@@ -53,6 +53,32 @@ pub struct LocalConfig {
     pub proxy: Option<Proxy>,
     /// The address that follows the primary, if any.
     pub virtual_ip: Option<VirtualIp>,
+    /// What resets this host when it hangs while it leads.
+    pub watchdog: Watchdog,
+}
+
+/// A watchdog device.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Watchdog {
+    /// Whether it is used.
+    pub mode: WatchdogMode,
+    /// The device.
+    pub device: PathBuf,
+    /// How long before the end of the lease a reset comes.
+    #[serde(with = "as_seconds")]
+    pub safety_margin: Duration,
+}
+
+/// Whether a watchdog is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WatchdogMode {
+    /// Never opened.
+    Off,
+    /// Used when it works.
+    Automatic,
+    /// The member does not lead without it.
+    Required,
 }
 
 /// The agent's log.
@@ -279,6 +305,8 @@ pub struct Tags {
     pub clonefrom: bool,
     /// Streams from this member instead of the leader.
     pub replicatefrom: Option<MemberName>,
+    /// Streams from nobody: WAL comes through `restore_command`.
+    pub nostream: bool,
     /// The user's own.
     pub custom: BTreeMap<String, Value>,
 }
@@ -305,8 +333,6 @@ pub struct Proxy {
     #[serde(with = "as_seconds")]
     pub connect_timeout: Duration,
     /// Limit for a client's startup packet.
-    /// Streams from nobody: WAL comes through `restore_command`.
-    pub nostream: bool,
     #[serde(with = "as_seconds")]
     pub startup_timeout: Duration,
     /// How long open sessions may go on while the proxy stops.
@@ -370,6 +396,7 @@ impl Tags {
             ("nosync", self.nosync),
             ("noloadbalance", self.noloadbalance),
             ("clonefrom", self.clonefrom),
+            ("nostream", self.nostream),
         ];
         tags.extend(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name.to_owned(), true.into())));
         tags.extend(self.failover_priority.map(|priority| ("failover_priority".to_owned(), priority.into())));
@@ -396,7 +423,6 @@ fn beside(data_dir: &Path, suffix: &str) -> PathBuf {
 impl LocalConfig {
     /// Reads a local configuration that is already a value. The environment is not looked at.
     pub fn from_json(value: &Value) -> Result<LocalConfig, Problems> {
-            ("nostream", self.nostream),
         let mut problems = Problems::default();
         let normal = normalize(value, &mut problems);
         problems.or(())?;

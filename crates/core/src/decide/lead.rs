@@ -103,6 +103,9 @@ impl Turn<'_> {
         if Some(&sync.value.incarnation) != self.obs.incarnation() {
             return self.release(sync, leader, ReleaseReason::DataLost, None, "the data we led with is gone");
         }
+        if let Some(why) = self.give_up_unwatched(view, sync, leader, None) {
+            return why;
+        }
         let used = running.timeline.max(self.memory.timeline_used);
         if used >= sync.value.timeline {
             // A promotion that was cut short has used up the number: the next one is reserved before it is opened.
@@ -164,11 +167,29 @@ impl Turn<'_> {
         if (crashed || hopeless || overdue) && self.somebody_can_take_over(view, &sync.value) && !self.policy.paused {
             return self.release(sync, leader, ReleaseReason::Crash, shutdown, "PostgreSQL died: giving up the lead");
         }
+        if let Some(why) = self.give_up_unwatched(view, sync, leader, shutdown) {
+            return why;
+        }
         self.configure(Settings {
             upstream: None,
             synchronous_standby_names: self.names_for(view, &self.enforced_rule(sync)),
         });
         self.run(Job::StartPrimary, Why::new("start_primary", "starting PostgreSQL as the primary"))
+    }
+
+    /// Nothing is made writable without the watchdog that must be there: somebody else leads, if anybody can.
+    fn give_up_unwatched(
+        &mut self,
+        view: &ClusterView,
+        sync: &Versioned<SyncRecord>,
+        leader: &LeaderKey,
+        shutdown: Option<&DataFacts>,
+    ) -> Option<Why> {
+        let why = self.unwatched()?;
+        if !self.somebody_can_take_over(view, &sync.value) {
+            return Some(why);
+        }
+        Some(self.release(sync, leader, ReleaseReason::Crash, shutdown, &why.text))
     }
 
     /// Also while paused: a person asks for it.

@@ -368,6 +368,8 @@ pub struct Observation {
     pub guarded_until: Option<Millis>,
     /// We promised a leader under the empty rule not to take over before then; kept on disk.
     pub promised_until: Millis,
+    /// Why the watchdog does not work that this host must have while its member leads; none when it works or is not needed.
+    pub watchdog: Option<String>,
 }
 
 impl Observation {

@@ -22,7 +22,7 @@ impl Turn<'_> {
         counted: Vec<MemberName>,
         resume: bool,
     ) -> Why {
-        if let Some(why) = self.bound_by_empty_rule(&sync.value) {
+        if let Some(why) = self.bound_by_empty_rule(&sync.value).or_else(|| self.unwatched()) {
             return why;
         }
         let Some(incarnation) = self.obs.incarnation().cloned() else {
@@ -75,6 +75,14 @@ impl Turn<'_> {
             let why = Why::new("promotion_void", "the lead has gone to another: ending the promotion");
             self.run(Job::StopImmediate, why)
         })
+    }
+
+    /// A member whose host must have a watchdog does not lead without one. While paused nothing is guarded.
+    pub(super) fn unwatched(&mut self) -> Option<Why> {
+        let failure = self.obs.watchdog.as_ref().filter(|_| !self.policy.paused)?;
+        let text =
+            format!("the watchdog (watchdog.mode: required) does not work, so this member may not lead: {failure}");
+        Some(self.trouble("watchdog_failed", text))
     }
 
     /// Under the empty rule nothing but its lease and our promise keeps a leader that was not released from going on beside
