@@ -5,7 +5,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build up check test sim bench soak saturated clean
+.PHONY: help build up check test sim bench soak saturated vm-test clean
 
 ARGS ?=
 TESTS ?= --workspace
@@ -48,6 +48,11 @@ saturated: ## A cluster for MINUTES on a machine that pgbench keeps busy: nobody
 	@scripts/install-deps --test
 	@$(with_postgres) MATRIARCH_SOAK_MINUTES=$(MINUTES) \
 		cargo test --release --locked -p matriarch --test soak -- --ignored --nocapture saturated
+
+vm-test: ## As root: a virtual machine by emulation whose watchdog must reset it, and whose power is cut (some minutes)
+	@scripts/install-deps --vm
+	cargo build --locked -p matriarch
+	@$(with_postgres) scripts/vm-test
 
 bench: ## Measure idle cost, routing and failover against the peers (under an hour; figures go to bench/results)
 	@scripts/install-deps --bench
