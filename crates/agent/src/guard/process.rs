@@ -100,7 +100,8 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
     let mut quit = false;
     let mut told = String::new();
     while !quit {
-        let wake = charge.keep_watchdog().into_iter().chain(charge.end()).min();
+        let needed = agent.is_some() || charge.deadline.is_some();
+        let wake = charge.keep_watchdog().into_iter().chain(charge.end()).filter(|_| needed).min();
         // What has become of the watchdog is told without being asked.
         let answer = charge.answer();
         if charge.watchdog.is_some()

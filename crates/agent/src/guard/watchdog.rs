@@ -134,7 +134,11 @@ impl Watchdog {
     /// When [`Watchdog::keep`] has something to do again.
     pub fn wake(&self, deadline: Option<Millis>) -> Option<Millis> {
         match (&self.counting, deadline) {
-            (Some(counting), Some(_)) => Some(counting.kicked + counting.timeout / 4),
+            (Some(counting), Some(deadline)) => {
+                let next = counting.kicked + counting.timeout / 4;
+                let kicks = self.failure.is_none() && next + counting.timeout + self.settings.margin <= deadline;
+                kicks.then_some(next)
+            }
             (None, Some(_)) => self.failure.is_some().then_some(self.retry),
             (_, None) => self.failure.is_some().then_some(self.recheck),
         }
@@ -246,7 +250,7 @@ mod tests {
         for now in [1_500, 2_000, 2_500, 3_000] {
             watchdog.keep(now, Some(6_000));
         }
-        assert_eq!((written(&dir).len(), watchdog.end(6_000)), (4, 4_000));
+        assert_eq!((written(&dir).len(), watchdog.end(6_000), watchdog.wake(Some(6_000))), (4, 4_000, None));
         // A reset after this kick would come too late.
         watchdog.keep(3_500, Some(6_000));
         assert_eq!((written(&dir).len(), watchdog.end(6_000)), (4, 4_000));
