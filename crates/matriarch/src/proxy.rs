@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use matriarch_config::Listen;
 use matriarch_dcs::Store;
-use matriarch_proxy::{Proxy, ProxyConfig};
+use matriarch_proxy::{Proxy, ProxyConfig, Stats};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -92,11 +92,11 @@ pub async fn run(args: ProxyArgs, which: Which) -> anyhow::Result<()> {
     });
     let (news, feed) = routes::news();
     let (seen, told) = (news.routes.clone(), stop.clone());
-    let listen = proxy.as_ref().and_then(|proxy| proxy.addresses().read_write.first().copied());
+    let listen = proxy.as_ref().and_then(|proxy| Some((*proxy.addresses().read_write.first()?, proxy.stats())));
     let followed = async {
         let Some(store) = told.run_until_cancelled(wait_for_store(&place, &feed)).await else { return };
         tracing::info!("routing for {} from {}", store.describe(), addresses(&args));
-        let announced = listen.map(|listen| announce(listen, &store, &news, &told));
+        let announced = listen.map(|(listen, opened)| announce(listen, opened, &store, &news, &told));
         let poolers = poolers.run(&store, &news, &told, drain);
         feed.follow(store);
         told.cancelled().await;
@@ -159,7 +159,7 @@ pub async fn beside_agent(
     let proxy = proxy.await?;
     let news = routes::follow(store.clone());
     let listen = proxy.addresses().read_write.first().copied();
-    let announced = listen.map(|listen| announce(listen, &store, &news, &stop));
+    let announced = listen.map(|listen| announce(listen, proxy.stats(), &store, &news, &stop));
     Ok(tokio::spawn(async move {
         if let Err(error) = proxy.run(news.routes, stop).await {
             tracing::error!("the proxy has ended: {error}");
@@ -171,8 +171,14 @@ pub async fn beside_agent(
 }
 
 /// A proxy that leads to the primary has a say in switchovers.
-fn announce(listen: SocketAddr, store: &Arc<dyn Store>, news: &News, stop: &CancellationToken) -> JoinHandle<()> {
-    router::announce_proxy(store.clone(), listen, news.handover.clone(), stop.clone())
+fn announce(
+    listen: SocketAddr,
+    stats: Arc<Stats>,
+    store: &Arc<dyn Store>,
+    news: &News,
+    stop: &CancellationToken,
+) -> JoinHandle<()> {
+    router::announce_proxy(store.clone(), listen, stats, news.handover.clone(), stop.clone())
 }
 
 fn config(args: &ProxyArgs) -> anyhow::Result<ProxyConfig> {

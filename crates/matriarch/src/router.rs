@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use matriarch_core::record::{RouterKind, RouterRecord, key};
 use matriarch_dcs::{LeaseId, Store, StoreError, Txn};
+use matriarch_proxy::Stats;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::routes::Handover;
@@ -18,6 +19,9 @@ use crate::routes::Handover;
 /// How long the record of a router that is gone still counts.
 const TTL: Duration = Duration::from_secs(4);
 const RETRY: Duration = Duration::from_secs(1);
+/// How long sessions that are being opened are waited for; a client may sit before a password prompt.
+const OPENING: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Name of this host as others may know it.
 pub fn host_name() -> String {
@@ -29,10 +33,12 @@ pub fn address(listen: SocketAddr) -> String {
     if listen.ip().is_unspecified() { format!("{}:{}", host_name(), listen.port()) } else { listen.to_string() }
 }
 
-/// Announces a proxy until `stop`: it holds as soon as its routes say so, and so may say it at once.
+/// Announces a proxy until `stop`: it holds as soon as its routes say so, and says it when the sessions that it has begun to
+/// open are through, so that none is cut while it authenticates.
 pub fn announce_proxy(
     store: Arc<dyn Store>,
     listen: SocketAddr,
+    stats: Arc<Stats>,
     mut handover: watch::Receiver<Handover>,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
@@ -48,6 +54,17 @@ pub fn announce_proxy(
     tokio::spawn(async move {
         loop {
             let holds = handover.borrow_and_update().proxies;
+            if holds.is_some() {
+                let opened = timeout(OPENING, async {
+                    while stats.opening() > 0 {
+                        sleep(LOOK).await;
+                    }
+                });
+                tokio::select! {
+                    _ = opened => {}
+                    Ok(()) = handover.changed() => continue,
+                }
+            }
             sender.send_replace(record(holds));
             if handover.changed().await.is_err() {
                 return;

@@ -28,6 +28,11 @@ impl Frames {
         self.at_boundary() && self.ready == Some(b'I')
     }
 
+    /// Authentication is over.
+    pub fn started(&self) -> bool {
+        self.started
+    }
+
     /// The client has sent something.
     pub fn asked(&mut self) {
         self.ready = None;

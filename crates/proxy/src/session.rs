@@ -59,6 +59,7 @@ struct Found {
     won: Won,
     binding: Binding,
     spread: Seat,
+    opening: Counted,
 }
 
 /// Everything the relay needs, but the client.
@@ -68,6 +69,7 @@ struct Ready {
     answer: Option<Vec<u8>>,
     binding: Binding,
     spread: Seat,
+    opening: Counted,
     seat: Option<OwnedSemaphorePermit>,
 }
 
@@ -115,7 +117,7 @@ impl Start<'_> {
     }
 
     fn hand_over(self, ready: Ready) {
-        let Ready { server, answer, binding, spread, seat } = ready;
+        let Ready { server, answer, binding, spread, opening, seat } = ready;
         let (client, to_server) = self.client.into_parts();
         // Either fails only on a descriptor that is already dead: then there is nothing to relay.
         let (Ok(client), Ok(server)) = (client.into_std(), server.into_fd()) else { return };
@@ -127,7 +129,7 @@ impl Start<'_> {
             to_client: answer.unwrap_or_default(),
             to_server,
             binding,
-            tickets: Tickets { _active: active, _spread: spread, _seat: seat, key: None },
+            tickets: Tickets { _active: active, _spread: spread, _seat: seat, opening: Some(opening), key: None },
         });
     }
 
@@ -148,9 +150,9 @@ impl Start<'_> {
                 }
                 Opening::GssEnc => self.client.answer(b'N').await?,
                 Opening::Ssl => match self.seated_attempt(&mut seat, Want::Tls).await {
-                    Ok(Found { won: Won::Tls(server), binding, spread }) => {
+                    Ok(Found { won: Won::Tls(server), binding, spread, opening }) => {
                         self.client.answer(b'S').await?;
-                        return Ok(Some(Ready { server, answer: None, binding, spread, seat }));
+                        return Ok(Some(Ready { server, answer: None, binding, spread, opening, seat }));
                     }
                     Ok(_) => self.client.answer(b'N').await?,
                     // Clients show an error's text only after they have sent their startup packet.
@@ -163,16 +165,19 @@ impl Start<'_> {
                 Opening::DirectTls => {
                     let found = self.seated_attempt(&mut seat, Want::DirectTls).await?;
                     // A client in the middle of a TLS handshake would not understand an ErrorResponse.
-                    let Found { won: Won::Tls(server), binding, spread } = found else { return Err(Ended::Gone) };
-                    return Ok(Some(Ready { server, answer: None, binding, spread, seat }));
+                    let Found { won: Won::Tls(server), binding, spread, opening } = found else {
+                        return Err(Ended::Gone);
+                    };
+                    return Ok(Some(Ready { server, answer: None, binding, spread, opening, seat }));
                 }
                 Opening::Startup => {
                     if let Some(report) = refusal {
                         return Err(Ended::Refused(report));
                     }
-                    let Found { won, binding, spread } = self.seated_attempt(&mut seat, Want::Session(&packet)).await?;
+                    let found = self.seated_attempt(&mut seat, Want::Session(&packet)).await?;
+                    let Found { won, binding, spread, opening } = found;
                     let Won::Session(server, answer) = won else { return Err(Ended::Gone) };
-                    return Ok(Some(Ready { server, answer: Some(answer), binding, spread, seat }));
+                    return Ok(Some(Ready { server, answer: Some(answer), binding, spread, opening, seat }));
                 }
             }
         }
@@ -205,8 +210,11 @@ impl Start<'_> {
         let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + shared.config.hold_timeout);
         let mut waits = 0;
         loop {
+            // Before the look at the routes: whoever waits for the last one to be opened must not miss it.
+            let opening = Counted::new(&shared.stats, self.port, Gauge::Opening);
             let routes = Arc::clone(&self.routes.borrow_and_update());
             let Some(binding) = choose(&routes, self.port, &self.failed, &shared.config, &shared.spread) else {
+                drop(opening);
                 self.wait(deadline, waits).await?;
                 waits += 1;
                 continue;
@@ -225,7 +233,7 @@ impl Start<'_> {
             match outcome {
                 Some(Ok(won)) => {
                     self.held = None;
-                    return Ok(Found { won, binding, spread });
+                    return Ok(Found { won, binding, spread, opening });
                 }
                 Some(Err(reason)) => {
                     self.failed.push(binding.backend.name.clone());

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::routes::Port;
 
-/// Counters of both ports. All only grow, except `active` and `held`.
+/// Counters of both ports. All only grow, except `active`, `opening` and `held`.
 #[derive(Debug, Default)]
 pub struct Stats {
     /// The read-write port.
@@ -21,6 +21,9 @@ pub struct PortStats {
     pub accepted: AtomicU64,
     /// Sessions that are connected to a member now.
     pub active: AtomicU64,
+    /// Sessions that are being opened with a primary now, up to the end of their authentication; not those that are encrypted
+    /// end to end.
+    pub opening: AtomicU64,
     /// Connections that wait for a member now.
     pub held: AtomicU64,
     /// Connections that ever had to wait.
@@ -38,6 +41,11 @@ pub struct PortStats {
 }
 
 impl Stats {
+    /// Sessions on both ports that are being opened with a primary.
+    pub fn opening(&self) -> u64 {
+        self.read_write.opening.load(Relaxed) + self.read_only.opening.load(Relaxed)
+    }
+
     /// The counters of one port.
     pub fn of(&self, port: Port) -> &PortStats {
         match port {
@@ -51,6 +59,7 @@ impl Stats {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Gauge {
     Active,
+    Opening,
     Held,
 }
 
@@ -73,6 +82,7 @@ impl Counted {
         let port = self.stats.of(self.port);
         match self.gauge {
             Gauge::Active => &port.active,
+            Gauge::Opening => &port.opening,
             Gauge::Held => &port.held,
         }
     }

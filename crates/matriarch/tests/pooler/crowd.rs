@@ -98,3 +98,8 @@ pub fn logged(cluster: &Cluster, words: &str) -> usize {
     let logs = cluster.names().into_iter().map(|name| cluster.member(&name).join("agent.log"));
     logs.map(|log| std::fs::read_to_string(log).unwrap_or_default().matches(words).count()).sum()
 }
+
+/// Waits until a session was ended from the other side.
+pub async fn ended(client: &Client) {
+    until("the session is ended", async || client.is_closed().then_some(())).await;
+}

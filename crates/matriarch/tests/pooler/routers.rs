@@ -2,10 +2,33 @@
 
 use matriarch_testkit::faults;
 
-use crate::crowd::{Crowd, logged, session};
+use crate::crowd::{Crowd, ended, logged, session};
 use crate::harness::{PATIENCE, Plan, health, wire};
 use crate::pgbouncer::{Bench, Proxy, until};
 use crate::{cluster, switch_over};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_end_between_transactions_and_new_ones_see_no_error() {
+    let cluster = cluster("plain").await;
+    let mut crowd = Crowd::start(&cluster, 50).await;
+    crowd.works().await;
+    let idle = session(&cluster, cluster.read_write()).await.expect("the proxy serves");
+    let busy = session(&cluster, cluster.read_write()).await.expect("the proxy serves");
+    busy.simple_query("BEGIN; INSERT INTO crowd VALUES (2)").await.expect("the primary serves");
+    let transaction = async {
+        // New work is held from here on, and this transaction goes on.
+        ended(&idle).await;
+        busy.simple_query("INSERT INTO crowd VALUES (2)").await.expect("its transaction is waited for");
+        busy.simple_query("COMMIT").await.expect("its transaction is waited for");
+        ended(&busy).await;
+    };
+    tokio::join!(switch_over(&cluster), transaction);
+    crowd.works().await;
+    let count = "SELECT count(*) FROM crowd WHERE n = 2";
+    assert_eq!(cluster.ask(cluster.read_write(), count).await.expect("the new primary serves"), "2");
+    assert!(crowd.conclude().await > 0, "sessions do not move from one server to another");
+    assert_eq!(logged(&cluster, "Rewind begins"), 0, "the old leader has nothing to undo");
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_stays_in_a_transaction_calls_it_off_and_goes_on() {

@@ -75,6 +75,9 @@ pub(super) struct Session {
 impl Session {
     pub fn new(handover: Handover) -> Self {
         let Handover { client, server, to_client, to_server, frames, binding, tickets } = handover;
+        let mut tickets = tickets;
+        // What is encrypted, and replicas' sessions, are nobody's concern when a primary hands over.
+        tickets.opening.take_if(|_| frames.is_none() || binding.reign.is_none());
         let flow = |pending| Flow { pending, ..Flow::default() };
         Self {
             ends: [client, server],
@@ -235,6 +238,7 @@ impl Session {
         if let Some(key) = self.frames.as_mut().and_then(|f| f.observe(bytes)) {
             self.tickets.key = Some(keys.remember(key, &self.binding.backend));
         }
+        self.tickets.opening.take_if(|_| self.frames.as_ref().is_some_and(Frames::started));
     }
 
     /// Ends the session now. `farewell` is sent only where a message may begin; anywhere else it would be

@@ -40,6 +40,8 @@ pub(crate) struct Tickets {
     pub _active: Counted,
     pub _spread: Seat,
     pub _seat: Option<OwnedSemaphorePermit>,
+    /// Until authentication is over.
+    pub opening: Option<Counted>,
     pub key: Option<KnownKey>,
 }
 
