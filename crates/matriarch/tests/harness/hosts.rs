@@ -26,6 +26,8 @@ const READ_WRITE: u16 = 5000;
 /// etcd's ports.
 const CLIENT: u16 = 2379;
 const PEER: u16 = 2380;
+/// Gives programs another wall clock (Debian: libfaketime); below a folder of `/usr/lib`.
+const FAKETIME: &str = "faketime/libfaketimeMT.so.1";
 const PASSWORD: &str = "secret";
 const TOKEN: &str = "token";
 /// Starts a program again until a file says that it is to stop, as a service manager does.
@@ -66,6 +68,8 @@ pub struct Plan {
     pub virtual_ip: Option<Family>,
     /// It is started however many clusters run already.
     pub crowded: bool,
+    /// What lets the wall clocks of the members' hosts be set ([`Hosts::set_wall_clock`]).
+    pub wall_clocks: Option<PathBuf>,
 }
 
 impl Plan {
@@ -73,13 +77,34 @@ impl Plan {
     pub fn new(name: &'static str) -> Plan {
         let bins = postgres::any().bins.clone();
         let (store, dynamic, disks) = (Store::Etcd, json!({}), Disks::Plain);
-        Plan { store, name, members: 3, bins, dynamic, clocks: Vec::new(), disks, virtual_ip: None, crowded: false }
+        Plan {
+            store,
+            name,
+            members: 3,
+            bins,
+            dynamic,
+            clocks: Vec::new(),
+            disks,
+            virtual_ip: None,
+            crowded: false,
+            wall_clocks: None,
+        }
     }
 
     /// The newest PostgreSQL there is instead.
     pub fn newest(self) -> Plan {
         let newest = postgres::all_majors().last().unwrap_or_else(|| postgres::any());
         Plan { bins: newest.bins.clone(), ..self }
+    }
+
+    /// With wall clocks that can be set. `None`, and a line that says why, when that cannot be had here.
+    pub fn with_wall_clocks(self) -> Option<Plan> {
+        let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+        let library = folders.map(|folder| folder.path().join(FAKETIME)).find(|path| path.exists());
+        if library.is_none() {
+            eprintln!("skipped: no {FAKETIME} (Debian: libfaketime); scripts/install-deps --test installs it");
+        }
+        Some(Plan { wall_clocks: Some(library?), ..self })
     }
 
     /// Makes the hosts; nothing runs on them yet. `None` when this machine has no namespaces for us.
@@ -116,6 +141,7 @@ pub struct Hosts {
     disks: BTreeMap<String, Disk>,
     /// Lets the hosts see what is mounted after they were made.
     _shared: Option<Janitor>,
+    sweeper: Option<Janitor>,
     dir: TestDir,
     lab: Lab,
     plan: Plan,
@@ -130,6 +156,7 @@ impl Hosts {
             dir.create(folder);
         }
         let shared = (plan.disks != Disks::Plain).then(|| volume::share(dir.path()).expect("a mount can be shared"));
+        let sweeper = plan.wall_clocks.as_ref().map(|_| Janitor::hire().expect("bash can be started"));
         let clock = |index: u8| plan.clocks.get(usize::from(index)).copied().unwrap_or_default();
         let hosts = (0..plan.members).map(|index| {
             let node = lab.host(&name_of(index), clock(index)).expect("a host can be made");
@@ -150,7 +177,11 @@ impl Hosts {
         });
         let store_nodes = nodes.collect();
         let client = plan.virtual_ip.map(|_| lab.host("client", Clock::default()).expect("a host can be made"));
-        let hosts = Hosts { hosts, router, store_nodes, client, disks, _shared: shared, dir, lab, plan, _slot: slot };
+        let hosts =
+            Hosts { hosts, router, store_nodes, client, disks, _shared: shared, sweeper, dir, lab, plan, _slot: slot };
+        for name in hosts.names().into_iter().chain(["router".to_owned()]) {
+            hosts.set_wall_clock(&name, 0);
+        }
         for name in hosts.names() {
             hosts.write_config(&name);
         }
@@ -232,10 +263,39 @@ impl Hosts {
     }
 
     fn keep(&self, node: &Node, words: &[&str], capabilities: &[&str]) -> Running {
-        let mut command = node.command_with("/bin/sh", capabilities);
-        command.arg("-c").arg(KEEP).arg(self.stop_file(node.name())).arg(verb::program()).args(words);
+        let mut command = node.command_with("/usr/bin/env", capabilities);
+        if let Some(library) = &self.plan.wall_clocks {
+            // Not before the user is the right one. Boot and monotonic clocks stay what they are, as with an administrator or
+            // NTP that sets the time.
+            let text = |path: &Path| path.display().to_string();
+            command.arg(format!("LD_PRELOAD={}", text(library))).arg("FAKETIME_DONT_FAKE_MONOTONIC=1");
+            command.args(["FAKETIME_NO_CACHE=1"]);
+            command.arg(format!("FAKETIME_TIMESTAMP_FILE={}", text(&self.wall_clock(node.name()))));
+        }
+        command.args(["/bin/sh", "-c"]).arg(KEEP).arg(self.stop_file(node.name())).arg(verb::program()).args(words);
         command.env("TMPDIR", self.dir.join("tmp")).env_remove("MATRIARCH_STORE").current_dir("/");
-        Running::start(command, &self.log_file(node.name())).expect("a shell runs")
+        let running = Running::start(command, &self.log_file(node.name())).expect("a shell runs");
+        if let Some(janitor) = &self.sweeper {
+            // What the library leaves behind when its process is killed; the pid is the same through all of the above.
+            let pid = running.pid();
+            let line = format!("rm -f /dev/shm/sem.faketime_sem_{pid} /dev/shm/faketime_shm_{pid}");
+            janitor.later(&line).expect("the janitor waits");
+        }
+        running
+    }
+
+    /// Sets the wall clock of a member's host so many seconds off the machine's.
+    pub fn set_wall_clock(&self, name: &str, seconds: i64) {
+        let path = self.wall_clock(name);
+        // Whoever reads it meanwhile finds one or the other.
+        let next = path.with_extension("next");
+        std::fs::write(&next, format!("{seconds:+}\n")).expect("our own folder is writable");
+        user::give(&next).expect("root may give its file away");
+        std::fs::rename(&next, &path).expect("our own folder is writable");
+    }
+
+    fn wall_clock(&self, name: &str) -> PathBuf {
+        self.dir.join("etc").join(format!("{name}.clock"))
     }
 
     /// SIGTERM to an agent that shall not be started again.
@@ -303,6 +363,11 @@ impl Hosts {
             Some(Family::V6) => "fd00:213::c8".to_owned(),
             _ => self.lab.spare_address(),
         }
+    }
+
+    /// How long a member may take to get well by itself: longer where clusters crowd the machine.
+    pub fn patience(&self) -> Duration {
+        if self.plan.crowded { 3 * PATIENCE } else { PATIENCE }
     }
 
     /// Where PostgreSQL's programs are.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::storage::Disks;
 pub use super::strike::Begun;
-use super::{Hosts, PATIENCE, Witness, health};
+use super::{Hosts, Witness, health};
 
 /// A trouble. Where it needs a victim it finds the primary or a replica itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -251,7 +251,7 @@ pub async fn endure(hosts: &mut Hosts, witness: &Witness, trouble: Trouble, hold
     watch.lap("writes");
     begun.replaced(hosts).await;
     watch.lap("replaced");
-    health::well(hosts, PATIENCE).await;
+    health::well(hosts, hosts.patience()).await;
     watch.lap("well");
     let gap = witness.longest_pause_since(from);
     eprintln!("{what}: writes paused {gap:.2} s");
