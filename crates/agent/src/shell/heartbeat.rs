@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use matriarch_core::MemberName;
 use matriarch_core::decide::{Action, Change, ClusterView, Decision, Millis, Purpose, Server, Stance};
+use matriarch_core::record::SyncRecord;
 use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::files::FileError;
 
@@ -20,6 +21,8 @@ pub(super) struct Unsaved {
     reading: Reading,
     /// No change of ours was under way when it was read, nor since.
     pub fresh: bool,
+    /// The newest record before it: decisions are made on a view of then.
+    pub before: Option<SyncRecord>,
 }
 
 /// Where the other members are reached, also those whose record has expired.
@@ -83,10 +86,14 @@ impl Shell {
     /// A record that is newer than any seen before is on disk before anything is done about it.
     pub(super) fn keep(&mut self, reading: Reading) {
         let fresh = !self.storage.is_reading() && self.storage.committing.is_none();
+        let before = match self.unsaved.take() {
+            Some(unsaved) => unsaved.before,
+            None => self.lasting.newest().cloned(),
+        };
         if let Some(sync) = &reading.view.sync {
             self.lasting.learn(&sync.value);
         }
-        self.unsaved = Some(Unsaved { reading, fresh });
+        self.unsaved = Some(Unsaved { reading, fresh, before });
         self.settle();
     }
 
@@ -96,7 +103,7 @@ impl Shell {
         if !self.lasting.is_settled() {
             return;
         }
-        if let Some(Unsaved { reading, fresh }) = self.unsaved.take() {
+        if let Some(Unsaved { reading, fresh, .. }) = self.unsaved.take() {
             self.take_in(reading, fresh);
         }
     }

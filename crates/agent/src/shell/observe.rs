@@ -39,7 +39,10 @@ impl Shell {
             support: self.heartbeats.support(),
             // While a newer record is on its way to the disk, the view in use is older than it, and yet the store has not
             // gone back.
-            newest: self.lasting.newest().filter(|_| self.unsaved.is_none()).cloned(),
+            newest: match &self.unsaved {
+                Some(unsaved) => unsaved.before.clone(),
+                None => self.lasting.newest().cloned(),
+            },
             config: self.config_text.clone(),
             guarded_until: Some(self.guard_state.borrow().deadline).filter(|deadline| *deadline > 0),
             promised_until: self.lasting.promised_until(),

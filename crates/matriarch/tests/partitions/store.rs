@@ -22,9 +22,24 @@ async fn the_primary_cut_off_from_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_server_of_the_store_and_all_of_its_records() {
-    let troubles = [Trouble::StoreNodeKilled, Trouble::StoreNodeFrozen, Trouble::StoreWiped];
-    survive_on(Plan::new("store").newest(), &troubles).await;
+async fn one_server_of_the_store() {
+    survive_on(Plan::new("store").newest(), &[Trouble::StoreNodeKilled, Trouble::StoreNodeFrozen]).await;
+}
+
+/// The running primary writes the records anew, and nobody else even tries: not a former primary either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_record_deleted() {
+    let Some(mut hosts) = Plan::new("store-wiped").newest().start().await else { return };
+    let witness = Witness::attach(&hosts, Probe::Write).await;
+    for round in 0..3 {
+        endure(&mut hosts, &witness, Trouble::Switchover, Duration::ZERO, round).await;
+        let leader = health::leader(&hosts).await;
+        endure(&mut hosts, &witness, Trouble::StoreWiped, Duration::from_secs(1), round).await;
+        assert_eq!(health::leader(&hosts).await, leader);
+    }
+    witness.conclude(&hosts).await;
+    let founded = |name: &String| hosts.log(name).matches("why=\"bootstrap_found\"").count();
+    assert_eq!(hosts.names().iter().map(founded).sum::<usize>(), 1, "founded once, at the beginning");
 }
 
 /// No write fails, whatever becomes of the store, and the same member leads afterwards.
