@@ -49,6 +49,8 @@ pub enum Event {
     RouterGone(String, Box<RouterRecord>),
     /// Settings were written and loaded, or not.
     Configured {
+        /// They have it receive WAL from somebody.
+        upstream: bool,
         /// Why not.
         failure: Option<String>,
     },

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use matriarch_core::decide::{Data, Finished, Job, Millis, Server};
+use matriarch_core::settling::Settling;
 use matriarch_core::{Incarnation, MemberName};
 use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::clone::CloneProgress;
@@ -51,6 +52,8 @@ pub struct Pg {
     pending_restart: Vec<PendingRestart>,
     pending_due: Millis,
     configured_at: Millis,
+    /// Whether what is seen of the upstream is all there is.
+    settling: Settling,
     /// Why a standby that should stream cannot, as its log tells.
     pub stream_problem: Option<String>,
     /// The newest job that ended.
@@ -85,6 +88,7 @@ impl Pg {
             pending_restart: Vec::new(),
             pending_due: 0,
             configured_at: 0,
+            settling: Settling::default(),
             stream_problem: None,
             finished: None,
             progress: Arc::new(watch::channel(CloneProgress::default()).0),
@@ -260,6 +264,7 @@ impl Pg {
             return;
         }
         self.sql = sighting.sql;
+        self.settling.seen(sighting.begun);
         if let Some(pending) = sighting.pending_restart {
             // It loads new settings in its own time.
             if self.is_primary() && sighting.begun > self.configured_at + LOADED_BY {
@@ -354,6 +359,7 @@ impl Pg {
         }
         if let Some(started) = report.started {
             self.sql = report.sql;
+            self.settling.started();
             self.running(started);
             self.look_at_data_quietly();
         } else if report.stopped {
@@ -405,14 +411,29 @@ impl Pg {
         self.unseen
     }
 
+    /// The server as last seen; what it may yet receive by settings that it has not shown counts as received.
+    pub fn observed(&self) -> Server {
+        let mut server = self.server.clone();
+        if let Server::Running(running) = &mut server {
+            running.receiving |= running.in_recovery && !self.settling.is_settled();
+        }
+        server
+    }
+
     /// PostgreSQL runs as a primary.
     pub fn is_primary(&self) -> bool {
         matches!(&self.server, Server::Running(running) if !running.in_recovery)
     }
 
+    /// Settings are on their way to PostgreSQL, with an upstream or without.
+    pub fn configuring(&mut self, upstream: bool) {
+        self.settling.asked(upstream);
+    }
+
     /// The newest settings that a decision asked for were loaded: look at once.
-    pub fn configured(&mut self) {
+    pub fn configured(&mut self, upstream: bool) {
         self.configured_at = boot_clock_ms();
+        self.settling.loaded(upstream, self.configured_at);
         self.look();
     }
 }

@@ -22,6 +22,9 @@ impl World {
         let uid = self.unique();
         let bytes = 40 + 8 * self.random(0, 20);
         let this = &mut self.nodes[node];
+        if this.is_full() {
+            return;
+        }
         // Files that were deleted can be written to for a while; nobody will ever read that.
         let Some(dir) = this.disk.dir_mut() else { return };
         let timeline = dir.wal.timeline(dir.wal.len());

@@ -43,6 +43,8 @@ pub enum AgentEvent {
     Probe,
     /// It decides on what it saw.
     Decide(Box<Snapshot>),
+    /// It has written settings and told PostgreSQL to load them.
+    Configured,
     /// A job that it does itself has got this far.
     Work(u64),
     /// A job has ended.
@@ -76,6 +78,8 @@ pub enum PgEvent {
     Replayed(usize),
     /// The settings file is loaded.
     Reload,
+    /// The agent's session has loaded the settings.
+    SessionReload,
     /// One walsender has loaded the settings.
     SenderReload(u64),
     /// The checkpointer has loaded the settings.

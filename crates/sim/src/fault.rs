@@ -5,6 +5,7 @@ use matriarch_core::record::{FailoverRequest, RouterKind, RouterRecord, key};
 
 use crate::disk::Disk;
 use crate::event::Event;
+use crate::mutation::Mutation;
 use crate::node::NodeId;
 use crate::store::Backup;
 use crate::store::ROUTER;
@@ -64,6 +65,8 @@ pub enum Fault {
     StallDisk(NodeId),
     /// A volume has no room left.
     FillDisk(NodeId),
+    /// A volume fails every write: what was not flushed is gone, and PostgreSQL gives up.
+    FailDisk(NodeId),
     /// The postmaster lets nobody in, while its processes go on.
     HangPostmaster(NodeId),
     /// The startup process of a standby stands still.
@@ -113,7 +116,10 @@ impl World {
                 self.kill_postgres(node);
             }
             Fault::PowerCut(node) => self.power_cut(node),
-            Fault::Freeze(node) => self.nodes[node].frozen = true,
+            Fault::Freeze(node) => {
+                self.nodes[node].frozen = true;
+                self.nodes[node].frozen_at = self.now;
+            }
             Fault::FreezeAgent(node) => self.nodes[node].agent_frozen = true,
             Fault::Wipe(node) => self.replace_disk(node, Disk::Missing),
             Fault::Garbage(node) => self.replace_disk(node, Disk::Garbage),
@@ -131,10 +137,13 @@ impl World {
             Fault::LostAnswers => self.lost_answers = 30,
             Fault::DelayedRequests => self.delayed_requests = 30,
             Fault::SlowDisk(node, time) => self.nodes[node].slow_disk = Some(time),
-            Fault::StallDisk(node) => self.ail(node, Ailment::Stalled { since: self.now, place: DATA.to_owned() }),
+            Fault::StallDisk(node) => {
+                self.ail(node, Ailment::Stalled { since: self.clock(node), place: DATA.to_owned() })
+            }
             Fault::FillDisk(node) => self.ail(node, Ailment::Full { place: DATA.to_owned(), free: 0 }),
-            Fault::HangPostmaster(node) => self.ail(node, Ailment::Deaf { since: self.now }),
-            Fault::StopReplay(node) => self.ail(node, Ailment::ReplayStill { since: self.now }),
+            Fault::StopReplay(node) => self.ail(node, Ailment::ReplayStill { since: self.clock(node) }),
+            Fault::FailDisk(node) => self.nodes[node].failing = true,
+            Fault::HangPostmaster(node) => self.ail(node, Ailment::Deaf { since: self.clock(node) }),
             Fault::Flaky => self.setup.flaky = 40,
             Fault::Switchover(candidate) => self.ask_for_switchover(candidate),
             Fault::AcceptLoss(node) => self.accept_loss(node),
@@ -167,8 +176,12 @@ impl World {
             Fault::KillAgent(node) | Fault::KillNode(node) | Fault::Restore(node) => self.start_agent(node),
             Fault::PowerCut(node) => self.power_on(node),
             Fault::Freeze(node) => {
-                self.nodes[node].frozen = false;
-                self.nodes[node].thawed = Some(self.now);
+                let this = &mut self.nodes[node];
+                if this.frozen && self.setup.mutation == Some(Mutation::ClockStopsAsleep) {
+                    this.clock.stood += self.now - this.frozen_at;
+                }
+                this.frozen = false;
+                this.thawed = Some(self.now);
                 self.release_deferred(node);
             }
             Fault::FreezeAgent(node) => {
@@ -191,6 +204,7 @@ impl World {
                 self.poke(node, 1);
             }
             Fault::StopReplay(node) => self.replay_again(node),
+            Fault::FailDisk(node) => self.nodes[node].failing = false,
             Fault::Flaky => self.setup.flaky = 0,
             Fault::Cut(a, b) => {
                 self.cuts.remove(&(a.min(b), a.max(b)));
@@ -252,8 +266,20 @@ impl World {
     }
 
     pub(crate) fn power_on(&mut self, node: NodeId) {
+        self.boot_clock_begins(node);
         self.nodes[node].powered = true;
         self.start_agent(node);
+    }
+
+    /// A boot clock begins anew with the machine, so what was promised by the old one counts in full again.
+    fn boot_clock_begins(&mut self, node: NodeId) {
+        if self.nodes[node].powered || self.setup.clocks.is_empty() {
+            return;
+        }
+        self.nodes[node].clock.ahead = self.random(1_000, 1_000_000);
+        let until = self.clock(node) + self.setup.ttl;
+        let this = &mut self.nodes[node];
+        this.promised_until = if this.promised_until > 0 { until } else { 0 };
     }
 
     /// Asks an agent to stop.

@@ -87,7 +87,7 @@ impl World {
 
     pub(crate) fn reset(&mut self, node: NodeId, peer: NodeId) {
         if self.refuses(peer, node) {
-            let now = self.now;
+            let now = self.clock(node);
             if let Some(known) = self.nodes[node].agent.ear.peers.get_mut(&peer) {
                 known.refused.get_or_insert(now);
             }
@@ -96,7 +96,7 @@ impl World {
     }
 
     pub(crate) fn beat(&mut self, node: NodeId) {
-        let now = self.now;
+        let now = self.clock(node);
         self.listen(node);
         let ear = &mut self.nodes[node].agent.ear;
         if ear.last_beat.replace(now).is_some_and(|last| now > last + STOOD_STILL) {
@@ -129,7 +129,7 @@ impl World {
             from,
             number,
             arrives,
-            sent: self.now,
+            sent: self.clock(from),
             stance: this.agent.stance,
             incarnation: this.disk.dir().and_then(|dir| dir.incarnation.clone()),
             echo: peer.map(|peer| peer.sent),
@@ -155,7 +155,7 @@ impl World {
     }
 
     fn hear(&mut self, node: NodeId, frame: Frame) {
-        let (now, ttl, stance) = (self.now, self.setup.ttl, self.nodes[node].agent.stance);
+        let (now, ttl, stance) = (self.clock(node), self.setup.ttl, self.nodes[node].agent.stance);
         let this = &mut self.nodes[node];
         let known = this.agent.ear.peers.entry(frame.from).or_insert(Peer {
             number: 0,
@@ -211,7 +211,7 @@ impl World {
         }
         let since = peer.heard + SUSPECT_AFTER;
         match peer.stance {
-            _ if self.now >= since => Pulse::Suspected { since, evidence: Evidence::Silent },
+            _ if self.clock(node) >= since => Pulse::Suspected { since, evidence: Evidence::Silent },
             Stance::Leads { epoch } if epoch == sync.epoch => Pulse::Alive { epoch },
             _ => Pulse::Unknown,
         }

@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod check;
 pub mod client;
+pub mod clock;
 pub mod disk;
 pub mod event;
 pub mod fault;

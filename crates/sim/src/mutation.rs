@@ -82,10 +82,14 @@ pub enum Mutation {
     SerialIgnored,
     /// A wiped store is taken for that of a new cluster.
     WipedStoreFounded,
+    /// The boot clock stands still while the machine sleeps.
+    ClockStopsAsleep,
+    /// An upstream that was asked for, and that PostgreSQL has not shown yet, is forgotten.
+    UpstreamUnderWay,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 31] = [
+pub const MUTATIONS: [Mutation; 33] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -117,6 +121,8 @@ pub const MUTATIONS: [Mutation; 31] = [
     Mutation::OldStoreTrusted,
     Mutation::SerialIgnored,
     Mutation::WipedStoreFounded,
+    Mutation::ClockStopsAsleep,
+    Mutation::UpstreamUnderWay,
 ];
 
 impl Mutation {
@@ -128,7 +134,9 @@ impl Mutation {
             | Mutation::ResumeWithoutWithdrawal
             | Mutation::WithdrawnPledgesCount
             | Mutation::SuspectsWithoutRule
-            | Mutation::SuspicionAlone => Profile::Suspicion,
+            | Mutation::SuspicionAlone
+            | Mutation::UpstreamUnderWay => Profile::Suspicion,
+            Mutation::ClockStopsAsleep => Profile::Clocks,
             Mutation::AnybodyStandsBy
             | Mutation::PledgedStandBy
             | Mutation::ExpiredLeaseIgnored

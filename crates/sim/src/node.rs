@@ -8,6 +8,7 @@ use matriarch_core::record::SyncRecord;
 use matriarch_core::rule::application_name;
 
 use crate::agent::{Agent, Snapshot};
+use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::event::Event;
 use crate::server::{Pg, Process};
@@ -35,8 +36,12 @@ pub struct Node {
     pub unfenced: bool,
     /// The machine runs.
     pub powered: bool,
+    /// Its boot clock.
+    pub clock: Clock,
     /// The whole machine stands still.
     pub frozen: bool,
+    /// Since when it did so the last time.
+    pub frozen_at: Millis,
     /// When it last went on after standing still.
     pub thawed: Option<Millis>,
     /// Only the agent stands still.
@@ -45,6 +50,8 @@ pub struct Node {
     pub deferred: Vec<Event>,
     /// It cannot reach the store.
     pub cut_off: bool,
+    /// Its volume fails every write.
+    pub failing: bool,
     /// How long a flush takes at least.
     pub slow_disk: Option<Millis>,
     /// What is wrong with its PostgreSQL or with the volume below.
@@ -71,11 +78,14 @@ impl Node {
             deadline: None,
             unfenced: false,
             powered: true,
+            clock: Clock::default(),
             frozen: false,
+            frozen_at: 0,
             thawed: None,
             agent_frozen: false,
             deferred: Vec::new(),
             cut_off: false,
+            failing: false,
             slow_disk: None,
             ailment: None,
             led_epoch: 0,
@@ -95,6 +105,11 @@ impl Node {
         matches!(self.ailment, Some(Ailment::ReplayStill { .. }))
     }
 
+    /// Its volume takes no more.
+    pub fn is_full(&self) -> bool {
+        matches!(self.ailment, Some(Ailment::Full { .. }))
+    }
+
     /// It runs and is not frozen.
     pub fn moves(&self) -> bool {
         self.powered && !self.frozen
@@ -111,8 +126,9 @@ impl Node {
     }
 
     /// What the agent sees when it looks now.
-    pub fn look(&self) -> Snapshot {
+    pub fn look(&self, now: Millis) -> Snapshot {
         Snapshot {
+            begun: now,
             server: self.server(),
             data: self.disk.observe(),
             busy: self.agent.job.as_ref().map(|(_, job)| job.clone()),
@@ -136,12 +152,10 @@ impl Node {
             in_recovery: recovery,
             timeline: wal.timeline(if recovery { wal.flushed } else { wal.len() }),
             lsn: wal.end(if recovery { wal.flushed } else { wal.len() }),
-            // Settings that PostgreSQL has not loaded yet may make it receive at any moment.
-            receiving: receiver.is_some()
-                || (self.settings.upstream.is_some() && self.settings.upstream != self.pg.loaded.upstream),
+            receiving: receiver.is_some(),
             streaming: receiver.is_some_and(|receiver| !receiver.ending),
             caught_up: self.pg.replayed >= wal.len(),
-            upstream: self.pg.loaded.upstream.clone(),
+            upstream: self.pg.shown.clone(),
             synchronous_standby_names: self.pg.loaded.synchronous_standby_names.clone(),
             replicas: if recovery { BTreeMap::new() } else { replicas.collect() },
         })

@@ -23,6 +23,10 @@ impl World {
                 }
             }
             PgEvent::Reload => self.pg_reload(node),
+            PgEvent::SessionReload => {
+                let pg = &mut self.nodes[node].pg;
+                pg.shown = pg.loaded.upstream.clone();
+            }
             PgEvent::SenderReload(conn) => self.sender_reload(node, conn),
             PgEvent::CheckpointerReload => self.checkpointer_reload(node),
             PgEvent::Promoted => self.pg_promoted(node),
@@ -37,6 +41,7 @@ impl World {
             PgEvent::StandbyFlushed(..) | PgEvent::Flushed(_) if self.nodes[node].stalls() => {
                 self.pg_after(node, 50, event);
             }
+            PgEvent::StandbyFlushed(..) | PgEvent::Flushed(_) if self.nodes[node].failing => self.panic(node),
             PgEvent::StandbyFlushed(conn, upto) => self.standby_flushed(node, conn, upto),
             PgEvent::Confirm(conn, upto) => self.confirmed(node, conn, upto),
             PgEvent::Flushed(upto) => self.primary_flushed(node, upto),
@@ -46,6 +51,16 @@ impl World {
                 self.kill_postgres(node);
             }
         }
+    }
+
+    /// A flush has failed: what was not flushed before is not there, and nobody goes on as if it were.
+    fn panic(&mut self, node: NodeId) {
+        if let Some(dir) = self.nodes[node].disk.dir_mut() {
+            let flushed = dir.wal.flushed;
+            dir.wal.truncate(flushed);
+        }
+        self.note(|| format!("{node}: PostgreSQL panics: a flush has failed"));
+        self.kill_postgres(node);
     }
 
     /// Begins to start the server; false when there is nothing to start.
@@ -58,6 +73,7 @@ impl World {
         dir.standby |= !primary;
         this.pg.end();
         this.pg.process = Process::Starting { primary };
+        this.pg.shown = settings.upstream.clone();
         this.pg.loaded = settings;
         let delay = self.random(50, 600);
         self.pg_after(node, delay, PgEvent::Started);
@@ -66,6 +82,9 @@ impl World {
 
     fn pg_started(&mut self, node: NodeId) {
         let Process::Starting { primary } = self.nodes[node].pg.process else { return };
+        if self.nodes[node].failing {
+            return self.panic(node);
+        }
         let uid = self.unique();
         let this = &mut self.nodes[node];
         let Some(dir) = this.disk.dir_mut() else { return self.kill_postgres(node) };

@@ -7,6 +7,7 @@ use matriarch_core::decide::{CrashPolicy, Millis, Synchronous, Zones};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use crate::clock::{Clock, DRIFT};
 use crate::fault::Fault;
 use crate::node::NodeId;
 use crate::trap::Trap;
@@ -41,10 +42,14 @@ pub enum Profile {
     Outage,
     /// The store is wiped, or restored from a backup.
     StoreLoss,
+    /// Clocks begin and run differently, machines sleep and boot.
+    Clocks,
+    /// Volumes hang, are full or fail, and postmasters let nobody in.
+    Gray,
 }
 
 /// All of them.
-pub const PROFILES: [Profile; 13] = [
+pub const PROFILES: [Profile; 15] = [
     Profile::Single,
     Profile::Overlapping,
     Profile::Cascade,
@@ -58,6 +63,8 @@ pub const PROFILES: [Profile; 13] = [
     Profile::RuleChanges,
     Profile::Outage,
     Profile::StoreLoss,
+    Profile::Clocks,
+    Profile::Gray,
 ];
 
 impl fmt::Display for Profile {
@@ -76,6 +83,8 @@ impl fmt::Display for Profile {
             Profile::RuleChanges => "rulechanges",
             Profile::Outage => "outage",
             Profile::StoreLoss => "storeloss",
+            Profile::Clocks => "clocks",
+            Profile::Gray => "gray",
         })
     }
 }
@@ -95,7 +104,16 @@ impl FromStr for Profile {
 impl Profile {
     /// Clusters of one and two members, and asynchronous ones, take part.
     fn any_size(self) -> bool {
-        matches!(self, Profile::Single | Profile::Steps | Profile::Paused | Profile::Suspicion | Profile::Outage)
+        matches!(
+            self,
+            Profile::Single
+                | Profile::Steps
+                | Profile::Paused
+                | Profile::Suspicion
+                | Profile::Outage
+                | Profile::Clocks
+                | Profile::Gray
+        )
     }
 }
 
@@ -105,7 +123,7 @@ pub(crate) fn random_setup(rng: &mut SmallRng, profile: Profile) -> Setup {
     let members: Vec<String> = ["a", "b", "c", "d", "e"][..count].iter().map(|name| (*name).to_owned()).collect();
     let needed = match rng.random_range(0..10) {
         0 if profile.any_size() => 0,
-        3..=5 if profile == Profile::Outage => 0,
+        3..=5 if matches!(profile, Profile::Outage | Profile::Clocks) => 0,
         1..=2 if count >= 3 => 2,
         _ => 1,
     };
@@ -126,6 +144,15 @@ pub(crate) fn random_setup(rng: &mut SmallRng, profile: Profile) -> Setup {
     // The first two are apart, so that somebody is elsewhere whoever leads.
     let mut zone = |index| if index < 2 { index } else { aside.random_range(0..2) };
     let zones = (0..count).filter(|_| zoned).map(|index| format!("zone{}", zone(index))).collect();
+    let differ = profile == Profile::Clocks || aside.random_range(0..4) == 0;
+    let clocks = (0..count)
+        .filter(|_| differ)
+        .map(|_| Clock {
+            ahead: aside.random_range(1_000..1_000_000_000),
+            drift: aside.random_range(-DRIFT..=DRIFT),
+            stood: 0,
+        })
+        .collect();
     let nofailover = (count >= 4 && rng.random_range(0..3) == 0).then(|| members[count - 1].clone());
     Setup {
         nofailover: nofailover.into_iter().collect(),
@@ -138,6 +165,7 @@ pub(crate) fn random_setup(rng: &mut SmallRng, profile: Profile) -> Setup {
         stream_timeout: *pick(rng, &[3, 10, 60]),
         clients: 2,
         zones,
+        clocks,
         unguarded: profile == Profile::Unguarded,
         flaky: if rng.random_range(0..4) == 0 { 5 } else { 0 },
         mutation: None,
@@ -282,6 +310,34 @@ pub(crate) fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile)
             ]
         }
         Profile::Suspicion => suspicions(world, rng, primary, other),
+        Profile::Clocks => {
+            let mut faults = vec![(soon, Fault::Freeze(if rng.random_bool(0.7) { primary } else { other }))];
+            let around = rng.random_range(0..6000);
+            match rng.random_range(0..8) {
+                0 | 1 => faults.push((around, Fault::CutOff(primary))),
+                2 => faults.push((around, Fault::StoreDown)),
+                3 => faults.push((around, Fault::PowerCut(other))),
+                4 => faults.push((around, Fault::CutFromMembers(primary))),
+                5 => faults.push((0, Fault::UnsteadyBeats)),
+                6 => faults.push((around, Fault::FreezeAgent(primary))),
+                _ => {}
+            }
+            faults
+        }
+        Profile::Gray => {
+            let node = if rng.random_bool(0.7) { primary } else { other };
+            let gray = match rng.random_range(0..5) {
+                0 | 1 => Fault::StallDisk(node),
+                2 => Fault::FillDisk(node),
+                3 => Fault::FailDisk(node),
+                _ => Fault::HangPostmaster(node),
+            };
+            let mut faults = vec![(soon, gray)];
+            if rng.random_bool(0.5) {
+                faults.push((rng.random_range(0..8000), random_fault(world, rng)));
+            }
+            faults
+        }
         Profile::Paused => vec![(rng.random_range(0..3000), random_fault(world, rng))],
         Profile::Steps => vec![(0, random_fault(world, rng))],
         Profile::Single | Profile::Overlapping => {

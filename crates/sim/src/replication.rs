@@ -99,12 +99,18 @@ impl World {
             self.pg_after(node, 200, PgEvent::Data(conn, from, records));
             return;
         }
+        let full = self.nodes[node].is_full();
         let Some(dir) = self.nodes[node].disk.dir_mut() else { return };
         if dir.wal.len() != from {
             // A segment was lost while the members were cut off from each other: the stream ends.
             if from > dir.wal.len() {
                 self.pg_after(node, 1, PgEvent::ReceiverEnd(conn));
             }
+            return;
+        }
+        if full {
+            // What does not fit ends the stream, which begins anew and ends again.
+            self.pg_after(node, 1, PgEvent::ReceiverEnd(conn));
             return;
         }
         for record in records {
@@ -213,6 +219,10 @@ impl World {
         }
         let upstream_changed = pg.loaded.upstream != settings.upstream;
         pg.loaded = settings;
+        // A session looks for signals before its next statement.
+        let delay = self.random(0, 5);
+        self.pg_after(node, delay, PgEvent::SessionReload);
+        let pg = &mut self.nodes[node].pg;
         let conns: Vec<u64> = pg.senders.values().map(|sender| sender.conn).collect();
         if upstream_changed
             && sees

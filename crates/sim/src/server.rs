@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use matriarch_core::Timeline;
 use matriarch_core::decide::{Millis, Settings};
+use matriarch_core::{MemberName, Timeline};
 
 use crate::node::NodeId;
 use crate::wal::Wal;
@@ -120,6 +120,8 @@ pub struct Pg {
     pub process: Process,
     /// Settings in force.
     pub loaded: Settings,
+    /// The upstream as the agent's session has loaded it, which may be before or after those whom it concerns.
+    pub shown: Option<MemberName>,
     /// Records replayed.
     pub replayed: usize,
     /// Its walreceiver.
@@ -145,6 +147,7 @@ impl Pg {
             generation: 0,
             process: Process::Stopped,
             loaded: Settings::default(),
+            shown: None,
             replayed: 0,
             receiver: None,
             senders: BTreeMap::new(),

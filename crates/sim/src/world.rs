@@ -10,6 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::check::Checker;
+use crate::clock::Clock;
 use crate::event::{AgentEvent, Event, PgEvent};
 use crate::mutation::Mutation;
 use crate::node::{Node, NodeId};
@@ -29,6 +30,8 @@ pub struct Setup {
     pub synchronous: Synchronous,
     /// Zone of each member; none without it.
     pub zones: Vec<String>,
+    /// Boot clock of each member; all show the time of the world without it.
+    pub clocks: Vec<Clock>,
     /// See [`Policy::shrink_delay`].
     pub shrink_delay: Millis,
     /// See [`Policy::crash`].
@@ -55,6 +58,7 @@ impl Default for Setup {
             ttl: 5000,
             synchronous: Synchronous { needed: 1, from_members: 3, ..Synchronous::default() },
             zones: Vec::new(),
+            clocks: Vec::new(),
             shrink_delay: 2000,
             crash: CrashPolicy::Failover,
             use_rewind: true,
@@ -148,7 +152,8 @@ impl World {
         let names: Vec<MemberName> =
             setup.members.iter().map(|name| name.parse().expect("setups name members well")).collect();
         let mut nodes: Vec<Node> = names.into_iter().map(Node::new).collect();
-        for node in &mut nodes {
+        for (place, node) in nodes.iter_mut().enumerate() {
+            node.clock = setup.clocks.get(place).copied().unwrap_or_default();
             node.nofailover = setup.nofailover.contains(node.name.as_str());
         }
         // That bug shows only where requests are lost or late, and then seldom.
@@ -254,6 +259,11 @@ impl World {
             hold_timeout: 5_000,
             bootstrap_config: None,
         }
+    }
+
+    /// What a member's boot clock shows.
+    pub fn clock(&self, node: NodeId) -> Millis {
+        self.nodes[node].clock.read(self.now)
     }
 
     /// The member of this name.

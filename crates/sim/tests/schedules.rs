@@ -128,6 +128,16 @@ fn a_store_that_went_back_in_time_decides_nothing() {
 }
 
 #[test]
+fn clocks_that_differ_and_machines_that_sleep_lose_nothing() {
+    all_hold(Profile::Clocks, seeds());
+}
+
+#[test]
+fn volumes_that_hang_fill_and_fail_lose_nothing() {
+    all_hold(Profile::Gray, seeds());
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..5 {
         let (one, two) = (run(seed, Profile::Single, None, true), run(seed, Profile::Single, None, true));

@@ -365,10 +365,10 @@ impl Shell {
             Event::DataSeen(report) => self.pg.data_seen(*report),
             Event::LimitsTooLow(names) => self.limits_too_low(&names),
             Event::RouterGone(id, record) => self.routers.is_gone(id, *record),
-            Event::Configured { failure } => {
+            Event::Configured { upstream, failure } => {
                 self.configuring = false;
                 match failure {
-                    None => self.pg.configured(),
+                    None => self.pg.configured(upstream),
                     Some(failure) => {
                         tracing::error!("the settings could not be written: {failure}");
                         self.configured = None;

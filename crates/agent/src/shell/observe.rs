@@ -27,7 +27,7 @@ impl Shell {
             store,
             lease: self.storage.lease(),
             data: self.pg.data.clone(),
-            server: self.pg.server.clone(),
+            server: self.pg.observed(),
             busy: self.pg.busy().cloned(),
             finished: self.pg.finished.clone(),
             stopping: self.stopping,

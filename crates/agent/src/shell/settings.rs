@@ -159,7 +159,6 @@ impl Shell {
             return;
         }
         let Configured { postgres, rules, .. } = wanted.clone();
-        self.configured = Some(wanted);
         let conninfo = match conf::effective(self.pg.instance(), &postgres) {
             Ok(effective) => effective.get("primary_conninfo").cloned(),
             Err(error) => {
@@ -173,15 +172,21 @@ impl Shell {
         }
         let running = matches!(self.pg.server, Server::Running(_));
         let Some(sql) = self.pg.sql().filter(|_| running && self.pg.busy().is_none()) else {
-            // The next start writes them.
+            // The next start writes them; a server that runs and is not to be had now is asked again.
+            if self.pg.server == Server::Stopped {
+                self.configured = Some(wanted);
+            }
             return;
         };
+        self.configured = Some(wanted);
+        let upstream = postgres.upstream.is_some();
+        self.pg.configuring(upstream);
         self.configuring = true;
         let control = self.pg.control.clone().filter(|_| !self.pg.is_primary());
         let (files, sender) = (self.pg.files.clone(), self.sender.clone());
         tokio::spawn(async move {
             let failure = files.load(&postgres, &rules, control, &sql).await.err().map(|error| error.to_string());
-            let _ = sender.send(Event::Configured { failure });
+            let _ = sender.send(Event::Configured { upstream, failure });
         });
     }
 

@@ -6,7 +6,8 @@ use matriarch_core::decide::{Millis, Purpose};
 use matriarch_core::transaction::Txn;
 
 use crate::agent::state::{HeldLease, Pending};
-use crate::event::{AgentEvent, Ask};
+use crate::event::{AgentEvent, Ask, Event};
+use crate::mutation::Mutation;
 use crate::node::NodeId;
 use crate::server::Process;
 use crate::store::{Leases, View};
@@ -21,7 +22,7 @@ impl World {
             return;
         }
         let grant = txn.needs_leader_lease().then(|| self.unique());
-        let lease = grant.map(|id| HeldLease { id, renewed: self.now });
+        let lease = grant.map(|id| HeldLease { id, renewed: self.clock(node) });
         let leases = Leases { leader: grant, member: self.nodes[node].agent.member_lease };
         self.note(|| format!("{node}: commits {purpose:?}"));
         let request = self.request(node, Ask::Commit { purpose, txn, grant, leases });
@@ -69,7 +70,7 @@ impl World {
         let agent = &self.nodes[node].agent;
         let (Some(lease), None) = (agent.lease, agent.renewing) else { return };
         let request = self.request(node, Ask::Renew(lease.id));
-        self.nodes[node].agent.renewing = Some((request, self.now));
+        self.nodes[node].agent.renewing = Some((request, self.clock(node)));
     }
 
     pub(super) fn renewed(&mut self, node: NodeId, request: u64, alive: bool) {
@@ -88,13 +89,20 @@ impl World {
 
     /// The guard learns how long PostgreSQL may be writable.
     pub(super) fn arm_guard(&mut self, node: NodeId, deadline: Millis) {
-        if deadline <= self.now || self.nodes[node].deadline.is_some_and(|armed| armed >= deadline) {
+        if deadline <= self.clock(node) || self.nodes[node].deadline.is_some_and(|armed| armed >= deadline) {
             return;
         }
         self.nodes[node].deadline = Some(deadline);
         self.nodes[node].unfenced = false;
-        let delay = deadline.saturating_sub(self.now);
-        self.after(delay, crate::event::Event::Guard(node));
+        self.watch_deadline(node);
+    }
+
+    /// The guard sleeps until its deadline.
+    fn watch_deadline(&mut self, node: NodeId) {
+        let Some(deadline) = self.nodes[node].deadline else { return };
+        let left = deadline.saturating_sub(self.clock(node));
+        let delay = self.nodes[node].clock.wait(left);
+        self.after(delay, Event::Guard(node));
     }
 
     /// A PostgreSQL that cannot write needs no guard.
@@ -107,7 +115,13 @@ impl World {
     }
 
     pub(crate) fn guard(&mut self, node: NodeId) {
-        if self.nodes[node].deadline.is_none_or(|deadline| deadline > self.now) {
+        let now = self.clock(node);
+        let Some(deadline) = self.nodes[node].deadline else { return };
+        if deadline > now {
+            // Its clock stood still, or a later deadline has its own alarm.
+            if self.setup.mutation == Some(Mutation::ClockStopsAsleep) {
+                self.watch_deadline(node);
+            }
             return;
         }
         // Nobody takes over while the cluster is paused, so PostgreSQL may outlive its lease.

@@ -7,7 +7,7 @@ mod state;
 use std::rc::Rc;
 
 use matriarch_core::decide::{
-    Action, ClusterView, Finished, Job, JobFailure, Lease, Millis, Observation, Settings, decide,
+    Action, ClusterView, Finished, Job, JobFailure, Lease, Millis, Observation, Server, Settings, decide,
 };
 
 pub(crate) use announce::MEMBER_TTL;
@@ -16,6 +16,7 @@ pub use state::{Agent, HeldLease, Pending, Snapshot};
 
 use crate::disk::Disk;
 use crate::event::{AgentEvent, Ask, Event, PgEvent};
+use crate::mutation::Mutation;
 use crate::node::NodeId;
 use crate::server::Process;
 use crate::store::View;
@@ -34,11 +35,12 @@ impl World {
                     self.nodes[node].agent.look_again = true;
                     return;
                 }
-                let snapshot = Box::new(self.nodes[node].look());
+                let snapshot = Box::new(self.nodes[node].look(self.clock(node)));
                 let delay = self.random(1, 12);
                 self.agent_after(node, delay, AgentEvent::Decide(snapshot));
             }
             AgentEvent::Decide(snapshot) => self.decide(node, *snapshot),
+            AgentEvent::Configured => self.configured(node),
             AgentEvent::Work(id) => self.work_done(node, id),
             AgentEvent::JobEnd(id, failure) => self.job_end(node, id, failure),
             AgentEvent::Answer(request, applied, view) => self.answered(node, request, applied, view),
@@ -137,8 +139,14 @@ impl World {
     }
 
     fn observation(&mut self, node: NodeId, snapshot: Snapshot) -> Observation {
-        let ttl = self.setup.ttl;
+        let (ttl, now) = (self.setup.ttl, self.clock(node));
         let agent = &mut self.nodes[node].agent;
+        let mut server = snapshot.server;
+        if let Server::Running(running) = &mut server {
+            agent.settling.seen(snapshot.begun);
+            let told = agent.settling.is_settled() || self.setup.mutation == Some(Mutation::UpstreamUnderWay);
+            running.receiving |= running.in_recovery && !told;
+        }
         let store: Option<ClusterView> = agent.view.as_ref().map(|view| {
             // Copying it is half the work of a decision, and most follow each other on one reading.
             let shown = agent.shown.take_if(|(seen, _)| Rc::ptr_eq(seen, view));
@@ -151,12 +159,12 @@ impl World {
         let (pulse, support) = self.heard(node);
         let agent = &self.nodes[node].agent;
         Observation {
-            now: self.now,
+            now,
             alive: store.as_ref().map(|view| view.members.keys().cloned().collect()).unwrap_or_default(),
             store,
             lease: agent.lease.map(|lease| Lease { renewed: lease.renewed, until: lease.renewed + ttl }),
             data: snapshot.data,
-            server: snapshot.server,
+            server,
             busy: snapshot.busy,
             finished: snapshot.finished,
             stopping: agent.stopping,
@@ -187,7 +195,8 @@ impl World {
         self.mutate_memory(node, &observation);
         let mut decision = decide(&policy, &self.nodes[node].agent.memory, &observation);
         self.mutate_decision(&mut decision);
-        let again = decision.next_wake.saturating_sub(self.now).max(1);
+        let now = self.clock(node);
+        let again = decision.next_wake.saturating_sub(now).max(1);
         let changed = self.nodes[node].agent.why.as_ref() != Some(&decision.why);
         if changed {
             let (code, text) = (decision.why.code, decision.why.text.clone());
@@ -200,8 +209,8 @@ impl World {
         agent.stance = decision.stance;
         agent.asks_promise = decision.asks_promise;
         if let Some(until) = decision.authority {
-            if self.nodes[node].deadline.take_if(|deadline| *deadline > until).is_some() && until <= self.now {
-                self.nodes[node].deadline = Some(self.now);
+            if self.nodes[node].deadline.take_if(|deadline| *deadline > until).is_some() && until <= now {
+                self.nodes[node].deadline = Some(now);
                 self.after(0, Event::Guard(node));
             }
             self.arm_guard(node, until);
@@ -244,16 +253,41 @@ impl World {
 
     fn configure(&mut self, node: NodeId, settings: Settings) {
         let this = &mut self.nodes[node];
-        if this.settings == settings || this.disk.dir().is_none() {
+        if this.agent.configuring.is_some() || this.disk.dir().is_none() {
             return;
         }
+        let asked = Some(&settings) == this.agent.configured.as_ref();
+        match this.pg.process {
+            Process::Running { .. } if this.agent.job.is_none() && !asked => {
+                this.agent.settling.asked(settings.upstream.is_some());
+                this.agent.configuring = Some(settings.clone());
+                let delay = self.random(1, 12);
+                self.agent_after(node, delay, AgentEvent::Configured);
+            }
+            // The next start takes them along.
+            Process::Stopped if this.settings != settings => this.settings = settings.clone(),
+            _ => return,
+        }
         self.note(|| format!("{node}: settings {settings:?}"));
-        self.nodes[node].settings = settings;
+        self.nodes[node].agent.configured = Some(settings);
         self.step_taken(node);
-        if matches!(self.nodes[node].pg.process, Process::Running { .. }) {
-            let delay = self.random(1, 20);
+    }
+
+    /// The files are written; PostgreSQL is told, and loads them in its own time.
+    fn configured(&mut self, node: NodeId) {
+        let now = self.clock(node);
+        let this = &mut self.nodes[node];
+        let Some(settings) = this.agent.configuring.take() else { return };
+        if this.disk.dir().is_none() {
+            return;
+        }
+        this.agent.settling.loaded(settings.upstream.is_some(), now);
+        this.settings = settings;
+        if matches!(this.pg.process, Process::Running { .. }) {
+            let delay = self.random(0, 8);
             self.pg_after(node, delay, PgEvent::Reload);
         }
+        self.poke(node, 1);
     }
 
     fn job_end(&mut self, node: NodeId, id: u64, failure: Option<JobFailure>) {
@@ -262,7 +296,13 @@ impl World {
         if failure.is_none() && job == Job::Clone {
             agent.reinit = false;
         }
-        let at = self.now;
+        if matches!(job, Job::StartPrimary | Job::StartStandby | Job::Restart) {
+            agent.configured = None;
+            if failure.is_none() {
+                agent.settling.started();
+            }
+        }
+        let at = self.clock(node);
         self.note(|| match &failure {
             Some(failure) => format!("{node}: {job:?} failed: {}", failure.message),
             None => format!("{node}: {job:?} done"),

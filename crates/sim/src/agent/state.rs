@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use matriarch_core::decide::{ClusterView, Data, Finished, Job, Memory, Millis, Server, Stance, Why};
+use matriarch_core::decide::{ClusterView, Data, Finished, Job, Memory, Millis, Server, Settings, Stance, Why};
+use matriarch_core::settling::Settling;
 
 use super::announce::Facts;
 use crate::heartbeat::Ear;
@@ -29,6 +30,8 @@ pub struct Pending {
 /// What the agent saw when it looked at PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
+    /// When it looked.
+    pub begun: Millis,
     /// The server.
     pub server: Server,
     /// The data directory.
@@ -64,6 +67,12 @@ pub struct Agent {
     pub work_done: bool,
     /// The newest job that ended.
     pub finished: Option<Finished>,
+    /// Settings on their way to a running server; others have to wait.
+    pub configuring: Option<Settings>,
+    /// Settings that it asked for last.
+    pub configured: Option<Settings>,
+    /// Whether what it sees of the upstream is all there is.
+    pub settling: Settling,
     /// It was asked to stop.
     pub stopping: bool,
     /// Its data is to be made anew.
