@@ -84,12 +84,10 @@ pub enum Mutation {
     WipedStoreFounded,
     /// The boot clock stands still while the machine sleeps.
     ClockStopsAsleep,
-    /// An upstream that was asked for, and that PostgreSQL has not shown yet, is forgotten.
-    UpstreamUnderWay,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 33] = [
+pub const MUTATIONS: [Mutation; 32] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -122,7 +120,6 @@ pub const MUTATIONS: [Mutation; 33] = [
     Mutation::SerialIgnored,
     Mutation::WipedStoreFounded,
     Mutation::ClockStopsAsleep,
-    Mutation::UpstreamUnderWay,
 ];
 
 impl Mutation {
@@ -134,8 +131,7 @@ impl Mutation {
             | Mutation::ResumeWithoutWithdrawal
             | Mutation::WithdrawnPledgesCount
             | Mutation::SuspectsWithoutRule
-            | Mutation::SuspicionAlone
-            | Mutation::UpstreamUnderWay => Profile::Suspicion,
+            | Mutation::SuspicionAlone => Profile::Suspicion,
             Mutation::ClockStopsAsleep => Profile::Clocks,
             Mutation::AnybodyStandsBy
             | Mutation::PledgedStandBy

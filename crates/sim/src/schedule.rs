@@ -155,7 +155,8 @@ fn overlap(world: &mut World, rng: &mut SmallRng, profile: Profile) -> bool {
         return false;
     }
     // The leader and the only voter that had everything may both be among them: that is for people to mend.
-    let waits = profile == Profile::Storm && world.setup.synchronous.strict && !lost.is_empty();
+    let several = matches!(profile, Profile::Storm | Profile::Unguarded);
+    let waits = several && world.setup.synchronous.strict && !lost.is_empty();
     if lost.len() > 1 || waits {
         return world.run_until(60_000, |world| world.trouble().is_none());
     }

@@ -16,7 +16,6 @@ pub use state::{Agent, HeldLease, Pending, Snapshot};
 
 use crate::disk::Disk;
 use crate::event::{AgentEvent, Ask, Event, PgEvent};
-use crate::mutation::Mutation;
 use crate::node::NodeId;
 use crate::server::Process;
 use crate::store::View;
@@ -144,8 +143,7 @@ impl World {
         let mut server = snapshot.server;
         if let Server::Running(running) = &mut server {
             agent.settling.seen(snapshot.begun);
-            let told = agent.settling.is_settled() || self.setup.mutation == Some(Mutation::UpstreamUnderWay);
-            running.receiving |= running.in_recovery && !told;
+            running.receiving |= running.in_recovery && !agent.settling.is_settled();
         }
         let store: Option<ClusterView> = agent.view.as_ref().map(|view| {
             // Copying it is half the work of a decision, and most follow each other on one reading.
