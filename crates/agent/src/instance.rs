@@ -264,7 +264,6 @@ impl Pg {
             return;
         }
         self.sql = sighting.sql;
-        self.settling.seen(sighting.begun);
         if let Some(pending) = sighting.pending_restart {
             // It loads new settings in its own time.
             if self.is_primary() && sighting.begun > self.configured_at + LOADED_BY {
@@ -274,6 +273,7 @@ impl Pg {
         }
         match sighting.probe {
             Ok(probe) => {
+                self.settling.seen(sighting.begun);
                 self.stream_problem = self.why_no_stream(&probe);
                 self.server =
                     Server::Running(sighting::running(&probe, sighting.end, &self.upstreams, self.options.name()));

@@ -75,12 +75,12 @@ impl Shell {
     /// A look at PostgreSQL; whether it is another than before. A stream that has ended may mean that the leader has.
     pub(super) fn seen(&mut self, sighting: Sighting) -> bool {
         let streams = |server: &Server| matches!(server, Server::Running(running) if running.streaming);
-        let (before, first) = (self.pg.server.clone(), self.pg.is_unseen());
+        let (before, first) = (self.pg.observed(), self.pg.is_unseen());
         self.pg.seen(sighting);
         if streams(&before) && !streams(&self.pg.server) {
             self.heartbeats.look();
         }
-        first || before != self.pg.server
+        first || before != self.pg.observed()
     }
 
     /// A record that is newer than any seen before is on disk before anything is done about it.
