@@ -59,7 +59,8 @@ async fn a_rolling_restart_is_held_at_the_proxy_and_at_pgbouncer() {
     Bench::tables(&cluster, proxy.port());
     let bench = Bench::start(&cluster, proxy.port(), 20);
     let mut crowd = Crowd::start(&cluster, 20).await;
-    (bench.works().await, crowd.works().await);
+    bench.works().await;
+    crowd.works().await;
     let leader = health::leader(&cluster).await;
     cluster.verb(&["config", "set", "postgresql.parameters.max_connections=137"]).await.ok();
     health::wait(&cluster, PATIENCE, "a restart is pending everywhere", |_, rows| {
@@ -73,7 +74,8 @@ async fn a_rolling_restart_is_held_at_the_proxy_and_at_pgbouncer() {
         let shown = cluster.ask(cluster.postgres_port(&name), "SHOW max_connections").await;
         assert_eq!(shown.expect("every member serves"), "137", "{name}");
     }
-    (bench.works().await, crowd.works().await);
+    bench.works().await;
+    crowd.works().await;
     crowd.conclude().await;
     bench.conclude();
     proxy.stop();
