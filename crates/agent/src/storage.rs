@@ -245,7 +245,7 @@ impl Storage {
     /// Renews the membership lease when it is due (a third of its life has passed).
     pub fn renew_member_if_due(&mut self, now: Millis) {
         let free = !self.renewing_member && self.rests_until(now).is_none();
-        let Some(held) = self.member.filter(|held| free && now >= held.until - self.member_ttl * 2 / 3) else {
+        let Some(held) = self.member.filter(|held| free && now + self.member_ttl * 2 / 3 >= held.until) else {
             return;
         };
         self.renewing_member = true;
