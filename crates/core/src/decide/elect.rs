@@ -14,6 +14,8 @@ const TURN: Millis = 2_000;
 const CLEAN_LEADER_PATIENCE: Millis = 10_000;
 /// How long a member that has just started waits for the last leader to show up.
 const START_PATIENCE: Millis = 2_000;
+/// How long whoever the leader stopped in favour of has to take over before others pledge.
+const HANDED: Millis = 300;
 /// When too few pledges are more than the usual moment.
 const MISSING_FOR: Millis = 10_000;
 /// Under the empty rule: how long to wait for members that have not pledged.
@@ -138,11 +140,25 @@ impl Turn<'_> {
             self.wake_at(self.obs.now + 20);
             return Why::new("election_replay", format!("{vacancy}: replaying the rest of the local WAL"));
         }
+        if let Some(whom) = self.handed_to_another(view, &sync.value)
+            && self.obs.now < vacancy.since + HANDED
+        {
+            self.wake_at(vacancy.since + HANDED);
+            return Why::new("handed_to_another", format!("{vacancy}: {whom} is to take over"));
+        }
         if !self.pledge_stands(view, &sync.value, running) {
             let why = Why::new("pledge", format!("{vacancy}: pledging at {}/{}", running.timeline, running.lsn));
             return self.pledge(view, sync, running, why);
         }
         self.judge(view, sync, vacancy)
+    }
+
+    /// Whom the leader stopped cleanly in favour of. It needs no pledge, and one would change the record that it is about to
+    /// take over.
+    fn handed_to_another<'a>(&self, view: &ClusterView, sync: &'a SyncRecord) -> Option<&'a MemberName> {
+        let release = sync.released.as_ref().filter(|release| release.shutdown_checkpoint.is_some())?;
+        let candidate = release.candidate.as_ref().filter(|name| **name != self.policy.me)?;
+        view.members.contains_key(candidate).then_some(candidate)
     }
 
     /// The leader stopped cleanly in our favour and we hold its last record: no pledge could add anything.
