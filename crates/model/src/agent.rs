@@ -55,7 +55,7 @@ impl Scene<'_> {
         let mut memory = Memory::clone(&self.state.at(me).memory);
         if let Some(mutation) = self.setup.mutation {
             self.mutate_observation(mutation, me, &mut observation);
-            self.mutate_memory(mutation, &mut memory, &observation);
+            self.mutate_memory(mutation, me, &mut memory, &observation);
         }
         let mut decision = decide(&policy, &memory, &observation);
         if let Some(mutation) = self.setup.mutation {
@@ -171,7 +171,11 @@ impl Scene<'_> {
         let names =
             if same { member.file.names.clone() } else { Arc::new(Names::parse(&settings.synchronous_standby_names)) };
         let conf = Conf { upstream: settings.upstream.as_ref().map(|upstream| id(upstream.as_str())), names };
-        if member.file == conf || member.dir.is_none() {
+        // The shell sends one set of settings at a time, and has to know that what it sent may yet come true.
+        let under_way = self.setup.mutation == Some(Mutation::UpstreamUnderWay)
+            && member.pg.process != Process::Stopped
+            && member.file != member.pg.loaded;
+        if member.file == conf || member.dir.is_none() || under_way {
             return false;
         }
         member.file = conf;

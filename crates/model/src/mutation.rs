@@ -65,10 +65,16 @@ pub enum Mutation {
     LeaseByWatch,
     /// The clock that leases are counted on stands still while the host sleeps.
     ClockStopsAsleep,
+    /// An upstream that was asked for, and that PostgreSQL does not show yet, is forgotten.
+    UpstreamUnderWay,
+    /// A member streams again without having withdrawn a pledge that it never heard of and that may still land.
+    ResumeWithoutWithdrawal,
+    /// A store that went back in time is acted on.
+    OldStoreTrusted,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 24] = [
+pub const MUTATIONS: [Mutation; 27] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -93,15 +99,23 @@ pub const MUTATIONS: [Mutation; 24] = [
     Mutation::LeaseOfTwiceTheTtl,
     Mutation::LeaseByWatch,
     Mutation::ClockStopsAsleep,
+    Mutation::UpstreamUnderWay,
+    Mutation::ResumeWithoutWithdrawal,
+    Mutation::OldStoreTrusted,
 ];
 
 impl Scene<'_> {
     /// Has `decide` remember something else than it did.
-    pub fn mutate_memory(&self, mutation: Mutation, memory: &mut Memory, observation: &Observation) {
+    pub fn mutate_memory(&self, mutation: Mutation, me: Id, memory: &mut Memory, observation: &Observation) {
         if mutation == Mutation::ProposalForgotten {
             memory.proposed = None;
         }
         if mutation == Mutation::ResumeAfterPledge {
+            memory.pledging.doubt = Doubt::Clear;
+        }
+        let own = observation.store.as_ref().and_then(|view| view.pledges.get(&member_name(me)));
+        let known = own.is_some_and(|own| !own.value.withdrawn && Some(own.value.epoch) == memory.pledging.epoch);
+        if mutation == Mutation::ResumeWithoutWithdrawal && !known {
             memory.pledging.doubt = Doubt::Clear;
         }
         let Some(running) = observation.running() else { return };
@@ -115,6 +129,9 @@ impl Scene<'_> {
     /// Shows `decide` something else than what is.
     pub fn mutate_observation(&self, mutation: Mutation, me: Id, observation: &mut Observation) {
         let my_name = member_name(me);
+        if mutation == Mutation::OldStoreTrusted {
+            observation.newest = None;
+        }
         let incarnation = observation.incarnation().cloned();
         let Some(view) = &mut observation.store else { return };
         let nobody_leads = view.leader.is_none();
@@ -238,6 +255,10 @@ impl Mutation {
             | Mutation::ClockStopsAsleep => Setup::asynchronous(expiry),
             Mutation::LeaseFromAnswer => Setup::asynchronous(Budget { renewals: 1, ..expiry }),
             Mutation::CrashCalledClean => Setup::three(Budget { crashes: 1, ..write }),
+            Mutation::UpstreamUnderWay | Mutation::ResumeWithoutWithdrawal => {
+                Setup::three(Budget { suspicions: 2, delays: 1, ..write })
+            }
+            Mutation::OldStoreTrusted => Setup::three(Budget { restores: 1, ..expiry }),
             Mutation::HandoverUnchecked => Setup::three(Budget { stops: 1, cuts: 1, ..write }),
         };
         Setup { mutation: Some(self), ..setup }
