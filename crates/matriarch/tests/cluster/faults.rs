@@ -1,9 +1,12 @@
 //! One fault after the other: writes come back through the same port, nothing acknowledged is lost, never are there two
 //! primaries, and everything heals by itself.
 
-use matriarch_testkit::observer::Probe;
+use std::time::Duration;
 
-use crate::harness::{Cluster, Fault, PATIENCE, Witness, health};
+use matriarch_testkit::observer::Probe;
+use matriarch_testkit::{faults, process::eventually};
+
+use crate::harness::{Cluster, Fault, PATIENCE, Witness, fault, health, wire};
 
 /// Strikes each in turn, once the cluster is well again after the one before.
 async fn survives(name: &'static str, probe: Probe, faults: &[Fault]) {
@@ -67,4 +70,41 @@ async fn deleted_data() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_in_a_replica() {
     survives("garbage", Probe::Status, &[Fault::SpoilControl, Fault::SpoilTables]).await;
+}
+
+/// Commits that wait for frozen voters, of clients that come until PostgreSQL takes no more: the agent needs no
+/// connection that clients could use up to heal that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_use_up_all_connections() {
+    let cluster = Cluster::start("crowd").await;
+    cluster.ask(cluster.read_write(), "CREATE TABLE crowd (id int)").await.expect("a primary is there");
+    let leader = cluster.dsn(cluster.postgres_port(&health::leader(&cluster).await));
+    let replicas = health::replicas(&cluster).await;
+    let frozen = replicas.iter().map(|name| {
+        let member = cluster.member(name);
+        tokio::spawn(async move { fault::freeze(&member, Duration::from_secs(15)).await })
+    });
+    let frozen: Vec<_> = frozen.collect();
+    let still = |name: &String| faults::processes_of(&cluster.member(name)).iter().all(|process| process.state == 'T');
+    eventually("both replicas stand still", PATIENCE, || replicas.iter().all(still));
+    let clients = (0..130).map(|id| {
+        let leader = leader.clone();
+        tokio::spawn(async move { wire::ask(&leader, &format!("INSERT INTO crowd VALUES ({id}) RETURNING id")).await })
+    });
+    let (mut acknowledged, mut refused) = (0, 0);
+    for client in clients.collect::<Vec<_>>() {
+        match client.await.expect("it does not panic") {
+            Ok(_) => acknowledged += 1,
+            Err(error) if format!("{error:#}").contains("too many clients") => refused += 1,
+            Err(error) => panic!("neither acknowledged nor refused: {error:#}"),
+        }
+    }
+    assert!(refused > 0 && acknowledged > 50, "{acknowledged} acknowledged, {refused} refused");
+    for thawed in frozen {
+        thawed.await.expect("it was thawed");
+    }
+    health::well(&cluster, PATIENCE).await;
+    let count =
+        cluster.ask(cluster.read_write(), "SELECT count(*)::text FROM crowd").await.expect("a primary is there");
+    assert_eq!(count, acknowledged.to_string());
 }

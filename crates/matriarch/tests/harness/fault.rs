@@ -195,7 +195,7 @@ fn verb_process(member: &Path, verb: &str) -> Option<i32> {
 }
 
 /// SIGSTOP to all of a node until nothing new appears, SIGCONT after `time`.
-async fn freeze(member: &Path, time: Duration) {
+pub async fn freeze(member: &Path, time: Duration) {
     let awake = || faults::processes_of(member).into_iter().filter(|process| process.state != 'T');
     let deadline = std::time::Instant::now() + Duration::from_secs(5);
     // A process may be born between look and signal.
