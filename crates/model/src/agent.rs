@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use matriarch_core::decide::{
-    Action, Decision, Evidence, Finished, Job, Lease, Memory, Millis, Observation, Pulse, Settings, decide,
+    Action, Decision, Evidence, Finished, Job, JobFailure, Lease, Memory, Millis, Observation, Pulse, Settings, decide,
 };
 
 use crate::mutation::Mutation;
 use crate::scene::Scene;
-use crate::state::{Conf, Held, Id, Names, Process, id, name};
+use crate::state::{Conf, Ended, Held, Id, Names, Process, id, name};
 
 /// The only moment there is.
 pub const NOW: Millis = 1_000_000_000;
@@ -150,7 +150,7 @@ impl Scene<'_> {
             data: self.data(me),
             server: self.server(me),
             busy: member.busy.clone(),
-            finished: member.finished.clone().map(|job| Finished { job, at: NOW, failure: None }),
+            finished: member.finished.as_ref().map(finished),
             stopping: member.stopping,
             reinit: false,
             ailment: None,
@@ -188,9 +188,10 @@ impl Scene<'_> {
 
     fn begin(&mut self, me: Id, job: Job) {
         self.note(|| format!("{}: {job:?} begins", name(me)));
-        let member = self.state.member(me);
-        member.pg.promoting |= job == Job::Promote && member.pg.process == Process::Standby;
-        member.busy = Some(job);
+        self.state.member(me).busy = Some(job.clone());
+        if job == Job::Promote {
+            self.begin_promotion(me);
+        }
     }
 
     /// An agent that was asked to stop goes once PostgreSQL is down and the lead given up; another one starts.
@@ -249,6 +250,11 @@ impl Scene<'_> {
         member.stopping = false;
         self.read_store(me);
     }
+}
+
+fn finished(ended: &Ended) -> Finished {
+    let failure = ended.failed.then(|| JobFailure { message: String::new(), hopeless: false });
+    Finished { job: ended.job.clone(), at: NOW, failure }
 }
 
 fn each_timer(memory: &mut Memory, change: &mut impl FnMut(&mut Millis)) {

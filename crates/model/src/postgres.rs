@@ -11,7 +11,7 @@ use crate::check::Violation;
 use crate::mutation::Mutation;
 use crate::scene::Scene;
 use crate::setup::{incarnation, member_name};
-use crate::state::{Dir, Id, Names, Pg, Process, Record, Sender, name};
+use crate::state::{Dir, Ended, Id, Names, Pg, Process, Record, Sender, name};
 use crate::store::SYSTEM;
 
 impl Scene<'_> {
@@ -80,7 +80,8 @@ impl Scene<'_> {
     pub fn connect(&mut self, me: Id) -> bool {
         let member = self.state.at(me);
         let Some(from) = member.pg.loaded.upstream else { return false };
-        let idle = member.pg.process == Process::Standby && member.pg.receiver.is_none() && !member.pg.promoting;
+        let idle =
+            member.pg.process == Process::Standby && member.pg.receiver.is_none() && member.pg.promoting.is_none();
         let server = self.state.at(from);
         let (true, Process::Primary, Some(mine), Some(theirs)) = (idle, server.pg.process, &member.dir, &server.dir)
         else {
@@ -269,11 +270,12 @@ impl Scene<'_> {
             }
             // It ends with the promotion, or with the process.
             Job::Promote if process == Process::Standby => return false,
+            Job::Promote => return self.end_promotion(me),
             _ => {}
         }
         let member = self.state.member(me);
         member.busy = None;
-        member.finished = Some(job);
+        member.finished = Some(Ended { job, failed: false });
         true
     }
 
@@ -308,7 +310,9 @@ impl Scene<'_> {
     pub fn ended(&mut self, me: Id) -> bool {
         self.stopped(me, Process::Stopping);
         let member = self.state.member(me);
-        member.finished = member.busy.take_if(|job| *job == Job::StopFast);
+        if let Some(job) = member.busy.take_if(|job| *job == Job::StopFast) {
+            member.finished = Some(Ended { job, failed: false });
+        }
         true
     }
 
@@ -326,10 +330,7 @@ impl Scene<'_> {
     /// A promotion comes to its end, whether or not somebody still waits for it.
     pub fn promoted(&mut self, me: Id) -> bool {
         let pg = &self.state.at(me).pg;
-        if !pg.promoting || pg.process != Process::Standby {
-            return false;
-        }
-        let timeline = self.next_timeline(me);
+        let Some(timeline) = pg.promoting.filter(|_| pg.process == Process::Standby) else { return false };
         if let Some(from) = self.state.at(me).pg.receiver {
             self.receiver_end(me, true);
             self.note(|| format!("{}: was still streaming from {}", name(me), name(from)));
@@ -340,10 +341,10 @@ impl Scene<'_> {
         dir.checkpoint = (timeline, dir.wal.len() as u64 - 1);
         dir.standby = false;
         let history = dir.history();
-        member.pg.promoting = false;
+        member.pg.promoting = None;
         member.pg.process = Process::Primary;
-        if member.busy.take_if(|job| *job == Job::Promote).is_some() {
-            member.finished = Some(Job::Promote);
+        if let Some(job) = member.busy.take_if(|job| *job == Job::Promote) {
+            member.finished = Some(Ended { job, failed: false });
         }
         self.note(|| format!("{}: promoted on timeline {timeline}", name(me)));
         if self.state.ledger.timelines >> timeline & 1 == 1 {
@@ -359,16 +360,32 @@ impl Scene<'_> {
         true
     }
 
-    /// PostgreSQL takes the number after the newest history it can see; the agent shows it all below the reserved one.
-    fn next_timeline(&self, me: Id) -> Timeline {
+    /// PostgreSQL takes the first number above its own for which it finds no history. The agent writes them for all
+    /// numbers below the one that is reserved when it begins; what is reserved later changes nothing any more.
+    pub fn begin_promotion(&mut self, me: Id) {
         let member = self.state.at(me);
-        let own = member.dir.as_ref().map_or(1, Dir::timeline);
-        if self.setup.mutation == Some(Mutation::TimelineNotReserved) {
-            return own + 1;
-        }
-        let known = member.view.history.iter().map(|(timeline, _)| timeline + 1).max().unwrap_or(0);
+        let Some(dir) = member.dir.as_ref().filter(|_| member.pg.process == Process::Standby) else { return };
         let reserved = member.view.sync.as_ref().map_or(0, |sync| sync.value.timeline);
-        (own.max(known) + 1).max(reserved)
+        let next = match self.setup.mutation {
+            Some(Mutation::TimelineNotReserved) => dir.timeline() + 1,
+            _ => reserved,
+        };
+        // Files that an earlier promotion left take the number from this one.
+        if dir.timeline() >= next || member.pg.promoting.is_some_and(|earlier| earlier > next) {
+            self.end_promotion(me);
+            return;
+        }
+        self.note(|| format!("{}: its promotion will open timeline {next}", name(me)));
+        self.state.member(me).pg.promoting = Some(next);
+    }
+
+    /// The agent no longer waits for a promotion, which goes on if it had begun.
+    pub fn end_promotion(&mut self, me: Id) -> bool {
+        let member = self.state.member(me);
+        let Some(job) = member.busy.take_if(|job| *job == Job::Promote) else { return false };
+        member.finished = Some(Ended { job, failed: true });
+        self.note(|| format!("{}: the promotion has failed, as far as its agent knows", name(me)));
+        true
     }
 
     /// A copy of the running leader; a rewind keeps the own data where there is nothing to undo.

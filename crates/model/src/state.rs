@@ -142,7 +142,7 @@ pub struct Member {
     /// The job under way.
     pub busy: Option<Job>,
     /// The job that has just ended.
-    pub finished: Option<Job>,
+    pub finished: Option<Ended>,
     /// What is heard of the leader.
     pub suspects: bool,
     /// The agent was asked to stop.
@@ -155,6 +155,15 @@ pub struct Member {
     pub file: Conf,
     /// PostgreSQL.
     pub pg: Pg,
+}
+
+/// A job that has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ended {
+    /// Which.
+    pub job: Job,
+    /// It was given up on, or refused.
+    pub failed: bool,
 }
 
 /// A lease as its holder knows it.
@@ -237,8 +246,8 @@ pub struct Pg {
     pub process: Process,
     /// Settings in force.
     pub loaded: Conf,
-    /// A promotion is under way.
-    pub promoting: bool,
+    /// A promotion is under way, to this timeline: history files keep all numbers below it from being taken.
+    pub promoting: Option<Timeline>,
     /// The walreceiver: from whom.
     pub receiver: Option<Id>,
     /// The walsenders.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use matriarch_core::decide::Job;
+
 use crate::agent::How;
 use crate::scene::Scene;
 use crate::state::{Id, Process, State, name};
@@ -26,6 +28,8 @@ pub enum Step {
     JobDone(Id),
     /// A promotion ends.
     Promoted(Id),
+    /// Its agent gives up on it before.
+    PromotionFails(Id),
     /// A primary that shuts down has ended.
     Ended(Id),
     /// PostgreSQL loads its settings.
@@ -87,9 +91,13 @@ pub fn candidates(state: &State, clocked: bool, steps: &mut Vec<Step>) {
             steps.extend([Step::Turn(id, How::Late), Step::Turn(id, How::Stale), Step::Turn(id, How::Lagging)]);
         }
         if member.busy.is_some() {
-            steps.extend([Step::JobDone(id), Step::Promoted(id)]);
-        } else if member.pg.promoting {
+            steps.push(Step::JobDone(id));
+        }
+        if member.pg.promoting.is_some() {
             steps.push(Step::Promoted(id));
+        }
+        if member.busy == Some(Job::Promote) {
+            steps.extend(spend(left.delays, Step::PromotionFails(id)));
         }
         match process {
             Process::Standby => {
@@ -169,6 +177,10 @@ impl Scene<'_> {
             Step::GiveUp(id) => self.give_up(id),
             Step::JobDone(id) => self.finish_job(id),
             Step::Promoted(id) => self.promoted(id),
+            Step::PromotionFails(id) => {
+                self.state.left.delays -= 1;
+                self.end_promotion(id)
+            }
             Step::Ended(id) => self.ended(id),
             Step::Reload(id) => self.reload(id, true),
             Step::ReloadPostmaster(id) => self.reload(id, false),

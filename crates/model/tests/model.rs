@@ -42,6 +42,16 @@ fn leaders_that_lose_their_lease_lose_nothing() {
     holds(&Setup::quorum(3, Budget { expiries: 2, delays: 1, ..write() }));
 }
 
+/// They go on when their agent has given up on them, or has lost the lead.
+#[test]
+fn promotions_open_the_numbers_reserved_when_they_began() {
+    let budget = Budget { expiries: 2, delays: 1, ..Budget::default() };
+    holds(&Setup { needed: 2, needed_at_first: 2, ..Setup::quorum(3, budget) });
+    let budget = Budget { expiries: 1, delays: 1, ..Budget::default() };
+    let pair = Setup { voters: Vec::new(), needed: 0, needed_at_first: 0, ..Setup::quorum(2, budget) };
+    assert!(holds(&pair).finished);
+}
+
 #[test]
 fn rules_that_change_meet_each_other() {
     assert!(holds_for(&Setup::quorum(3, Budget { cuts: 1, copies: 0, ..write() }), 1_000_000).finished);
