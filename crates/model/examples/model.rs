@@ -24,6 +24,7 @@ fn main() {
         suspicions: count("--suspicions", 0),
         stops: count("--stops", 0),
         restores: count("--restores", 0),
+        outages: count("--outages", 0),
     };
     let mut setup = Setup::quorum(count("--members", 3), budget);
     if let Some(voters) = value("--voters") {

@@ -4,16 +4,16 @@
 //! ([`Scene::wait`]). So no rule may rest on one thing taking longer than another, but for the few assumptions that are
 //! steps of their own (the barrier's margin, and the lease where ticks are counted).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use matriarch_core::decide::{
     Action, Decision, Evidence, Finished, Job, JobFailure, Lease, Memory, Millis, Observation, Pulse, Settings, decide,
 };
 
+use crate::lease::at_tick;
 use crate::mutation::Mutation;
 use crate::scene::Scene;
-use crate::state::{Conf, Ended, Held, Id, Names, Process, id, name};
+use crate::state::{Conf, Ended, Held, Id, Names, Process, Timed, id, name};
 
 /// The only moment there is.
 pub const NOW: Millis = 1_000_000_000;
@@ -40,11 +40,11 @@ pub enum How {
 impl Scene<'_> {
     /// One look, one decision, and what follows; false when nothing would change.
     pub fn turn(&mut self, me: Id, how: How) -> bool {
-        if how == How::Stale {
-            if self.state.at(me).view == self.state.records {
-                return false;
-            }
-        } else {
+        let stale = self.state.at(me).away || how == How::Stale;
+        if how == How::Stale && (self.state.at(me).view == self.state.records || self.state.at(me).away) {
+            return false;
+        }
+        if !stale {
             self.read_store(me);
         }
         if self.setup.mutation == Some(Mutation::LeaseByWatch) {
@@ -62,6 +62,7 @@ impl Scene<'_> {
             let leads = self.state.at(me).view.leader.as_ref().is_some_and(|leader| leader.name == me);
             mutation.mutate_decision(&mut decision, leads);
         }
+        self.speak(me, &decision);
         self.note(|| format!("{}: [{}] {}", name(me), decision.why.code, decision.why.text));
         let member = self.state.member(me);
         member.finished = None;
@@ -133,7 +134,7 @@ impl Scene<'_> {
         let member = self.state.at(me);
         let store = self.cluster_view(member);
         let lease = member.lease.map(|held| {
-            let until = NOW + TTL / u64::from(TICKS) * u64::from(held.left);
+            let until = at_tick(held.left);
             Lease { renewed: until - TTL, until }
         });
         let leader = member.view.leader.as_ref().map(|leader| leader.name).filter(|leader| *leader != me);
@@ -156,11 +157,15 @@ impl Scene<'_> {
             ailment: None,
             pulse,
             restart: false,
-            support: BTreeMap::new(),
+            support: self.support(me),
             newest: member.newest.as_deref().cloned(),
             config: None,
-            guarded_until: lease.map(|lease| lease.until),
-            promised_until: 0,
+            guarded_until: if self.setup.clocked {
+                Some(at_tick(member.timed.guarded))
+            } else {
+                lease.map(|lease| lease.until)
+            },
+            promised_until: if member.timed.promised > 0 { at_tick(member.timed.promised) } else { 0 },
             watchdog: None,
         }
     }
@@ -243,11 +248,13 @@ impl Scene<'_> {
         let member = self.state.member(me);
         member.memory = Arc::new(Memory { started: Some(NOW), ..Memory::default() });
         member.lease = None;
+        member.timed = Timed { guarded: member.timed.guarded, promised: member.timed.promised, ..Timed::default() };
         member.maybe = None;
         member.busy = None;
         member.finished = None;
         member.suspects = false;
         member.stopping = false;
+        member.away = false;
         self.read_store(me);
     }
 }

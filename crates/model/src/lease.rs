@@ -1,18 +1,35 @@
 //! The leader lease, where time is counted: in ticks, of which the lease lasts a few.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use matriarch_core::decide::Purpose;
+use matriarch_core::MemberName;
+use matriarch_core::decide::{Action, Decision, Millis, Purpose, Stance, Support};
 
-use crate::agent::{How, TICKS};
+use crate::agent::{How, LONG_AGO, NOW, TICKS, TTL};
 use crate::mutation::Mutation;
 use crate::scene::Scene;
+use crate::setup::{incarnation, member_name};
 use crate::state::{Held, Id, Process, Request, name};
+
+/// One tick.
+const TICK: Millis = TTL / TICKS as Millis;
+
+/// The moment in so many ticks.
+pub fn at_tick(left: u8) -> Millis {
+    NOW + TICK * Millis::from(left)
+}
+
+/// Whole ticks until a moment.
+fn in_ticks(until: Millis) -> u8 {
+    (until.saturating_sub(NOW) / TICK) as u8
+}
 
 impl Scene<'_> {
     /// Renews the leader lease; the answer counts from the moment of sending.
     pub fn renew_lease(&mut self, me: Id, how: How) -> bool {
-        let Some(held) = self.state.at(me).lease.filter(|_| self.setup.clocked) else { return false };
+        let member = self.state.at(me);
+        let Some(held) = member.lease.filter(|_| self.setup.clocked && !member.away) else { return false };
         let request = Request {
             from: me,
             awaited: false,
@@ -61,7 +78,63 @@ impl Scene<'_> {
             && Some(held.id) == request.lease
         {
             *held = Held { id: held.id, left: held.left.max(left) };
+            self.guard_until(request.from, left);
         }
+    }
+
+    /// The guard's deadline is put off, never brought forward.
+    pub fn guard_until(&mut self, me: Id, left: u8) {
+        if self.setup.clocked {
+            let timed = &mut self.state.member(me).timed;
+            timed.guarded = timed.guarded.max(left);
+        }
+    }
+
+    /// What a decision says beside its actions: until when PostgreSQL may be writable, where this member stands, and
+    /// whether it asks for promises.
+    pub fn speak(&mut self, me: Id, decision: &Decision) {
+        if !self.setup.clocked {
+            return;
+        }
+        let leaves = |action: &Action| {
+            let purposes = [Purpose::Pledge, Purpose::Takeover, Purpose::Release];
+            matches!(action, Action::Commit(change) if purposes.contains(&change.purpose))
+        };
+        let timed = &mut self.state.member(me).timed;
+        timed.stance = if decision.actions.iter().any(leaves) { Stance::Neutral } else { decision.stance };
+        timed.asks = decision.asks_promise;
+        if let Some(until) = decision.authority {
+            self.guard_until(me, in_ticks(until));
+        }
+    }
+
+    /// A follower of a leader that asks promises it not to take over for the life of a lease, and the leader hears of it.
+    pub fn promise(&mut self, me: Id) -> bool {
+        let Stance::Follows { epoch } = self.state.at(me).timed.stance else { return false };
+        let asks = |id: &Id| {
+            let timed = &self.state.at(*id).timed;
+            timed.asks && timed.stance == Stance::Leads { epoch }
+        };
+        let waits = self.state.flight.iter().any(|request| request.from == me && request.awaited);
+        let Some(leader) = self.state.ids().find(asks).filter(|leader| *leader != me && !waits) else { return false };
+        let members = self.state.members.len();
+        self.state.member(me).timed.promised = TICKS;
+        let promises = &mut self.state.member(leader).timed.promises;
+        promises.resize(members, 0);
+        promises[me as usize] = TICKS;
+        self.note(|| format!("{}: promises {} not to take over", name(me), name(leader)));
+        true
+    }
+
+    /// What the others have promised this member.
+    pub fn support(&self, me: Id) -> BTreeMap<MemberName, Support> {
+        let promises = self.state.at(me).timed.promises.iter().zip(0..).filter(|(left, _)| **left > 0);
+        let support = promises.filter_map(|(left, giver): (&u8, Id)| {
+            let incarnation = incarnation(self.state.at(giver).dir.as_ref()?.incarnation);
+            let promised_until = Some(at_tick(*left));
+            Some((member_name(giver), Support { incarnation, epoch: 0, heard: LONG_AGO, promised_until }))
+        });
+        support.collect()
     }
 
     /// Time passes: leases grow old on both sides, and a guard whose deadline has come ends PostgreSQL.
@@ -70,14 +143,22 @@ impl Scene<'_> {
         let mutation = self.setup.mutation;
         for me in self.state.ids() {
             let member = self.state.member(me);
-            let Some(held) = &mut member.lease else { continue };
+            let timed = &mut member.timed;
             if me != 0 || mutation != Some(Mutation::ClockStopsAsleep) {
-                held.left = held.left.saturating_sub(1);
+                let lease = member.lease.as_mut().map(|held| &mut held.left);
+                let others = [&mut timed.guarded, &mut timed.promised];
+                lease
+                    .into_iter()
+                    .chain(others)
+                    .chain(&mut timed.promises)
+                    .for_each(|left| *left = left.saturating_sub(1));
             }
-            if held.left == 0
-                && mutation != Some(Mutation::GuardMissing)
-                && matches!(member.pg.process, Process::Primary | Process::Stopping)
-            {
+            if timed.promises.iter().all(|left| *left == 0) {
+                timed.promises.clear();
+            }
+            let writes =
+                matches!(member.pg.process, Process::Primary | Process::Stopping) || member.pg.promoting.is_some();
+            if timed.guarded == 0 && mutation != Some(Mutation::GuardMissing) && writes {
                 self.note(|| format!("{}: the guard ends PostgreSQL", name(me)));
                 self.kill_postgres(me);
             }

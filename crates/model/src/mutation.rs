@@ -2,13 +2,17 @@
 //! answered, or what the world around it guarantees; `decide` itself stays as it is.
 
 use matriarch_core::Lsn;
-use matriarch_core::decide::{Action, Barrier, Decision, Doubt, Job, LeaderKey, Memory, Observation, Purpose, Server};
+use matriarch_core::decide::{
+    Action, Barrier, Decision, Doubt, Job, LeaderKey, Memory, Observation, Purpose, Server, Support,
+};
 use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
 use matriarch_core::transaction::{Compare, Txn, Write};
 
+use crate::agent::{LONG_AGO, TICKS};
+use crate::lease::at_tick;
 use crate::scene::Scene;
-use crate::setup::{Budget, Setup, member_name};
+use crate::setup::{Budget, Setup, incarnation, member_name};
 use crate::state::Id;
 
 /// Revision of a record that nobody wrote.
@@ -61,6 +65,10 @@ pub enum Mutation {
     LeaseFromAnswer,
     /// A lease is counted as long as Consul may keep the session: twice its time to live.
     LeaseOfTwiceTheTtl,
+    /// Under the empty rule: a member takes over though it has promised not to.
+    PromiseIgnored,
+    /// A member that has not answered counts as one that promised.
+    SilencePromises,
     /// A key that a watch still shows is taken as proof that its lease lives, as after a store's own leader has changed.
     LeaseByWatch,
     /// The clock that leases are counted on stands still while the host sleeps.
@@ -74,7 +82,7 @@ pub enum Mutation {
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 27] = [
+pub const MUTATIONS: [Mutation; 29] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -97,6 +105,8 @@ pub const MUTATIONS: [Mutation; 27] = [
     Mutation::GuardMissing,
     Mutation::LeaseFromAnswer,
     Mutation::LeaseOfTwiceTheTtl,
+    Mutation::PromiseIgnored,
+    Mutation::SilencePromises,
     Mutation::LeaseByWatch,
     Mutation::ClockStopsAsleep,
     Mutation::UpstreamUnderWay,
@@ -131,6 +141,16 @@ impl Scene<'_> {
         let my_name = member_name(me);
         if mutation == Mutation::OldStoreTrusted {
             observation.newest = None;
+        }
+        if mutation == Mutation::PromiseIgnored {
+            observation.promised_until = 0;
+        }
+        if mutation == Mutation::SilencePromises {
+            for other in self.state.ids().filter(|other| *other != me) {
+                let incarnation = incarnation(other);
+                let support = Support { incarnation, epoch: 0, heard: LONG_AGO, promised_until: Some(at_tick(TICKS)) };
+                observation.support.entry(member_name(other)).or_insert(support);
+            }
         }
         let incarnation = observation.incarnation().cloned();
         let Some(view) = &mut observation.store else { return };
@@ -254,6 +274,9 @@ impl Mutation {
             | Mutation::LeaseOfTwiceTheTtl
             | Mutation::LeaseByWatch
             | Mutation::ClockStopsAsleep => Setup::asynchronous(expiry),
+            Mutation::PromiseIgnored | Mutation::SilencePromises => {
+                Setup::asynchronous(Budget { outages: 1, ..expiry })
+            }
             Mutation::LeaseFromAnswer => Setup::asynchronous(Budget { renewals: 1, ..expiry }),
             Mutation::CrashCalledClean => Setup::three(Budget { crashes: 1, ..write }),
             Mutation::UpstreamUnderWay | Mutation::ResumeWithoutWithdrawal => {

@@ -10,7 +10,9 @@ use matriarch_core::{Incarnation, Lsn, MemberName};
 use crate::agent::{LONG_AGO, TTL};
 use crate::check::Ledger;
 use crate::mutation::Mutation;
-use crate::state::{Conf, Dir, Held, Id, Leader, Member, Names, Pg, Process, Record, Records, Sender, State, name};
+use crate::state::{
+    Conf, Dir, Held, Id, Leader, Member, Names, Pg, Process, Record, Records, Sender, State, Timed, name,
+};
 
 /// How often each kind of fault may still happen. What costs nothing may happen at any time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -41,6 +43,8 @@ pub struct Budget {
     pub stops: u8,
     /// The store comes back with an older content.
     pub restores: u8,
+    /// The store does not answer the leader for a while.
+    pub outages: u8,
 }
 
 /// One search.
@@ -155,6 +159,7 @@ impl Setup {
             (0..self.members).map(|id| Arc::new(follower(id, &records, &sync, &names))).collect();
         let leader = Arc::make_mut(&mut members[0]);
         leader.lease = Some(Held { id: 1, left: crate::agent::TICKS });
+        leader.timed.guarded = if self.clocked { crate::agent::TICKS } else { 0 };
         leader.pg = Pg {
             process: Process::Primary,
             loaded: leader.file.clone(),
@@ -197,6 +202,8 @@ fn follower(id: Id, records: &Arc<Records>, sync: &Arc<SyncRecord>, names: &Arc<
         finished: None,
         suspects: false,
         stopping: false,
+        away: false,
+        timed: Timed::default(),
         newest: Some(sync.clone()),
         dir: Some(Dir {
             incarnation: id,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use matriarch_core::Timeline;
-use matriarch_core::decide::{Job, Memory, Purpose};
+use matriarch_core::decide::{Job, Memory, Purpose, Stance};
 use matriarch_core::record::{FailoverRequest, Pledge, SyncRecord, Versioned};
 
 use crate::check::{Ledger, Violation};
@@ -147,6 +147,10 @@ pub struct Member {
     pub suspects: bool,
     /// The agent was asked to stop.
     pub stopping: bool,
+    /// The store does not answer this member.
+    pub away: bool,
+    /// What only counts where time is counted.
+    pub timed: Timed,
     /// The newest `sync` record it ever saw; on its disk.
     pub newest: Option<Arc<SyncRecord>>,
     /// The data directory.
@@ -155,6 +159,21 @@ pub struct Member {
     pub file: Conf,
     /// PostgreSQL.
     pub pg: Pg,
+}
+
+/// Deadlines of a member in ticks, and what its agent says to the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Timed {
+    /// Until the guard, which outlives the agent, ends PostgreSQL.
+    pub guarded: u8,
+    /// Until it may take over from a leader that it promised not to; on its disk.
+    pub promised: u8,
+    /// Promises that this process was given, by member.
+    pub promises: Vec<u8>,
+    /// Where its agent stands.
+    pub stance: Stance,
+    /// Its agent asks for promises.
+    pub asks: bool,
 }
 
 /// A job that has ended.

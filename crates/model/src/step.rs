@@ -54,6 +54,12 @@ pub enum Step {
     Expire,
     /// A tick of the clock.
     Tick,
+    /// A member promises the leader that asks for it not to take over.
+    Promise(Id),
+    /// The store no longer answers a leader.
+    Away(Id),
+    /// It does again.
+    Back(Id),
     /// PostgreSQL dies.
     Crash(Id),
     /// The agent ends and starts again.
@@ -123,6 +129,11 @@ pub fn candidates(state: &State, clocked: bool, steps: &mut Vec<Step>) {
                 steps.push(Step::ReloadSender(id, sender.to));
             }
         }
+        if member.away {
+            steps.push(Step::Back(id));
+        } else if member.lease.is_some() {
+            steps.extend(spend(left.outages, Step::Away(id)));
+        }
         steps.extend(spend(left.restarts, Step::Restart(id)));
         steps.extend(spend(left.wipes, Step::Wipe(id)));
         steps.extend(spend(left.backups, Step::Backup(id)));
@@ -141,6 +152,7 @@ pub fn candidates(state: &State, clocked: bool, steps: &mut Vec<Step>) {
     }
     if clocked {
         steps.push(Step::Tick);
+        steps.extend(state.ids().map(Step::Promise));
     }
     if state.records.leader.as_ref().is_some_and(|leader| !clocked || leader.left == 0) && left.expiries > 0 {
         steps.push(Step::Expire);
@@ -198,6 +210,7 @@ impl Scene<'_> {
                 self.write(id)
             }
             Step::Tick => self.tick(),
+            Step::Promise(id) => self.promise(id),
             _ => self.fault(step),
         }
     }
@@ -213,6 +226,15 @@ impl Scene<'_> {
                 left.crashes -= 1;
                 self.note(|| format!("{}: PostgreSQL dies", name(id)));
                 self.kill_postgres(id);
+            }
+            Step::Away(id) => {
+                left.outages -= 1;
+                self.note(|| format!("{}: the store does not answer it", name(id)));
+                self.state.member(id).away = true;
+            }
+            Step::Back(id) => {
+                self.note(|| format!("{}: the store answers it again", name(id)));
+                self.state.member(id).away = false;
             }
             Step::Restart(id) => {
                 left.restarts -= 1;

@@ -94,7 +94,8 @@ impl Scene<'_> {
 
     /// Sends a transaction; one at a time per agent.
     pub fn commit(&mut self, me: Id, how: How, change: &Change) -> bool {
-        if self.state.flight.iter().any(|request| request.from == me && request.awaited) {
+        let waits = self.state.flight.iter().any(|request| request.from == me && request.awaited);
+        if waits || self.state.at(me).away {
             return false;
         }
         let lease = change.txn.needs_leader_lease().then(|| next_number(&self.state, Key::Lease));
@@ -127,10 +128,13 @@ impl Scene<'_> {
         if holds {
             self.apply(&request);
         }
-        if request.awaited {
+        if request.awaited && self.state.at(request.from).away {
+            self.state.member(request.from).maybe = request.lease;
+        } else if request.awaited {
             if let Some(lease) = request.lease.filter(|_| holds) {
                 let left = self.lease_left(request.age);
                 self.state.member(request.from).lease = Some(Held { id: lease, left });
+                self.guard_until(request.from, left);
             }
             self.read_store(request.from);
         }
@@ -187,7 +191,8 @@ impl Scene<'_> {
     /// Gives the lease back.
     pub fn drop_lease(&mut self, me: Id) {
         let Some(held) = self.state.member(me).lease.take() else { return };
-        if self.state.records.leader.as_ref().is_some_and(|leader| leader.lease == held.id) {
+        let known = self.state.records.leader.as_ref().is_some_and(|leader| leader.lease == held.id);
+        if known && !self.state.at(me).away {
             self.state.store().leader = None;
         }
     }
