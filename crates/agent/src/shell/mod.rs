@@ -5,10 +5,14 @@ mod act;
 mod address;
 mod ailment;
 mod blow;
+mod ending;
+mod events;
+mod guard;
 mod heartbeat;
 mod limits;
 mod observe;
 mod publish;
+mod reading;
 mod restart;
 mod roles;
 mod routers;
@@ -17,13 +21,15 @@ mod show;
 mod upkeep;
 mod watchdog;
 
+pub use ending::Ending;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use matriarch_config::{DynamicConfig, LocalConfig};
 use matriarch_core::MemberName;
-use matriarch_core::decide::{Job, Memory, Millis, Policy, Server, decide};
-use matriarch_dcs::{Committed, Revision, Store, boot_clock_ms};
+use matriarch_core::decide::{Memory, Millis, Policy, decide};
+use matriarch_dcs::{Revision, Store, boot_clock_ms};
 use matriarch_postgres::hba;
 use matriarch_postgres::volumes::VolumeProbe;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -36,24 +42,12 @@ use crate::instance::Pg;
 use crate::lasting::Lasting;
 use crate::options::Options;
 use crate::shared::Shared;
-use crate::storage::{CommitDone, Storage};
+use crate::storage::Storage;
 use crate::view::Reading;
 use crate::virtual_ip::{Place, VirtualIp};
 
-/// How long an agent looks for a moment to make way, in milliseconds.
-const MAKE_WAY: Millis = 60_000;
-
 /// How often the rules for connections are looked at, in milliseconds.
 const RULES_EVERY: Millis = 3_000;
-
-/// Why an agent's loop ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// It was asked to stop, and PostgreSQL has stopped.
-    Stopped,
-    /// It was asked to make way: PostgreSQL and the guard go on, nothing is under way, and the lead is as it was.
-    Upgrade,
-}
 
 /// One agent.
 pub struct Shell {
@@ -237,16 +231,6 @@ impl Shell {
         Ok(true)
     }
 
-    /// What the guard confirmed matters to a decision; that it moved the deadline of a primary on, as asked, does not.
-    fn guard_has_news(&mut self) -> bool {
-        let state = self.guard_state.borrow_and_update().clone();
-        let before = std::mem::replace(&mut self.guard_said, state);
-        let state = &self.guard_said;
-        let moved_on = before.alive && state.alive && before.deadline > 0 && state.deadline >= before.deadline;
-        let same_watchdog = before.watchdog == state.watchdog;
-        !(moved_on && same_watchdog && self.pg.is_primary() && self.pg.busy().is_none())
-    }
-
     /// Time has passed: look again at what tells nobody when it changes.
     fn tick(&mut self) {
         self.pg.notice_deleted_data();
@@ -319,230 +303,6 @@ impl Shell {
         if restricted { wake.max(now + 20) } else { wake }
     }
 
-    /// Takes an event into account; whether there is anything to decide now.
-    fn take(&mut self, event: Event) -> bool {
-        match event {
-            Event::StoreRead(result) => self.store_read(result),
-            Event::Committed(done) => self.committed(done),
-            Event::Renewed { lease, result } => {
-                let lost = result.is_err();
-                self.storage.renewed(lease, result);
-                if lost {
-                    self.storage.read();
-                }
-            }
-            Event::MemberWritten { lease } | Event::MemberRenewed { lease } => {
-                if self.storage.member_done(lease) {
-                    self.published.member = None;
-                }
-            }
-            Event::JobDone(done) => {
-                let (finished, report) = *done;
-                let job = finished.job.clone();
-                let failure = finished.failure.clone();
-                if job == Job::Promote && failure.is_none() {
-                    self.after_promotion();
-                    self.note_promotion(&job, finished.at);
-                }
-                if matches!(job, Job::Clone) && failure.is_none() {
-                    self.reinit = false;
-                }
-                if job == Job::Restart {
-                    self.restart_ended(failure.map(|failure| failure.message));
-                }
-                if matches!(job, Job::StartPrimary | Job::StartStandby | Job::Restart) {
-                    self.configured = None;
-                }
-                self.pg.job_done(finished, report);
-            }
-            Event::Seen(sighting) => return self.seen(*sighting),
-            Event::Saved(result) => self.saved(result),
-            Event::ServerGone => self.pg.gone(),
-            Event::Greeted => {
-                self.greeted();
-                return false;
-            }
-            Event::DataSeen(report) => self.pg.data_seen(*report),
-            Event::LimitsTooLow(names) => self.limits_too_low(&names),
-            Event::RouterGone(id, record) => self.routers.is_gone(id, *record),
-            Event::Configured { upstream, failure } => {
-                self.configuring = false;
-                match failure {
-                    None => self.pg.configured(upstream),
-                    Some(failure) => {
-                        tracing::error!("the settings could not be written: {failure}");
-                        self.configured = None;
-                    }
-                }
-            }
-            Event::Command(command, reply) => self.command(command, reply),
-            Event::Upgrade => {
-                tracing::info!("asked to make way for another program");
-                self.upgrading = Some(boot_clock_ms() + MAKE_WAY);
-            }
-            Event::Stop => {
-                if !self.stopping {
-                    tracing::info!("asked to stop");
-                }
-                self.stopping = true;
-            }
-        }
-        true
-    }
-
-    fn store_read(&mut self, result: crate::storage::ReadResult) {
-        self.storage.read_done();
-        match result {
-            Ok(snapshot) => {
-                let lease = self.storage.leader.map(|held| held.id);
-                let reading = crate::view::read(&snapshot, lease, jiff::Timestamp::now());
-                for garbled in &reading.garbled {
-                    tracing::error!("{garbled}; it is ignored");
-                }
-                if self.shared.store_error().is_some() {
-                    tracing::info!("the store answers again");
-                }
-                self.shared.store_seen(None);
-                self.keep(reading);
-            }
-            Err(error) => {
-                let error = error.to_string();
-                if self.shared.store_error().as_ref() != Some(&error) {
-                    tracing::warn!("the store cannot be read: {error}");
-                }
-                self.shared.store_seen(Some(error));
-            }
-        }
-    }
-
-    /// Decisions are made on it from now on.
-    fn take_in(&mut self, reading: Reading, fresh: bool) {
-        if fresh {
-            self.view_is_old = false;
-        }
-        self.new_config(&reading);
-        self.neighbours.take_in(&reading.view);
-        self.reading = Some(reading);
-        // What was heard of another leader, or in another epoch, says nothing of the one that this view names.
-        self.heartbeats.listen_to(self.leader_to_hear());
-        self.read_at = Some(jiff::Timestamp::now());
-    }
-
-    /// A change of ours was made, or may have been, that no reading shows yet.
-    fn doubt_view(&mut self) {
-        self.view_is_old = true;
-        if let Some(unsaved) = &mut self.unsaved {
-            unsaved.fresh = false;
-        }
-    }
-
-    fn new_config(&mut self, reading: &Reading) {
-        let Some(config) = &reading.config else { return };
-        if self.config_revision == Some(config.revision) {
-            return;
-        }
-        let parsed = serde_json::from_str(&config.value)
-            .map_err(|error| error.to_string())
-            .and_then(|value| DynamicConfig::from_json(&value).map_err(|problems| problems.to_string()));
-        match parsed {
-            Ok(parsed) => {
-                self.storage.set_ttl(crate::policy::ttl(&parsed));
-                self.heartbeats.suspect_after(crate::policy::suspect_after(&parsed));
-                self.config = parsed;
-            }
-            Err(problems) => {
-                tracing::error!("the cluster configuration is refused, the last good one stays: {problems}")
-            }
-        }
-        self.config_revision = Some(config.revision);
-        self.config_text = Some(config.value.clone());
-    }
-
-    fn committed(&mut self, done: CommitDone) {
-        self.storage.committing = None;
-        self.doubt_view();
-        let purpose = done.purpose;
-        match &done.result {
-            Ok(_) => self.storage.wrote(),
-            Err(error) => self.storage.could_not_write(&format!("{purpose:?}"), error),
-        }
-        match done.result {
-            Ok(Committed::Applied { .. }) => {
-                tracing::debug!("{purpose:?} was written to the store");
-                if let Some(lease) = done.lease {
-                    self.storage.leader = Some(lease);
-                }
-                self.after_commit(purpose);
-            }
-            Ok(Committed::Refused { key }) => {
-                tracing::info!("{purpose:?} was refused by the store: '{key}' has changed");
-                self.forget_unused_lease(done.lease);
-            }
-            Err(error) if error.may_have_applied() => {
-                // If it was applied, the leader key is bound to this lease, so keep it.
-                self.storage.leader = self.storage.leader.or(done.lease);
-            }
-            Err(_) => self.forget_unused_lease(done.lease),
-        }
-        self.storage.read();
-    }
-
-    fn forget_unused_lease(&mut self, lease: Option<crate::storage::Held>) {
-        let Some(lease) = lease else { return };
-        if self.storage.leader.is_none() {
-            self.storage.leader = Some(lease);
-            self.storage.drop_leader_lease();
-        }
-    }
-
-    /// The guard follows the lease while that is renewed, and what else gives authority when it is not; it is let go only
-    /// when PostgreSQL certainly is not writable.
-    fn tell_guard(&mut self, now: Millis) {
-        let ttl = crate::policy::ttl(&self.config);
-        let lease = self.storage.leader.map(|held| held.until);
-        let deadline = match (lease, self.authority) {
-            _ if self.config.pause => None,
-            (Some(lease), _) if lease > now + ttl / 2 => Some(lease),
-            (_, Some(authority)) => Some(authority),
-            (lease, None) => lease,
-        };
-        match deadline {
-            // The voters' word moves it a little with each beat; each order wakes the guard and us.
-            Some(deadline) if deadline < self.armed || deadline >= self.armed + ttl / 8 => {
-                self.armed = deadline;
-                self.guard.arm(deadline);
-            }
-            Some(_) => {}
-            None if self.config.pause || !self.pg.is_primary() && self.pg.server != Server::Unready => {
-                self.armed = 0;
-                self.guard.disarm();
-            }
-            None => {}
-        }
-    }
-
-    /// Another program may take this process over: nothing is half done.
-    fn makes_way(&mut self) -> bool {
-        let Some(limit) = self.upgrading.filter(|_| !self.stopping) else { return false };
-        let idle = self.pg.busy().is_none()
-            && self.storage.committing.is_none()
-            && self.lasting.is_settled()
-            && !self.configuring;
-        if !idle && boot_clock_ms() > limit {
-            tracing::error!("no way was made for another program within {} s: ask again later", MAKE_WAY / 1000);
-            self.upgrading = None;
-        }
-        idle
-    }
-
-    fn finished(&self) -> bool {
-        self.stopping
-            && self.pg.server == Server::Stopped
-            && self.pg.busy().is_none()
-            && self.storage.committing.is_none()
-            && !(self.leads() && self.storage.leader.is_some_and(|held| held.until > boot_clock_ms()))
-    }
-
     /// The newest epoch is ours, and something gives us authority: the lease, or those who stand by us.
     fn leads(&self) -> bool {
         let ours = self.sync().is_some_and(|sync| sync.leader == *self.options.name() && sync.released.is_none());
@@ -551,15 +311,5 @@ impl Shell {
 
     fn leader_name(&self) -> Option<&MemberName> {
         Some(&self.reading.as_ref()?.view.leader.as_ref()?.name)
-    }
-
-    async fn leave(&mut self) {
-        self.virtual_ip.leave().await;
-        self.guard.quit().await;
-        let store = self.storage.handle();
-        for held in [self.storage.leader.take(), self.storage.member.take()].into_iter().flatten() {
-            let _ = tokio::time::timeout(Duration::from_secs(2), store.revoke(held.id)).await;
-        }
-        tracing::info!("stopped");
     }
 }

@@ -1,0 +1,81 @@
+//! What the loop hears: each event changes what is known, and most are a reason to decide anew.
+
+use matriarch_core::decide::Job;
+use matriarch_dcs::boot_clock_ms;
+
+use super::Shell;
+use super::ending::MAKE_WAY;
+use crate::event::Event;
+
+impl Shell {
+    /// Takes an event into account; whether there is anything to decide now.
+    pub(super) fn take(&mut self, event: Event) -> bool {
+        match event {
+            Event::StoreRead(result) => self.store_read(result),
+            Event::Committed(done) => self.committed(done),
+            Event::Renewed { lease, result } => {
+                let lost = result.is_err();
+                self.storage.renewed(lease, result);
+                if lost {
+                    self.storage.read();
+                }
+            }
+            Event::MemberWritten { lease } | Event::MemberRenewed { lease } => {
+                if self.storage.member_done(lease) {
+                    self.published.member = None;
+                }
+            }
+            Event::JobDone(done) => {
+                let (finished, report) = *done;
+                let job = finished.job.clone();
+                let failure = finished.failure.clone();
+                if job == Job::Promote && failure.is_none() {
+                    self.after_promotion();
+                    self.note_promotion(&job, finished.at);
+                }
+                if matches!(job, Job::Clone) && failure.is_none() {
+                    self.reinit = false;
+                }
+                if job == Job::Restart {
+                    self.restart_ended(failure.map(|failure| failure.message));
+                }
+                if matches!(job, Job::StartPrimary | Job::StartStandby | Job::Restart) {
+                    self.configured = None;
+                }
+                self.pg.job_done(finished, report);
+            }
+            Event::Seen(sighting) => return self.seen(*sighting),
+            Event::Saved(result) => self.saved(result),
+            Event::ServerGone => self.pg.gone(),
+            Event::Greeted => {
+                self.greeted();
+                return false;
+            }
+            Event::DataSeen(report) => self.pg.data_seen(*report),
+            Event::LimitsTooLow(names) => self.limits_too_low(&names),
+            Event::RouterGone(id, record) => self.routers.is_gone(id, *record),
+            Event::Configured { upstream, failure } => {
+                self.configuring = false;
+                match failure {
+                    None => self.pg.configured(upstream),
+                    Some(failure) => {
+                        tracing::error!("the settings could not be written: {failure}");
+                        self.configured = None;
+                    }
+                }
+            }
+            Event::Command(command, reply) => self.command(command, reply),
+            Event::Upgrade => {
+                tracing::info!("asked to make way for another program");
+                self.upgrading = Some(boot_clock_ms() + MAKE_WAY);
+            }
+            Event::Stop => {
+                if !self.stopping {
+                    tracing::info!("asked to stop");
+                }
+                self.stopping = true;
+            }
+        }
+        true
+    }
+}
