@@ -26,6 +26,42 @@ pub struct Listen {
     pub port: u16,
 }
 
+/// A PgBouncer that others run: `HOST:PORT`, or `HOST:PORT/DATABASE,…` when only some of its databases are meant.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PoolerAddress {
+    /// Where its console is.
+    pub address: Address,
+    /// The databases; all when there are none.
+    pub databases: Vec<String>,
+}
+
+impl FromStr for PoolerAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (place, databases) = text.split_once('/').unwrap_or((text, ""));
+        let address: Address = place.parse().map_err(|bad: BadAddress| {
+            format!("'{text}' is no address of a PgBouncer ({}); write HOST:PORT or HOST:PORT/DATABASE", bad.why())
+        })?;
+        if address.is_wildcard() {
+            return Err(format!(
+                "'{text}' is no address of a PgBouncer: nobody can connect to a wildcard; name its host"
+            ));
+        }
+        let databases = databases.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        Ok(PoolerAddress { address, databases })
+    }
+}
+
+impl TryFrom<String> for PoolerAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
 /// Text that is no address, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{text}' is not an address: {why}")]
@@ -203,6 +239,18 @@ mod tests {
             assert!(text.parse::<Address>().is_err(), "{text:?} was accepted");
             assert!(text.parse::<Listen>().is_err(), "{text:?} was accepted");
         }
+    }
+
+    #[test]
+    fn addresses_of_poolers() {
+        let read = |text: &str| text.parse::<PoolerAddress>();
+        let plain = read("pool:6432").unwrap();
+        assert_eq!((plain.address.to_string().as_str(), plain.databases.len()), ("pool:6432", 0));
+        assert_eq!(read("[::1]:6432/a,b").unwrap().databases, ["a", "b"]);
+        for wrong in ["pool", ":1", "pool:x", "pool:70000", "pool:/a"] {
+            assert!(read(wrong).is_err_and(|error| error.contains("HOST:PORT")), "{wrong}");
+        }
+        assert!(read("*:6432").is_err_and(|error| error.contains("name its host")));
     }
 
     #[test]

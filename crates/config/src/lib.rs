@@ -20,6 +20,7 @@ mod local;
 mod nearest;
 mod parameters;
 mod patch;
+mod pooler;
 mod problem;
 mod reference;
 mod report;
@@ -28,7 +29,7 @@ mod secret;
 mod units;
 mod yaml;
 
-pub use address::{Address, BadAddress, Listen};
+pub use address::{Address, BadAddress, Listen, PoolerAddress};
 pub use dynamic::{
     Crash, DynamicConfig, SharedPostgres, Slot, SlotKind, SlotMatch, SynchronousMode, SynchronousZones, validate,
 };
@@ -36,10 +37,11 @@ pub use limits::{HOT_STANDBY_LIMITS, RestartOrder, restart_order};
 pub use local::load::ConfigError;
 pub use local::{
     Authentication, Bootstrap, Consul, ConsulConsistency, Credentials, Etcd, InitdbOption, InterfaceAddress,
-    LocalConfig, LocalPostgres, Log, LogFormat, LogLevel, PostgresLog, Proxy, RestApi, Role, Store, Tags, Tls,
+    LocalConfig, LocalPostgres, Log, LogFormat, LogLevel, Pooler, PostgresLog, Proxy, RestApi, Role, Store, Tags, Tls,
     VirtualIp, Watchdog, WatchdogMode,
 };
 pub use patch::{patch, set_path};
+pub use pooler::check_pooler_setting;
 pub use problem::{Origin, Problem, Problems};
 pub use reference::reference;
 pub use report::{FileKind, Report, check_file};

@@ -99,7 +99,7 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
         options.instance.data_dir.display()
     );
     let proxy = match &config.proxy {
-        Some(proxy) => Some(beside_agent(proxy, store.clone(), api_down.clone()).await?),
+        Some(proxy) => Some(beside_agent(&config, proxy, store.clone(), api_down.clone()).await?),
         None => None,
     };
     let service = service::start(&config, &shared);
@@ -212,6 +212,10 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
             superuser: credentials(&authentication.superuser),
             replication: credentials(&authentication.replication),
             rewind: credentials(authentication.rewind()),
+            pooler: authentication.pooler.as_ref().map(|role| Credentials {
+                username: role.username.clone(),
+                password: role.password.reveal().to_owned(),
+            }),
         },
         postgres_address: local.connect_address.to_string(),
         api_url: format!("http://{}", config.restapi.connect_address),

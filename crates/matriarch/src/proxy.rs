@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use matriarch_config::Listen;
+use matriarch_config::{Listen, LocalConfig};
 use matriarch_dcs::Store;
 use matriarch_proxy::{Proxy, ProxyConfig, Stats};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +17,7 @@ use crate::cluster::{self, Which};
 use crate::logging::{self, LogFormat};
 use crate::pooler::PoolerArgs;
 use crate::routes::{Feed, News};
-use crate::{router, routes, store};
+use crate::{pooler, router, routes, store};
 
 /// Between two looks for a store that is not there yet.
 const STORE_AGAIN: Duration = Duration::from_millis(500);
@@ -134,14 +134,39 @@ async fn wait_for_store(place: &cluster::Place, feed: &Feed) -> Arc<dyn Store> {
     }
 }
 
-/// The proxy of an agent, by its local configuration: listens now, runs until `stop`, then drains.
+/// The proxy and the poolers of an agent, by its local configuration: listens now, runs until `stop`, then drains.
 pub async fn beside_agent(
+    local: &LocalConfig,
     config: &matriarch_config::Proxy,
     store: Arc<dyn Store>,
     stop: CancellationToken,
 ) -> anyhow::Result<JoinHandle<()>> {
+    let routes = config.read_write.is_some() || config.read_only.is_some();
+    let proxy = if routes { Some(Proxy::bind(from_file(config)).await?) } else { None };
+    let poolers = config.pooler.as_ref().map(|pooler| pooler::file::prepare(local, pooler)).transpose()?;
+    let news = routes::follow(store.clone());
+    let listen = proxy.as_ref().and_then(|proxy| Some((*proxy.addresses().read_write.first()?, proxy.stats())));
+    let announced = listen.map(|(listen, opened)| announce(listen, opened, &store, &news, &stop));
+    let poolers = poolers.unwrap_or_default().run(&store, &news, &stop, config.drain_timeout);
+    Ok(tokio::spawn(async move {
+        let served = async {
+            let Some(proxy) = proxy else { return };
+            if let Err(error) = proxy.run(news.routes, stop).await {
+                tracing::error!("the proxy has ended: {error}");
+            }
+        };
+        let announced = async {
+            if let Some(announced) = announced {
+                let _ = announced.await;
+            }
+        };
+        tokio::join!(served, announced, poolers.join_all());
+    }))
+}
+
+fn from_file(config: &matriarch_config::Proxy) -> ProxyConfig {
     let addresses = |listen: &Option<Listen>| listen.as_ref().map(Listen::socket_addrs);
-    let proxy = Proxy::bind(ProxyConfig {
+    ProxyConfig {
         read_write: addresses(&config.read_write),
         read_only: addresses(&config.read_only),
         hold_timeout: config.hold_timeout,
@@ -155,19 +180,7 @@ pub async fn beside_agent(
         accept_proxy_protocol: config.accept_proxy_protocol,
         send_proxy_protocol: config.send_proxy_protocol,
         ..ProxyConfig::default()
-    });
-    let proxy = proxy.await?;
-    let news = routes::follow(store.clone());
-    let listen = proxy.addresses().read_write.first().copied();
-    let announced = listen.map(|listen| announce(listen, proxy.stats(), &store, &news, &stop));
-    Ok(tokio::spawn(async move {
-        if let Err(error) = proxy.run(news.routes, stop).await {
-            tracing::error!("the proxy has ended: {error}");
-        }
-        if let Some(announced) = announced {
-            let _ = announced.await;
-        }
-    }))
+    }
 }
 
 /// A proxy that leads to the primary has a say in switchovers.

@@ -246,7 +246,12 @@ impl Own {
         let roles = match &self.config.secrets {
             Secrets::Query { user, password } => {
                 let asked = secrets::ask(&self.admin(), user, password).await;
-                asked.map_err(|error| format!("the pooler cannot learn the roles' passwords as '{user}': {error}"))?
+                asked.map_err(|error| {
+                    format!(
+                        "the pooler cannot learn the roles' passwords as '{user}': {error}; the primary makes this role when \
+                         postgresql.authentication.pooler names it, with the same password in the file of every member"
+                    )
+                })?
             }
             Secrets::File(_) => BTreeMap::new(),
         };

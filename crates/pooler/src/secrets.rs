@@ -18,7 +18,7 @@ use crate::settings::ADMIN;
 pub enum Secrets {
     /// A file in PgBouncer's own format that somebody else keeps.
     File(PathBuf),
-    /// PostgreSQL is asked, as this role: a superuser, or one that may call `matriarch.pooler_secrets()`.
+    /// PostgreSQL is asked, as this role: one that may call `matriarch.pooler_secrets()`, or a superuser.
     Query {
         /// Name of the role.
         user: String,

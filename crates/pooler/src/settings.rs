@@ -13,24 +13,6 @@ use crate::secrets::Secrets;
 /// Role of PgBouncer's own console that we use; it exists in no database.
 pub(crate) const ADMIN: &str = "matriarch_pooler_admin";
 
-/// Settings that are ours, and what to do instead of giving them.
-const OWNED: &[(&str, &str)] = &[
-    ("listen_addr", "give the address that the pooler listens on"),
-    ("listen_port", "give the address that the pooler listens on"),
-    ("unix_socket_dir", "its socket is in the pooler's directory"),
-    ("unix_socket_mode", "its socket is for Matriarch and local users of the pooler's directory"),
-    ("auth_file", "give a file of your own as the pooler's auth file"),
-    ("auth_user", "Matriarch keeps the passwords up to date itself"),
-    ("auth_query", "Matriarch keeps the passwords up to date itself"),
-    ("admin_users", "use stats_users for people who look; Matriarch's own user pauses and resumes"),
-    ("logfile", "its log is pgbouncer.log in the pooler's directory"),
-    ("pidfile", "it is in the pooler's directory"),
-    ("user", "choose the system's user with the pooler's `user`"),
-    ("conffile", "it is in the pooler's directory"),
-    ("so_reuseport", "run a second pooler with a port of its own"),
-    ("peer_id", "run a second pooler with a port of its own"),
-];
-
 /// What we set unless the user sets it. A failed connect is tried again at once: PgBouncer's 15 s would outlast every failover.
 const DEFAULTS: &[(&str, &str)] = &[
     ("pool_mode", "transaction"),
@@ -65,7 +47,7 @@ pub struct PoolerConfig {
     pub listen: Vec<SocketAddr>,
     /// Whose sessions it pools.
     pub serves: Serves,
-    /// PgBouncer's settings, as the user gave them; checked by [`check_setting`].
+    /// PgBouncer's settings, as the user gave them; none of those that are ours.
     pub settings: BTreeMap<String, String>,
     /// Where the roles' passwords come from.
     pub secrets: Secrets,
@@ -152,24 +134,6 @@ fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// Checks a setting that a user gives.
-///
-/// # Errors
-/// In words, with what to do instead.
-pub fn check_setting(name: &str, value: &str) -> Result<(), String> {
-    if let Some((_, instead)) = OWNED.iter().find(|(owned, _)| name.eq_ignore_ascii_case(owned)) {
-        return Err(format!("PgBouncer's {name} belongs to Matriarch; {instead}"));
-    }
-    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    if name.is_empty() || !name.bytes().all(word) {
-        return Err(format!("'{name}' is no name of a PgBouncer setting; write it as in `default_pool_size`"));
-    }
-    if value.contains(['\n', '\r', '\0']) {
-        return Err(format!("the value of {name} must be one line"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,13 +163,5 @@ mod tests {
         server.socket = Some("/run/o'hara/.s.PGSQL.5432".into());
         let text = config().ini(Some(&server), true);
         assert!(text.contains("* = host='/run/o''hara' port=5432\n") && text.contains("auth_type = md5\n"), "{text}");
-    }
-
-    #[test]
-    fn owned_settings_are_refused_by_name() {
-        let error = check_setting("auth_file", "/x").expect_err("it is ours");
-        assert!(error.contains("auth_file belongs to Matriarch; give a file"), "{error}");
-        assert!(check_setting("Pool Mode", "x").is_err() && check_setting("pool_mode", "a\nb").is_err());
-        check_setting("client_tls_sslmode", "require").expect("it is the user's");
     }
 }

@@ -50,9 +50,14 @@ pub fn render(instance: &Instance, rules: &Rules, own_file: &str) -> String {
         // Replicas copy logical slots through an ordinary connection.
         text.push_str(&format!("{host} postgres {replication} all scram-sha-256\n"));
     }
+    let pooler = instance.pooler.as_ref().map(|user| quote(&user.username));
+    if let Some(pooler) = &pooler {
+        text.push_str(&format!("local postgres {pooler} scram-sha-256\n{host} postgres {pooler} all scram-sha-256\n"));
+    }
     if rules.require_tls {
+        let pooler = pooler.map(|name| format!(",{name}")).unwrap_or_default();
         // Whatever the rules below say, our own roles never come in the clear.
-        text.push_str(&format!("host all,replication {replication},{rewind} all reject\n"));
+        text.push_str(&format!("host all,replication {replication},{rewind}{pooler} all reject\n"));
     }
     let mut section = |title: &str, lines: &mut dyn Iterator<Item = &str>| {
         text.push_str(&format!("# {title}\n"));

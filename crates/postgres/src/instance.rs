@@ -49,6 +49,8 @@ pub struct Instance {
     pub replication: Credentials,
     /// The user that pg_rewind connects as.
     pub rewind: Credentials,
+    /// The user that poolers learn the roles' passwords as, if there is to be one.
+    pub pooler: Option<Credentials>,
 }
 
 /// `sun_path` has 108 bytes with its terminator.

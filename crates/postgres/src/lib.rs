@@ -22,6 +22,7 @@ pub mod history;
 pub mod incarnation;
 pub mod instance;
 pub mod owner;
+pub mod pooler_role;
 pub mod postmaster;
 pub mod probe;
 pub mod process;

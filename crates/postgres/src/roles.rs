@@ -37,7 +37,7 @@ pub async fn set_passwords(sql: &Sql, instance: &Instance) -> Result<(), SqlErro
     sql.execute("set the passwords of Matriarch's users", &format!("BEGIN;\n{script}COMMIT;")).await
 }
 
-fn create_or_alter(user: &Credentials, rights: &str) -> String {
+pub(crate) fn create_or_alter(user: &Credentials, rights: &str) -> String {
     let (name, literal) = (quote_identifier(&user.username), quote_literal(&user.username));
     format!(
         "DO $create$ BEGIN\n\

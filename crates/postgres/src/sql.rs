@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, Socket, Statement};
 
-use crate::instance::Instance;
+use crate::instance::{Credentials, Instance};
 use crate::probe::{self, Probe};
 use crate::roles::quote_literal;
 
@@ -139,6 +139,19 @@ impl Sql {
             Ok(opened) => opened,
             Err(_) => Err(SqlError::Timeout { what: "accept a connection", limit: QUICK }),
         }
+    }
+
+    /// Whether PostgreSQL does not take this user's password; false when something else keeps it from telling.
+    pub async fn refuses_password(instance: &Instance, user: &Credentials) -> bool {
+        let mut config = Config::new();
+        config.host_path(&instance.run_dir).port(instance.port).dbname("postgres");
+        config.user(&user.username).password(&user.password).application_name("matriarch").connect_timeout(QUICK);
+        let tried = tokio::time::timeout(QUICK, dial(&config, &instance.socket_path())).await;
+        let Ok(Ok((_client, driver, _link))) = tried else {
+            return matches!(tried, Ok(Err(SqlError::WrongPassword { .. })));
+        };
+        driver.abort();
+        false
     }
 
     async fn open(config: Config, socket: PathBuf) -> Result<Sql, SqlError> {

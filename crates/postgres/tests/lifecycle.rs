@@ -13,7 +13,7 @@ use matriarch_postgres::history::{self, Divergence, History};
 use matriarch_postgres::postmaster::StartError;
 use matriarch_postgres::rewind::{RewindOutcome, rewind};
 use matriarch_postgres::stop::{StopMode, StoppedBy, stop};
-use matriarch_postgres::{Sql, StartAs, hba, incarnation, roles, wal};
+use matriarch_postgres::{Credentials, Sql, StartAs, hba, incarnation, pooler_role, roles, wal};
 
 const FAST: StopMode = StopMode::Fast { checkpoint: Some(LONG), deadline: LONG };
 
@@ -130,6 +130,45 @@ async fn roles_and_passwords_may_be_set_again() {
         let output = psql(host);
         assert!(!output.status.success(), "{host} let us in without a password");
         assert!(String::from_utf8_lossy(&output.stderr).contains("no password supplied"), "{output:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_poolers_role_is_made_once_and_put_right_again() {
+    for binaries in majors() {
+        let lab = Lab::new(&binaries);
+        let mut node = lab.node("a");
+        let (_postmaster, sql) = node.bootstrap().await;
+        let pooler = node.instance.pooler.clone().unwrap();
+        let ensure = async |pooler: &Credentials| pooler_role::ensure(&sql, &node.instance, pooler, true).await;
+        assert!(ensure(&pooler).await.unwrap(), "there is none yet");
+        assert!(!ensure(&pooler).await.unwrap(), "it is as it should be");
+        // What it may do, and what others may not.
+        let run = async |statement: &str| sql.execute("change something", statement).await.unwrap();
+        run("CREATE ROLE app LOGIN PASSWORD 'hush'; CREATE ROLE passwordless LOGIN").await;
+        let seen = "SET ROLE pooler; SELECT string_agg(name, ',' ORDER BY name) FROM matriarch.pooler_secrets()";
+        assert_eq!(value(&sql, seen).await, "app,pooler,postgres,rewinder");
+        assert!(sql.execute("peek", "SELECT rolpassword FROM pg_authid").await.is_err());
+        run("RESET ROLE; SET ROLE app").await;
+        assert!(sql.execute("peek", "SELECT * FROM matriarch.pooler_secrets()").await.is_err());
+        run("RESET ROLE").await;
+        // Whatever is changed about it comes back.
+        for change in [
+            "ALTER ROLE pooler PASSWORD 'another'",
+            "ALTER ROLE pooler VALID UNTIL '2001-01-01'",
+            "ALTER ROLE pooler NOLOGIN",
+            "GRANT EXECUTE ON FUNCTION matriarch.pooler_secrets() TO PUBLIC",
+            "ALTER FUNCTION matriarch.pooler_secrets() OWNER TO app",
+            "DROP SCHEMA matriarch CASCADE",
+            "DROP OWNED BY pooler; DROP ROLE pooler",
+        ] {
+            run(change).await;
+            assert!(ensure(&pooler).await.unwrap(), "{change}");
+            assert!(!ensure(&pooler).await.unwrap(), "{change}");
+        }
+        run("ALTER SCHEMA matriarch OWNER TO app").await;
+        let error = ensure(&pooler).await.unwrap_err().to_string();
+        assert!(error.contains("belongs to 'app'") && error.contains("OWNER TO \"postgres\""), "{error}");
     }
 }
 

@@ -43,6 +43,7 @@ impl Lab {
             superuser: user("postgres"),
             replication: user("replicator"),
             rewind: user("rewinder"),
+            pooler: None,
         });
         initdb(&instance, &InitdbOptions { extra: vec!["--no-sync".into()], ..InitdbOptions::default() })
             .await

@@ -28,6 +28,7 @@ fn options(tags: Value) -> Options {
             superuser: user(),
             replication: user(),
             rewind: user(),
+            pooler: None,
         },
         postgres_address: "127.0.0.1:5432".into(),
         api_url: "http://127.0.0.1:8008".into(),

@@ -11,6 +11,7 @@ mod guard;
 mod heartbeat;
 mod limits;
 mod observe;
+mod pooler_role;
 mod publish;
 mod reading;
 mod restart;
@@ -89,6 +90,7 @@ pub struct Shell {
     configuring: bool,
     published: publish::Published,
     upkeep: upkeep::Upkeep,
+    pooler_role: pooler_role::PoolerRole,
     checks: ailment::Checks,
     restarts: restart::Restarts,
     roles: roles::Roles,
@@ -150,6 +152,7 @@ impl Shell {
             configuring: false,
             published: publish::Published::default(),
             upkeep: upkeep::Upkeep::default(),
+            pooler_role: pooler_role::PoolerRole::default(),
             checks: ailment::Checks::new(VolumeProbe::new(&options.instance)),
             restarts: restart::Restarts::default(),
             roles: roles::Roles::default(),
@@ -296,6 +299,7 @@ impl Shell {
         self.publish(now);
         let checked = self.check_health(now);
         self.keep_slots(now);
+        self.keep_pooler_role(now);
         self.keep_certificates_and_log(now);
         let asked = self.look_for_routers(now);
         let rested = self.storage.rests_until(now).unwrap_or(Millis::MAX);

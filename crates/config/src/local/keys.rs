@@ -4,6 +4,7 @@ mod authentication;
 mod checks;
 pub(super) mod consul;
 pub(super) mod etcd;
+mod pooler;
 mod postgresql;
 mod proxy;
 mod virtual_ip;

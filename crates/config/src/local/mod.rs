@@ -20,7 +20,7 @@ use matriarch_core::MemberName;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::address::{Address, Listen};
+use crate::address::{Address, Listen, PoolerAddress};
 use crate::check;
 use crate::problem::Problems;
 use crate::secret::Secret;
@@ -263,6 +263,8 @@ pub struct Authentication {
     pub replication: Role,
     /// What `pg_rewind` connects with; the superuser when none.
     pub rewind: Option<Role>,
+    /// What poolers learn the roles' passwords with; not made when none.
+    pub pooler: Option<Credentials>,
 }
 
 /// A role and how it connects to other members.
@@ -311,7 +313,7 @@ pub struct Tags {
     pub custom: BTreeMap<String, Value>,
 }
 
-/// The routing proxy; at least one of the two ports is given.
+/// The routing proxy; at least one of the two ports or a pooler is given.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Proxy {
     /// Where sessions reach the primary; [`Listen::socket_addrs`] is never empty here.
@@ -342,6 +344,31 @@ pub struct Proxy {
     pub accept_proxy_protocol: bool,
     /// Members are sent a PROXY protocol header.
     pub send_proxy_protocol: bool,
+    /// PgBouncer beside it, if any.
+    pub pooler: Option<Pooler>,
+}
+
+/// PgBouncers: of our own, with at least one port and a way to learn passwords, or registered.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Pooler {
+    /// Where our own serves the primary; [`Listen::socket_addrs`] is never empty here.
+    pub read_write: Option<Listen>,
+    /// Where our own serves a replica; likewise.
+    pub read_only: Option<Listen>,
+    /// Directory of its files, if given.
+    pub dir: Option<PathBuf>,
+    /// PgBouncer's settings.
+    pub settings: BTreeMap<String, String>,
+    /// PgBouncer's program, if given.
+    pub program: Option<PathBuf>,
+    /// The system's user it runs as, if given.
+    pub user: Option<String>,
+    /// File of roles and secrets, instead of `authentication.pooler`.
+    pub auth_file: Option<PathBuf>,
+    /// Those that others run.
+    pub addresses: Vec<PoolerAddress>,
+    /// Their admin user; there when `addresses` has any.
+    pub admin: Option<Credentials>,
 }
 
 impl From<String> for PostgresLog {
@@ -411,6 +438,11 @@ impl LocalPostgres {
     /// Directory of the Unix socket: `run_dir`, or `<data_dir>.run` beside the data directory.
     pub fn run_dir(&self) -> PathBuf {
         self.run_dir.clone().unwrap_or_else(|| beside(&self.data_dir, ".run"))
+    }
+
+    /// Directory of the pooler's files: `proxy.pooler.dir`, or `<data_dir>.pooler` beside the data directory.
+    pub fn pooler_dir(&self, pooler: &Pooler) -> PathBuf {
+        pooler.dir.clone().unwrap_or_else(|| beside(&self.data_dir, ".pooler"))
     }
 }
 

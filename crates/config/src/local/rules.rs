@@ -102,6 +102,14 @@ pub(crate) fn authentication(roles: &Section, path: &str, problems: &mut Problem
             "choose another: the role that replicas use need not be a superuser",
         );
     }
+    let others = ["superuser", "replication", "rewind"];
+    if let Some(same) = others.into_iter().find(|other| role("pooler").is_some() && role("pooler") == role(other)) {
+        problems.add(
+            join(&join(path, "pooler"), "username"),
+            format!("it is also the role `{same}`"),
+            "choose another: the pooler's role needs nothing but its one function",
+        );
+    }
 }
 
 pub(crate) fn tags(tags: &Section, path: &str, problems: &mut Problems) {
@@ -133,11 +141,48 @@ pub(crate) fn notes(config: &Section) -> Vec<String> {
 }
 
 pub(crate) fn proxy(proxy: &Section, path: &str, problems: &mut Problems) {
-    if text(proxy, "read_write").is_none() && text(proxy, "read_only").is_none() {
+    let has_pooler = proxy.get("pooler").is_some_and(Value::is_object);
+    if text(proxy, "read_write").is_none() && text(proxy, "read_only").is_none() && !has_pooler {
         problems.add(
             path,
             "the proxy has no port",
-            "add `read_write`, `read_only` or both, as in `read_write: 127.0.0.1:5000`",
+            "add `read_write`, `read_only` or both, as in `read_write: 127.0.0.1:5000`, or a PgBouncer as `pooler`",
+        );
+    }
+}
+
+pub(crate) fn pooler(pooler: &Section, path: &str, problems: &mut Problems) {
+    let own = text(pooler, "read_write").or(text(pooler, "read_only")).is_some();
+    let registered = pooler.get("addresses").and_then(Value::as_array).is_some_and(|addresses| !addresses.is_empty());
+    let has_admin = pooler.get("admin").is_some_and(Value::is_object);
+    if !own && !registered {
+        let remedy = "add `read_write: 0.0.0.0:6432` to have one run, or `addresses` for those that others run";
+        problems.add(path, "there is no PgBouncer", remedy);
+    }
+    if registered && !has_admin {
+        let remedy = "add its `username` and `password`";
+        problems.add(join(path, "admin"), "required with `addresses`: it pauses and resumes them", remedy);
+    } else if has_admin && !registered {
+        problems.add(join(path, "admin"), "there are no `addresses`", "add them, or remove it");
+    }
+}
+
+/// One that we run must know the roles' passwords.
+fn pooler_secrets(config: &Section, problems: &mut Problems) {
+    let Some(Value::Object(pooler)) = config.get("proxy").and_then(|proxy| proxy.get("pooler")) else { return };
+    let postgresql = config.get("postgresql");
+    let data_dir = postgresql.and_then(|postgresql| postgresql.get("data_dir")?.as_str());
+    for key in ["dir", "auth_file"] {
+        outside_of_data(text(pooler, key), data_dir, &join("proxy.pooler", key), problems);
+    }
+    let own = text(pooler, "read_write").or(text(pooler, "read_only")).is_some();
+    let role = postgresql.and_then(|postgresql| postgresql.get("authentication")?.get("pooler")?.as_object()).is_some();
+    if own && !role && text(pooler, "auth_file").is_none() {
+        problems.add(
+            "proxy.pooler",
+            "it must know the roles' passwords",
+            "add a role for it, as in `postgresql.authentication.pooler: {password: …}`, to the file of every host (it is made \
+             by itself), or `auth_file`",
         );
     }
 }
@@ -214,15 +259,24 @@ pub(crate) fn whole(config: &Section, path: &str, problems: &mut Problems) {
         problems.add("tags.replicatefrom", "a member cannot stream from itself", "name another member");
     }
     super::virtual_ip::whole(config, problems);
+    pooler_secrets(config, problems);
     ports(config, problems);
 }
 
 /// No two listeners may want the same address.
 fn ports(config: &Section, problems: &mut Problems) {
-    let keys = [("postgresql", "listen"), ("restapi", "listen"), ("proxy", "read_write"), ("proxy", "read_only")];
+    let pooler = config.get("proxy").and_then(|proxy| proxy.get("pooler"));
+    let keys = [
+        ("postgresql", config.get("postgresql"), "listen"),
+        ("restapi", config.get("restapi"), "listen"),
+        ("proxy", config.get("proxy"), "read_write"),
+        ("proxy", config.get("proxy"), "read_only"),
+        ("proxy.pooler", pooler, "read_write"),
+        ("proxy.pooler", pooler, "read_only"),
+    ];
     let mut taken: Vec<(String, Listen)> = Vec::new();
-    for (section, key) in keys {
-        let Some(listen) = listen(config.get(section), key) else { continue };
+    for (section, at, key) in keys {
+        let Some(listen) = listen(at, key) else { continue };
         let path = format!("{section}.{key}");
         if let Some((other, _)) = taken.iter().find(|(_, other)| overlap(other, &listen)) {
             problems.add(&path, format!("{} is also the port of {other}", listen.port), "choose another port");

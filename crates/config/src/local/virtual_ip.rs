@@ -111,7 +111,9 @@ pub(super) fn whole(config: &Map<String, Value>, problems: &mut Problems) {
     let Some(address) = address.and_then(|text| text.parse::<InterfaceAddress>().ok()) else { return };
     let of = |section: &str, key: &str| config.get(section)?.get(key)?.as_str();
     let listens = [("postgresql", "listen"), ("proxy", "read_write")];
-    let listens: Vec<Listen> = listens.iter().filter_map(|(section, key)| of(section, key)?.parse().ok()).collect();
+    let pooler = || config.get("proxy")?.get("pooler")?.get("read_write")?.as_str();
+    let listens = listens.iter().map(|(section, key)| of(section, key)).chain([pooler()]);
+    let listens: Vec<Listen> = listens.filter_map(|text| text?.parse().ok()).collect();
     let every = if address.ip.is_ipv4() { ["*", "0.0.0.0"] } else { ["*", "::"] };
     if !listens.is_empty()
         && !listens.iter().any(|listen| listen.hosts.iter().any(|host| every.contains(&host.as_str())))

@@ -1,5 +1,6 @@
 //! PgBouncer in front of a cluster: its clients see no error in a planned switchover, and go on after a failover.
 
+mod beside;
 mod crowd;
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -73,6 +73,7 @@ impl Lab {
             superuser: user("postgres"),
             replication: user("replicator"),
             rewind: user("rewinder"),
+            pooler: Some(user("pooler")),
         };
         Node { instance, log: base.join("postgresql.log"), settings: Settings::default() }
     }

@@ -32,6 +32,22 @@ pub(super) const AUTHENTICATION: &[Key] = &[
     )
     .default("null")
     .effect(Effect::Restart),
+    key(
+        "pooler",
+        Kind::Section { keys: POOLER, rule: None },
+        "The role by which a pooler learns the roles' passwords; the primary makes it, with the function it needs, also in a \
+         cluster that is there already. The same on every host, with a pooler or without. Left out: it is not made.",
+    )
+    .default("null")
+    .effect(Effect::Restart),
+];
+
+const POOLER: &[Key] = &[
+    key("username", Kind::Text { what: "a role name", check: role_name }, "Name of the role.")
+        .default("\"matriarch_pooler\"")
+        .effect(Effect::Restart)
+        .env("MATRIARCH_POOLER_USERNAME"),
+    key("password", Kind::Secret, "Its password.").required().effect(Effect::Restart).env("MATRIARCH_POOLER_PASSWORD"),
 ];
 
 const fn role(name: &'static str, name_variable: &'static str, password_variable: &'static str) -> [Key; 12] {

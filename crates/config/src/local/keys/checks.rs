@@ -1,6 +1,6 @@
 //! Texts that keys accept, each with the reason why not.
 
-use crate::address::{Address, Listen};
+use crate::address::{Address, Listen, PoolerAddress};
 use crate::schema::{absolute_path, one_line};
 
 pub(super) fn scope_name(text: &str) -> Result<(), String> {
@@ -66,6 +66,10 @@ pub(super) fn bind_address(text: &str) -> Result<(), String> {
 pub(super) fn peer_address(text: &str) -> Result<(), String> {
     let address = text.parse::<Address>().map_err(|bad| bad.why().to_owned())?;
     if address.is_wildcard() { Err("others cannot connect to a wildcard".to_owned()) } else { Ok(()) }
+}
+
+pub(super) fn pooler_address(text: &str) -> Result<(), String> {
+    text.parse::<PoolerAddress>().map(drop)
 }
 
 pub(super) fn domain(text: &str) -> Result<(), String> {

@@ -1,7 +1,9 @@
 //! Keys of `proxy`.
 
 use super::checks::bind_address;
-use crate::schema::{Key, Kind, key};
+use super::pooler::POOLER;
+use crate::local::rules;
+use crate::schema::{Key, Kind, Rule, key};
 
 pub(super) const PROXY: &[Key] = &[
     key(
@@ -55,4 +57,10 @@ pub(super) const PROXY: &[Key] = &[
         "Send a PROXY protocol header (version 2) to the member; poolers may want it.",
     )
     .default("false"),
+    key(
+        "pooler",
+        Kind::Section { keys: POOLER, rule: Some(rules::pooler as Rule) },
+        "PgBouncer beside the proxy: run by this agent, or run by others and only paused. Left out: none.",
+    )
+    .default("null"),
 ];
