@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::etcd::{self, EtcdCluster, Plan as EtcdPlan};
 use matriarch_testkit::observer::Probe;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::harness::{Cluster, Fault, PATIENCE, Plan, Witness, health, verb};
 
@@ -67,6 +68,59 @@ async fn no_write_fails_and_nobody_is_promoted_while_etcd_is_away() {
     let summary = witness.conclude(&cluster).await;
     let failed = (summary.refused, summary.unknown, summary.connect_errors, summary.idle_cuts);
     assert_eq!(failed, (0, 0, 0, 0), "the primary goes on while its voters stand by it: {summary:?}");
+}
+
+/// A session through a port of the proxy, and the server process that it has.
+async fn session(cluster: &Cluster, port: u16) -> (Client, String) {
+    let (client, connection) = tokio_postgres::connect(&cluster.dsn(port), NoTls).await.expect("the proxy serves");
+    tokio::spawn(connection);
+    let pid = server_process(&client).await;
+    (client, pid)
+}
+
+async fn server_process(client: &Client) -> String {
+    let messages = client.simple_query("SELECT pg_backend_pid()").await.expect("the session goes on");
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    row.expect("it has one").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_keeps_its_routes_and_sessions_while_etcd_is_away() {
+    let dir = TestDir::new("etcd-store");
+    let mut store = EtcdPlan::new(etcd::current()).start(&dir);
+    let cluster = start("etcd-routes", &store).await;
+    let leader = health::leader(&cluster).await;
+    let ports = [cluster.read_write(), cluster.read_only()];
+    let old = [session(&cluster, ports[0]).await, session(&cluster, ports[1]).await];
+
+    store.kill_all();
+    let until = Instant::now() + OUTAGE;
+    while Instant::now() < until {
+        for (port, in_recovery) in ports.into_iter().zip(["f", "t"]) {
+            let said = cluster.ask(port, "SELECT pg_is_in_recovery()").await.expect("a new session is let in");
+            assert_eq!(said, in_recovery, "port {port}");
+        }
+        for (client, pid) in &old {
+            assert_eq!(server_process(client).await, *pid);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    store.start_all();
+    health::well(&cluster, PATIENCE).await;
+    assert_eq!(health::leader(&cluster).await, leader);
+    let (client, pid) = &old[0];
+    assert_eq!(server_process(client).await, *pid, "the primary's session outlives the store's return");
+    // The routes follow again.
+    cluster.verb(&["switchover", "--force"]).await.ok();
+    let said = cluster.ask(ports[0], "SELECT pg_is_in_recovery()").await.expect("the proxy serves");
+    assert_eq!(said, "f");
+    let port = cluster.ask(ports[0], "SHOW port").await.expect("the proxy serves");
+    let leads = health::leader(&cluster).await;
+    assert_ne!(leads, leader);
+    assert_eq!(port, cluster.postgres_port(&leads).to_string());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
