@@ -2,48 +2,26 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::collections::BTreeMap;
 
 use matriarch_core::decide::{
-    Action, Ailment, ClusterView, CrashPolicy, Data, DataFacts, Decision, Doubt, Evidence, Job, LeaderKey, Lease,
-    Memory, Millis, Observation, Policy, Pulse, Purpose, Running, Server, Stance, Support, Synchronous, decide,
+    Action, Ailment, ClusterView, Data, DataFacts, Decision, Doubt, Evidence, Job, LeaderKey, Lease, Memory, Millis,
+    Observation, Policy, Pulse, Purpose, Running, Server, Stance, Support, decide,
 };
 use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
 use matriarch_core::transaction::{Compare, Txn, Write};
-use matriarch_core::{Incarnation, Lsn, MemberName};
+use matriarch_core::{Incarnation, Lsn};
 use serde_json::json;
+
+use common::{name, policy};
 
 const NOW: Millis = 100_000;
 
-fn name(text: &str) -> MemberName {
-    text.parse().unwrap()
-}
-
 fn data(member: &str) -> Incarnation {
     serde_json::from_value(json!(member.repeat(8))).unwrap()
-}
-
-fn policy(me: &str) -> Policy {
-    Policy {
-        me: name(me),
-        ttl: 5_000,
-        paused: false,
-        crash: CrashPolicy::Failover,
-        synchronous: Synchronous { needed: 1, ..Synchronous::default() },
-        zone: None,
-        shrink_delay: 2_000,
-        maximum_lag_on_failover: 0,
-        start_timeout: 60_000,
-        stall_limit: None,
-        use_rewind: true,
-        clone_after_rewind: true,
-        clone_diverged: true,
-        may_lead: true,
-        from_archive: false,
-        hold_timeout: 5_000,
-        bootstrap_config: None,
-    }
 }
 
 /// Epoch 3 of a, serial 40; b and c are voters, one of whom is needed, unless `needed` is 0.
@@ -68,55 +46,40 @@ fn member(name: &str) -> serde_json::Value {
 fn observation(me: &str, needed: u32) -> Observation {
     let members = ["a", "b", "c"].map(|it| (name(it), serde_json::from_value(member(it)).unwrap()));
     let leads = me == "a";
+    let view = ClusterView {
+        revision: 90,
+        initialize: Some(Versioned { revision: 1, value: "7575".into() }),
+        leader: Some(LeaderKey { name: name("a"), revision: 50, held: leads }),
+        sync: Some(Versioned { revision: 60, value: sync(needed) }),
+        members: members.into(),
+        ..ClusterView::default()
+    };
+    let data = Data::Ready(DataFacts {
+        system_identifier: "7575".into(),
+        incarnation: Some(data(me)),
+        timeline: 2,
+        checkpoint: Lsn(100),
+        clean: false,
+        standby: !leads,
+        unclaimed: false,
+    });
+    let server = Server::Running(Running {
+        in_recovery: !leads,
+        timeline: 2,
+        lsn: Lsn(500),
+        receiving: !leads,
+        streaming: !leads,
+        caught_up: true,
+        upstream: (!leads).then(|| name("a")),
+        synchronous_standby_names: if leads { sync(needed).rule.synchronous_standby_names() } else { String::new() },
+        replicas: BTreeMap::new(),
+    });
     Observation {
-        now: NOW,
-        store: Some(ClusterView {
-            revision: 90,
-            initialize: Some(Versioned { revision: 1, value: "7575".into() }),
-            leader: Some(LeaderKey { name: name("a"), revision: 50, held: leads }),
-            sync: Some(Versioned { revision: 60, value: sync(needed) }),
-            members: members.into(),
-            ..ClusterView::default()
-        }),
         lease: leads.then_some(Lease { renewed: NOW - 1_000, until: NOW + 4_000 }),
-        data: Data::Ready(DataFacts {
-            system_identifier: "7575".into(),
-            incarnation: Some(data(me)),
-            timeline: 2,
-            checkpoint: Lsn(100),
-            clean: false,
-            standby: !leads,
-            unclaimed: false,
-        }),
-        server: Server::Running(Running {
-            in_recovery: !leads,
-            timeline: 2,
-            lsn: Lsn(500),
-            receiving: !leads,
-            streaming: !leads,
-            caught_up: true,
-            upstream: (!leads).then(|| name("a")),
-            synchronous_standby_names: if leads {
-                sync(needed).rule.synchronous_standby_names()
-            } else {
-                String::new()
-            },
-            replicas: BTreeMap::new(),
-        }),
-        busy: None,
-        finished: None,
-        stopping: false,
-        reinit: false,
-        alive: ["a", "b", "c"].map(name).into(),
-        ailment: None,
         pulse: if leads { Pulse::Unknown } else { Pulse::Alive { epoch: 3 } },
-        restart: false,
-        support: BTreeMap::new(),
         newest: Some(sync(needed)),
-        config: None,
         guarded_until: leads.then_some(NOW + 4_000),
-        promised_until: 0,
-        watchdog: None,
+        ..common::observation(NOW, view, data, server)
     }
 }
 

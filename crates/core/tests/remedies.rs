@@ -2,45 +2,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::collections::BTreeMap;
 
 use matriarch_core::decide::{
     Action, ClusterView, CrashPolicy, Data, DataFacts, Decision, Finished, Job, JobFailure, LeaderKey, Lease, Memory,
-    Millis, Observation, Policy, Pulse, Running, Server, Synchronous, decide,
+    Millis, Observation, Policy, Running, Server, decide,
 };
 use matriarch_core::record::{MemberRecord, SyncRecord, Versioned};
 use matriarch_core::rule::Rule;
 use matriarch_core::{Incarnation, Lsn, MemberName};
 use serde_json::json;
 
-fn name(text: &str) -> MemberName {
-    text.parse().unwrap()
-}
+use common::{name, observation};
 
 fn data(text: &str) -> Incarnation {
     serde_json::from_value(json!(text)).unwrap()
 }
 
 fn policy() -> Policy {
-    Policy {
-        me: name("a"),
-        ttl: 5_000,
-        paused: false,
-        crash: CrashPolicy::Restart,
-        synchronous: Synchronous { needed: 1, ..Synchronous::default() },
-        zone: None,
-        shrink_delay: 2_000,
-        maximum_lag_on_failover: 0,
-        start_timeout: 60_000,
-        stall_limit: None,
-        use_rewind: true,
-        clone_after_rewind: true,
-        clone_diverged: true,
-        may_lead: true,
-        from_archive: false,
-        hold_timeout: 5_000,
-        bootstrap_config: None,
-    }
+    Policy { crash: CrashPolicy::Restart, ..common::policy("a") }
 }
 
 fn member(role: &str, incarnation: &str) -> MemberRecord {
@@ -69,30 +51,6 @@ fn view(leader: &str) -> ClusterView {
         sync: Some(Versioned { revision: 6, value: sync }),
         members: [(name("a"), member(role("a"), "aaaaaaaa")), (name("b"), member(role("b"), "bbbbbbbb"))].into(),
         ..ClusterView::default()
-    }
-}
-
-fn observation(now: Millis, view: ClusterView, data: Data, server: Server) -> Observation {
-    Observation {
-        now,
-        lease: view.leader.as_ref().filter(|leader| leader.held).map(|_| Lease { renewed: now, until: now + 5_000 }),
-        alive: view.members.keys().cloned().collect(),
-        store: Some(view),
-        data,
-        server,
-        busy: None,
-        finished: None,
-        stopping: false,
-        reinit: false,
-        ailment: None,
-        pulse: Pulse::default(),
-        restart: false,
-        support: BTreeMap::new(),
-        newest: None,
-        config: None,
-        guarded_until: None,
-        promised_until: 0,
-        watchdog: None,
     }
 }
 

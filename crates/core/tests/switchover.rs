@@ -3,42 +3,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::collections::BTreeMap;
 
+use matriarch_core::Lsn;
 use matriarch_core::decide::{
-    Action, ClusterView, CrashPolicy, Data, DataFacts, Decision, Finished, Job, JobFailure, LeaderKey, Lease, Memory,
-    Millis, Observation, Policy, Pulse, Running, Server, Synchronous, decide,
+    Action, ClusterView, Data, DataFacts, Decision, Finished, Job, JobFailure, LeaderKey, Memory, Millis, Observation,
+    Running, Server, decide,
 };
 use matriarch_core::record::{RouterKind, RouterRecord, SyncRecord, Versioned};
 use matriarch_core::transaction::Write;
-use matriarch_core::{Lsn, MemberName};
 use serde_json::json;
 
-fn policy() -> Policy {
-    Policy {
-        me: name("a"),
-        ttl: 5_000,
-        paused: false,
-        crash: CrashPolicy::Failover,
-        synchronous: Synchronous { needed: 1, ..Synchronous::default() },
-        shrink_delay: 2_000,
-        maximum_lag_on_failover: 0,
-        start_timeout: 60_000,
-        stall_limit: None,
-        use_rewind: true,
-        clone_after_rewind: true,
-        clone_diverged: true,
-        may_lead: true,
-        from_archive: false,
-        hold_timeout: 5_000,
-        zone: None,
-        bootstrap_config: None,
-    }
-}
-
-fn name(text: &str) -> MemberName {
-    text.parse().unwrap()
-}
+use common::{name, observation, policy};
 
 /// A leader whose switchover to b is asked for, as a story of turns.
 struct Story {
@@ -102,46 +80,32 @@ impl Story {
 
     fn turn(&mut self) -> Decision {
         let view = self.view();
+        let data = Data::Ready(DataFacts {
+            system_identifier: "7575".into(),
+            incarnation: Some(serde_json::from_value(json!("aaaaaaaa")).unwrap()),
+            timeline: 2,
+            checkpoint: Lsn(50),
+            clean: false,
+            standby: false,
+            unclaimed: false,
+        });
+        let server = Server::Running(Running {
+            in_recovery: false,
+            timeline: 2,
+            lsn: Lsn(100),
+            receiving: false,
+            streaming: false,
+            caught_up: true,
+            upstream: None,
+            synchronous_standby_names: "ANY 1 (\"b:bbbbbbbb\")".into(),
+            replicas: BTreeMap::from([("b:bbbbbbbb".into(), Lsn(100))]),
+        });
         let observation = Observation {
-            now: self.now,
-            lease: Some(Lease { renewed: self.now, until: self.now + 5_000 }),
-            alive: view.members.keys().cloned().collect(),
-            store: Some(view),
-            data: Data::Ready(DataFacts {
-                system_identifier: "7575".into(),
-                incarnation: Some(serde_json::from_value(json!("aaaaaaaa")).unwrap()),
-                timeline: 2,
-                checkpoint: Lsn(50),
-                clean: false,
-                standby: false,
-                unclaimed: false,
-            }),
-            server: Server::Running(Running {
-                in_recovery: false,
-                timeline: 2,
-                lsn: Lsn(100),
-                receiving: false,
-                streaming: false,
-                caught_up: true,
-                upstream: None,
-                synchronous_standby_names: "ANY 1 (\"b:bbbbbbbb\")".into(),
-                replicas: BTreeMap::from([("b:bbbbbbbb".into(), Lsn(100))]),
-            }),
-            busy: None,
             finished: self.finished.clone(),
-            stopping: false,
-            reinit: false,
-            ailment: None,
-            pulse: Pulse::default(),
             restart: self.restart,
-            support: BTreeMap::new(),
-            newest: None,
-            config: None,
-            guarded_until: None,
-            promised_until: 0,
-            watchdog: None,
+            ..observation(self.now, view, data, server)
         };
-        let decision = decide(&policy(), &self.memory, &observation);
+        let decision = decide(&policy("a"), &self.memory, &observation);
         self.memory = decision.memory.clone();
         decision
     }
@@ -282,7 +246,7 @@ fn a_restart_is_called_off_when_a_router_or_a_transaction_is_in_the_way() {
     story.router("r", None);
     story.announced();
     story.turn();
-    story.now += policy().hold_timeout;
+    story.now += policy("a").hold_timeout;
     let off = story.turn();
     assert!(
         runs(&off).is_empty() && refuses(&off).is_some_and(|text| text.contains("the pooler at r:6432")),
