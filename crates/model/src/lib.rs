@@ -14,6 +14,7 @@ pub mod lease;
 pub mod model;
 pub mod mutation;
 pub mod postgres;
+pub mod promotion;
 pub mod scene;
 pub mod setup;
 pub mod state;

@@ -1,22 +1,15 @@
 //! Rules taken away one at a time, to prove that the search would notice. They change what `decide` is shown or what it
 //! answered, or what the world around it guarantees; `decide` itself stays as it is.
 
-use matriarch_core::Lsn;
-use matriarch_core::decide::{
-    Action, Barrier, Decision, Doubt, Job, LeaderKey, Memory, Observation, Purpose, Server, Support,
-};
-use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
-use matriarch_core::rule::Rule;
-use matriarch_core::transaction::{Compare, Txn, Write};
+use matriarch_core::decide::{Decision, Doubt, LeaderKey, Memory, Observation, Support};
+use matriarch_core::record::key;
+use matriarch_sim::tamper;
 
 use crate::agent::{LONG_AGO, TICKS};
 use crate::lease::at_tick;
 use crate::scene::Scene;
 use crate::setup::{Budget, Setup, incarnation, member_name};
 use crate::state::Id;
-
-/// Revision of a record that nobody wrote.
-const INVENTED: u64 = u64::MAX;
 
 /// A rule taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,11 +121,8 @@ impl Scene<'_> {
         if mutation == Mutation::ResumeWithoutWithdrawal && !known {
             memory.pledging.doubt = Doubt::Clear;
         }
-        let Some(running) = observation.running() else { return };
-        let names = &running.synchronous_standby_names;
-        let known = memory.barrier.as_ref().is_some_and(|barrier| barrier.names == *names);
-        if mutation == Mutation::BarrierTooEarly && !known {
-            memory.barrier = Some(Barrier { names: names.clone(), since: 0, settled: true, lsn: None });
+        if mutation == Mutation::BarrierTooEarly {
+            tamper::settle_barrier(memory, observation);
         }
     }
 
@@ -158,74 +148,31 @@ impl Scene<'_> {
         let i_lead = view.leader.as_ref().is_some_and(|leader| leader.name == my_name);
         let Some(sync) = view.sync.as_mut().map(|sync| &mut sync.value) else { return };
         match mutation {
-            Mutation::FenceOneFewer if !i_lead => {
-                let epoch = sync.epoch;
-                let pledged = |name| view.pledges.get(name).is_some_and(|pledge| pledge.value.epoch == epoch);
-                if let Some((name, voter)) = sync.rule.voters.iter().find(|(name, _)| !pledged(*name)) {
-                    let incarnation = voter.clone();
-                    let nothing = Pledge { epoch, incarnation, timeline: 0, lsn: Lsn::ZERO, withdrawn: false };
-                    view.pledges.insert(name.clone(), Versioned { revision: INVENTED, value: nothing });
-                }
-            }
-            Mutation::AnyPledger if !i_lead => {
-                let mine = view.pledges.get(&my_name).map(|pledge| (pledge.value.timeline, pledge.value.lsn));
-                let Some(mine) = mine else { return };
-                for pledge in view.pledges.values_mut() {
-                    (pledge.value.timeline, pledge.value.lsn) = mine.min((pledge.value.timeline, pledge.value.lsn));
-                }
-            }
-            Mutation::PledgeWhileReceiving if !i_lead => {
-                if let Server::Running(running) = &mut observation.server {
-                    running.receiving = false;
-                    running.upstream = None;
-                }
-            }
+            Mutation::FenceOneFewer if !i_lead => tamper::invent_pledge(view),
+            Mutation::AnyPledger if !i_lead => tamper::level_pledges(view, &my_name),
+            Mutation::PledgeWhileReceiving if !i_lead => tamper::hide_stream(&mut observation.server),
             Mutation::PublishBeforeBarrier => {
-                if let Server::Running(running) = &mut observation.server {
-                    running.synchronous_standby_names = self.state.at(me).file.names.text.clone();
-                    let end = running.lsn;
-                    running.replicas.values_mut().for_each(|flushed| *flushed = end);
-                }
+                tamper::show_as_proved(&mut observation.server, &self.state.at(me).file.names.text);
             }
             Mutation::PreviousRuleIgnored => {
                 sync.previous.clear();
                 sync.established |= !i_lead;
             }
-            Mutation::IncarnationsIgnored if !i_lead => {
-                for (name, pledge) in &view.pledges {
-                    if let Some(incarnation) = sync.rule.voters.get_mut(name) {
-                        *incarnation = pledge.value.incarnation.clone();
-                    }
-                }
-            }
+            Mutation::IncarnationsIgnored if !i_lead => tamper::ignore_incarnations(view),
             Mutation::ResumeAfterPledge
                 if nobody_leads
                     && sync.leader != my_name
                     && me % 2 == 1
                     && view.pledges.get(&my_name).is_some_and(|pledge| pledge.value.epoch == sync.epoch) =>
             {
-                view.leader = Some(LeaderKey { name: sync.leader.clone(), revision: INVENTED, held: false });
+                view.leader = Some(LeaderKey { name: sync.leader.clone(), revision: tamper::INVENTED, held: false });
                 view.pledges.remove(&my_name);
             }
-            Mutation::HandoverUnchecked => {
-                if let Some(release) = sync.released.as_mut().filter(|release| release.shutdown_checkpoint.is_some()) {
-                    release.shutdown_checkpoint = Some(Lsn::ZERO);
-                    release.candidate = Some(my_name);
-                }
-            }
+            Mutation::HandoverUnchecked => tamper::hand_over(sync, &my_name),
             Mutation::PromoteBeforeRule if i_lead => {
-                if let Server::Running(running) = &mut observation.server
-                    && running.in_recovery
-                {
-                    running.upstream = None;
-                    running.synchronous_standby_names = sync.rule.synchronous_standby_names();
-                }
+                tamper::show_rule_in_force(&mut observation.server, &sync.rule);
             }
-            Mutation::StalePledgesCount if !i_lead => {
-                for (_, pledge) in view.pledges.iter_mut().filter(|(name, _)| **name != my_name) {
-                    pledge.value.epoch = sync.epoch;
-                }
-            }
+            Mutation::StalePledgesCount if !i_lead => tamper::refresh_pledges(view, &my_name),
             Mutation::LeaderOfOtherData if sync.leader == my_name => {
                 if let Some(incarnation) = incarnation {
                     sync.incarnation = incarnation;
@@ -291,97 +238,15 @@ impl Mutation {
     /// Does something else than what was decided by a member that leads, or does not.
     pub fn mutate_decision(self, decision: &mut Decision, leads: bool) {
         match self {
-            Mutation::FenceOneFewer => uncompare(
-                decision,
-                |compare| matches!(compare, Compare::Revision { revision, .. } if *revision == INVENTED),
-            ),
-            Mutation::TakeoverUncompared => {
-                for action in &mut decision.actions {
-                    if let Action::Commit(change) = action
-                        && change.purpose == Purpose::Takeover
-                    {
-                        change.txn.compares.retain(|compare| !on(compare, key::SYNC));
-                    }
-                }
-            }
-            Mutation::StandbyWithoutRule if !leads => {
-                for action in &mut decision.actions {
-                    if let Action::Configure(settings) = action {
-                        settings.synchronous_standby_names.clear();
-                    }
-                }
-            }
-            Mutation::CrashCalledClean => rewrite_sync(decision, Purpose::Release, |next| {
-                if let Some(release) = &mut next.released {
-                    release.shutdown_checkpoint.get_or_insert(Lsn::ZERO);
-                }
-            }),
-            Mutation::EnforceBeforePublish => {
-                let published = decision.actions.iter().find_map(|action| match action {
-                    Action::Commit(change) if change.purpose == Purpose::Rule => written_sync(&change.txn),
-                    _ => None,
-                });
-                let Some(next) = published else { return };
-                for action in &mut decision.actions {
-                    if let Action::Configure(settings) = action {
-                        settings.synchronous_standby_names = next.rule.synchronous_standby_names();
-                    }
-                }
-            }
-            Mutation::TakeoverAsynchronous => rewrite_sync(decision, Purpose::Takeover, |next| {
-                if !next.established {
-                    next.rule = Rule::default();
-                }
-            }),
-            Mutation::PromoteBeforeRule if decision.actions.contains(&Action::Run(Job::Promote)) => {
-                decision.actions.retain(|action| !matches!(action, Action::Configure(_)));
-            }
-            Mutation::PledgeWhileReceiving
-                if ["pledge", "election", "takeover"].iter().any(|start| decision.why.code.starts_with(start)) =>
-            {
-                decision.actions.retain(|action| !matches!(action, Action::Configure(_)));
-            }
+            Mutation::FenceOneFewer => tamper::drop_invented(decision),
+            Mutation::TakeoverUncompared => tamper::take_over_uncompared(decision, key::SYNC),
+            Mutation::StandbyWithoutRule if !leads => tamper::wait_for_nobody(decision),
+            Mutation::CrashCalledClean => tamper::call_clean(decision),
+            Mutation::EnforceBeforePublish => tamper::enforce_unpublished(decision),
+            Mutation::TakeoverAsynchronous => tamper::take_over_asynchronous(decision),
+            Mutation::PromoteBeforeRule => tamper::promote_unprepared(decision),
+            Mutation::PledgeWhileReceiving => tamper::keep_stream(decision),
             _ => {}
-        }
-    }
-}
-
-fn on(compare: &Compare, wanted: &str) -> bool {
-    match compare {
-        Compare::Absent { key } | Compare::Revision { key, .. } => key == wanted,
-    }
-}
-
-fn uncompare(decision: &mut Decision, which: impl Fn(&Compare) -> bool) {
-    for action in &mut decision.actions {
-        if let Action::Commit(change) = action {
-            change.txn.compares.retain(|compare| !which(compare));
-        }
-    }
-}
-
-fn writes_sync(write: &Write) -> bool {
-    matches!(write, Write::Put { key, .. } if key == key::SYNC)
-}
-
-/// The `sync` record that a transaction writes.
-fn written_sync(txn: &Txn) -> Option<SyncRecord> {
-    txn.writes.iter().find(|write| writes_sync(write)).and_then(|write| match write {
-        Write::Put { value, .. } => serde_json::from_str(value).ok(),
-        Write::Delete { .. } => None,
-    })
-}
-
-/// Has the changes of one purpose write another `sync` record.
-fn rewrite_sync(decision: &mut Decision, purpose: Purpose, change_record: impl Fn(&mut SyncRecord)) {
-    for action in &mut decision.actions {
-        if let Action::Commit(change) = action
-            && change.purpose == purpose
-            && let Some(mut next) = written_sync(&change.txn)
-        {
-            change_record(&mut next);
-            change.txn.writes.retain(|write| !writes_sync(write));
-            change.txn = std::mem::take(&mut change.txn).put(key::SYNC, &next);
         }
     }
 }

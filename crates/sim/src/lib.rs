@@ -1,8 +1,8 @@
 //! A whole cluster in one thread of virtual time, around the real `decide`.
 //!
 //! Owns: a simulated store, PostgreSQL, network, disk, guard and agent shell ([`world`]), random schedules of faults
-//! ([`schedule`]), the invariants of the design ([`check`]), scenarios written as text ([`scenario`]), and bugs put in on
-//! purpose to prove that the checks bite ([`mutation`]).
+//! ([`schedule`]), the invariants of the design ([`check`], [`health`]), scenarios written as text ([`scenario`]), and bugs put in on
+//! purpose to prove that the checks bite ([`mutation`], by the means of [`tamper`]).
 //! Must not: be linked into the product, read a clock, use threads or any randomness but its seed's. The same seed always
 //! gives the same run. Start reading at [`world`], then [`schedule`].
 
@@ -13,6 +13,7 @@ pub mod clock;
 pub mod disk;
 pub mod event;
 pub mod fault;
+pub mod health;
 pub mod heartbeat;
 pub mod jobs;
 pub mod mutation;
@@ -23,8 +24,10 @@ pub mod replication;
 pub mod requests;
 pub mod scenario;
 pub mod schedule;
+pub mod script;
 pub mod server;
 pub mod store;
+pub mod tamper;
 pub mod trap;
 pub mod wal;
 pub mod world;

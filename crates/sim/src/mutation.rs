@@ -1,21 +1,13 @@
 //! Bugs put in on purpose, to prove that the simulator would notice them. They change what `decide` is shown or what
 //! it answered; `decide` itself stays as it is.
 
-use matriarch_core::decide::{
-    Action, Barrier, Decision, Doubt, Job, Millis, Observation, Pulse, Purpose, Server, Support, Synchronous, Zones,
-};
-
-use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
-use matriarch_core::rule::Rule;
-use matriarch_core::transaction::{Compare, Txn, Write};
-use matriarch_core::{Incarnation, Lsn};
+use matriarch_core::decide::{Action, Decision, Doubt, Job, Millis, Observation, Pulse, Support, Synchronous, Zones};
+use matriarch_core::record::key;
 
 use crate::node::NodeId;
 use crate::profile::Profile;
+use crate::tamper;
 use crate::world::World;
-
-/// Revision of a pledge that nobody made.
-const INVENTED: u64 = u64::MAX;
 
 /// One bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,12 +177,8 @@ impl World {
         if self.setup.mutation == Some(Mutation::ProposalForgotten) {
             memory.proposed = None;
         }
-        let Some(running) = observation.running() else { return };
-        let barrier = &mut self.nodes[node].agent.memory.barrier;
-        let names = &running.synchronous_standby_names;
-        let known = barrier.as_ref().is_some_and(|barrier| barrier.names == *names);
-        if self.setup.mutation == Some(Mutation::BarrierTooEarly) && !known {
-            *barrier = Some(Barrier { names: names.clone(), since: 0, settled: true, lsn: None });
+        if self.setup.mutation == Some(Mutation::BarrierTooEarly) {
+            tamper::settle_barrier(&mut self.nodes[node].agent.memory, observation);
         }
     }
 
@@ -203,47 +191,18 @@ impl World {
         let nobody_leads = view.leader.is_none();
         let Some(sync) = view.sync.as_mut().map(|sync| &mut sync.value) else { return };
         match mutation {
-            Mutation::FenceOneFewer if nobody_leads => {
-                let epoch = sync.epoch;
-                let pledged = |name| view.pledges.get(name).is_some_and(|pledge| pledge.value.epoch == epoch);
-                let missing = sync.rule.voters.iter().find(|(name, _)| !pledged(*name));
-                if let Some((name, incarnation)) = missing {
-                    let pledge = nothing(epoch, incarnation);
-                    view.pledges.insert(name.clone(), Versioned { revision: INVENTED, value: pledge });
-                }
-            }
-            Mutation::AnyPledger if nobody_leads => {
-                let mine = view.pledges.get(me).map(|pledge| (pledge.value.timeline, pledge.value.lsn));
-                let Some(mine) = mine else { return };
-                for pledge in view.pledges.values_mut() {
-                    (pledge.value.timeline, pledge.value.lsn) = mine.min((pledge.value.timeline, pledge.value.lsn));
-                }
-            }
-            Mutation::PledgeWhileReceiving if nobody_leads => {
-                if let Server::Running(running) = &mut observation.server {
-                    running.receiving = false;
-                    running.upstream = None;
-                    running.caught_up = true;
-                }
-            }
+            Mutation::FenceOneFewer if nobody_leads => tamper::invent_pledge(view),
+            Mutation::AnyPledger if nobody_leads => tamper::level_pledges(view, me),
+            Mutation::PledgeWhileReceiving if nobody_leads => tamper::hide_stream(&mut observation.server),
             Mutation::PublishBeforeBarrier => {
-                if let Server::Running(running) = &mut observation.server {
-                    running.synchronous_standby_names = self.nodes[node].settings.synchronous_standby_names.clone();
-                    let end = running.lsn;
-                    running.replicas.values_mut().for_each(|flushed| *flushed = end);
-                }
+                let written = &self.nodes[node].settings.synchronous_standby_names;
+                tamper::show_as_proved(&mut observation.server, written);
             }
             Mutation::PreviousRuleIgnored => {
                 sync.previous.clear();
                 sync.established |= nobody_leads;
             }
-            Mutation::IncarnationsIgnored if nobody_leads => {
-                for (name, pledge) in &view.pledges {
-                    if let Some(incarnation) = sync.rule.voters.get_mut(name) {
-                        *incarnation = pledge.value.incarnation.clone();
-                    }
-                }
-            }
+            Mutation::IncarnationsIgnored if nobody_leads => tamper::ignore_incarnations(view),
             _ => self.mutate_more(mutation, node, observation),
         }
     }
@@ -282,29 +241,14 @@ impl World {
             Mutation::SuspicionAlone if matches!(observation.pulse, Pulse::Suspected { .. }) => {
                 let voters = sync.rule.voters.iter().filter(|(name, _)| *name != me);
                 for (name, incarnation) in voters {
-                    let pledge = nothing(sync.epoch, incarnation);
-                    view.pledges.insert(name.clone(), Versioned { revision: INVENTED, value: pledge });
+                    view.pledges.insert(name.clone(), tamper::nothing(sync.epoch, incarnation));
                 }
             }
-            Mutation::HandoverUnchecked if !self.nodes[node].nofailover => {
-                if let Some(release) = sync.released.as_mut().filter(|release| release.shutdown_checkpoint.is_some()) {
-                    release.shutdown_checkpoint = Some(Lsn::ZERO);
-                    release.candidate = Some(me.clone());
-                }
-            }
+            Mutation::HandoverUnchecked if !self.nodes[node].nofailover => tamper::hand_over(sync, me),
             Mutation::PromoteBeforeRule if i_lead => {
-                if let Server::Running(running) = &mut observation.server
-                    && running.in_recovery
-                {
-                    running.upstream = None;
-                    running.synchronous_standby_names = sync.rule.synchronous_standby_names();
-                }
+                tamper::show_rule_in_force(&mut observation.server, &sync.rule);
             }
-            Mutation::StalePledgesCount if nobody_leads => {
-                for (_, pledge) in view.pledges.iter_mut().filter(|(name, _)| *name != me) {
-                    pledge.value.epoch = sync.epoch;
-                }
-            }
+            Mutation::StalePledgesCount if nobody_leads => tamper::refresh_pledges(view, me),
             Mutation::LeaderOfOtherData if sync.leader == *me => {
                 if let Some(incarnation) = incarnation {
                     sync.incarnation = incarnation;
@@ -317,73 +261,24 @@ impl World {
     /// Does something else than what was decided.
     pub(crate) fn mutate_decision(&self, decision: &mut Decision) {
         match self.setup.mutation {
-            Some(Mutation::SuspectsWithoutRule) => {
-                for action in &mut decision.actions {
-                    if let Action::Commit(change) = action
-                        && change.purpose == Purpose::Takeover
-                    {
-                        let of_leader =
-                            |compare: &Compare| matches!(compare, Compare::Absent { key } if key == key::LEADER);
-                        change.txn.compares.retain(|compare| !of_leader(compare));
-                    }
-                }
-            }
-            Some(Mutation::FenceOneFewer | Mutation::SuspicionAlone) => {
-                for action in &mut decision.actions {
-                    if let Action::Commit(change) = action {
-                        change.txn.compares.retain(
-                            |compare| !matches!(compare, Compare::Revision { revision, .. } if *revision == INVENTED),
-                        );
-                    }
-                }
-            }
+            Some(Mutation::SuspectsWithoutRule) => tamper::take_over_uncompared(decision, key::LEADER),
+            Some(Mutation::FenceOneFewer | Mutation::SuspicionAlone) => tamper::drop_invented(decision),
             Some(Mutation::DeposedKeepsRunning) => {
                 decision.actions.retain(|action| *action != Action::Run(Job::StopImmediate));
             }
-            Some(Mutation::CrashCalledClean) => rewrite_sync(decision, Purpose::Release, |next| {
-                if let Some(release) = &mut next.released {
-                    release.shutdown_checkpoint.get_or_insert(Lsn::ZERO);
-                }
-            }),
-            Some(Mutation::EnforceBeforePublish) => {
-                let published = decision.actions.iter().find_map(|action| match action {
-                    Action::Commit(change) if change.purpose == Purpose::Rule => written_sync(&change.txn),
-                    _ => None,
-                });
-                let Some(next) = published else { return };
-                for action in &mut decision.actions {
-                    if let Action::Configure(settings) = action {
-                        settings.synchronous_standby_names = next.rule.synchronous_standby_names();
-                    }
-                }
-            }
-            Some(Mutation::TakeoverAsynchronous) => rewrite_sync(decision, Purpose::Takeover, |next| {
-                if !next.established {
-                    next.rule = Rule::default();
-                }
-            }),
+            Some(Mutation::CrashCalledClean) => tamper::call_clean(decision),
+            Some(Mutation::EnforceBeforePublish) => tamper::enforce_unpublished(decision),
+            Some(Mutation::TakeoverAsynchronous) => tamper::take_over_asynchronous(decision),
             // What a standby waits for is part of the bug: else the rule of the epoch before would be in force.
             Some(Mutation::PromoteBeforeRule)
                 if ["promote", "election", "pledge", "takeover", "follow", "connecting", "leader_not", "start_"]
                     .iter()
                     .any(|start| decision.why.code.starts_with(start) && decision.why.code != "start_primary") =>
             {
-                wait_for_nobody(decision);
+                tamper::wait_for_nobody(decision);
             }
-            Some(Mutation::PledgeWhileReceiving)
-                if ["pledge", "election", "takeover"].iter().any(|start| decision.why.code.starts_with(start)) =>
-            {
-                decision.actions.retain(|action| !matches!(action, Action::Configure(_)));
-            }
+            Some(Mutation::PledgeWhileReceiving) => tamper::keep_stream(decision),
             _ => {}
-        }
-    }
-}
-
-fn wait_for_nobody(decision: &mut Decision) {
-    for action in &mut decision.actions {
-        if let Action::Configure(settings) = action {
-            settings.synchronous_standby_names.clear();
         }
     }
 }
@@ -412,36 +307,5 @@ fn mutate_ears(mutation: Mutation, observation: &mut Observation, ttl: Millis) {
         (Mutation::SerialIgnored, _) => observation.newest.iter_mut().for_each(|newest| newest.serial = 0),
         (Mutation::WipedStoreFounded, _) if !initialized => observation.newest = None,
         _ => {}
-    }
-}
-
-/// A pledge that claims nothing.
-fn nothing(epoch: u64, incarnation: &Incarnation) -> Pledge {
-    Pledge { epoch, incarnation: incarnation.clone(), timeline: 0, lsn: Lsn::ZERO, withdrawn: false }
-}
-
-fn writes_sync(write: &Write) -> bool {
-    matches!(write, Write::Put { key, .. } if key == key::SYNC)
-}
-
-/// The `sync` record that a transaction writes.
-fn written_sync(txn: &Txn) -> Option<SyncRecord> {
-    txn.writes.iter().find(|write| writes_sync(write)).and_then(|write| match write {
-        Write::Put { value, .. } => serde_json::from_str(value).ok(),
-        Write::Delete { .. } => None,
-    })
-}
-
-/// Has the changes of one purpose write another `sync` record.
-fn rewrite_sync(decision: &mut Decision, purpose: Purpose, change_record: impl Fn(&mut SyncRecord)) {
-    for action in &mut decision.actions {
-        if let Action::Commit(change) = action
-            && change.purpose == purpose
-            && let Some(mut next) = written_sync(&change.txn)
-        {
-            change_record(&mut next);
-            change.txn.writes.retain(|write| !writes_sync(write));
-            change.txn = std::mem::take(&mut change.txn).put(key::SYNC, &next);
-        }
     }
 }

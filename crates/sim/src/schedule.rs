@@ -10,8 +10,9 @@ use crate::event::Event;
 use crate::fault::Fault;
 use crate::mutation::Mutation;
 use crate::node::NodeId;
+use crate::profile::random_setup;
 pub use crate::profile::{PROFILES, Profile};
-use crate::profile::{duration, faults_of, random_fault, random_setup, random_trap};
+use crate::script::{duration, faults_of, random_fault, random_trap};
 use crate::world::{Setup, World};
 
 /// A primary must run again this long after the last fault has ended.

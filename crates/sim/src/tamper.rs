@@ -1,0 +1,201 @@
+//! Ways to take a rule away that the simulator and the model (`crates/model`) share: each changes what `decide` is shown,
+//! what it remembers or what it answered, so that one rule has no effect.
+
+use matriarch_core::decide::{
+    Action, Barrier, ClusterView, Decision, Job, Memory, Observation, Purpose, Running, Server,
+};
+use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
+use matriarch_core::rule::Rule;
+use matriarch_core::transaction::{Compare, Txn, Write};
+use matriarch_core::{Incarnation, Lsn, MemberName};
+
+/// Revision of a record that nobody wrote.
+pub const INVENTED: u64 = u64::MAX;
+
+/// A barrier counts as soon as a session has seen the new setting.
+pub fn settle_barrier(memory: &mut Memory, observation: &Observation) {
+    let Some(running) = observation.running() else { return };
+    let names = &running.synchronous_standby_names;
+    if memory.barrier.as_ref().is_none_or(|barrier| barrier.names != *names) {
+        memory.barrier = Some(Barrier { names: names.clone(), since: 0, settled: true, lsn: None });
+    }
+}
+
+/// A voter that has not pledged is shown as one that did, at no position; [`drop_invented`] belongs to it.
+pub fn invent_pledge(view: &mut ClusterView) {
+    let Some(sync) = view.sync.as_ref().map(|sync| &sync.value) else { return };
+    let pledged = |name| view.pledges.get(name).is_some_and(|pledge| pledge.value.epoch == sync.epoch);
+    let missing = sync.rule.voters.iter().find(|(name, _)| !pledged(*name));
+    if let Some((name, incarnation)) = missing {
+        view.pledges.insert(name.clone(), nothing(sync.epoch, incarnation));
+    }
+}
+
+/// A pledge that nobody made and that claims nothing.
+pub fn nothing(epoch: u64, incarnation: &Incarnation) -> Versioned<Pledge> {
+    let value = Pledge { epoch, incarnation: incarnation.clone(), timeline: 0, lsn: Lsn::ZERO, withdrawn: false };
+    Versioned { revision: INVENTED, value }
+}
+
+/// Nobody is shown to have pledged at more than this member has.
+pub fn level_pledges(view: &mut ClusterView, me: &MemberName) {
+    let mine = view.pledges.get(me).map(|pledge| (pledge.value.timeline, pledge.value.lsn));
+    let Some(mine) = mine else { return };
+    for pledge in view.pledges.values_mut() {
+        (pledge.value.timeline, pledge.value.lsn) = mine.min((pledge.value.timeline, pledge.value.lsn));
+    }
+}
+
+/// The stream is shown to have ended.
+pub fn hide_stream(server: &mut Server) {
+    if let Server::Running(running) = server {
+        running.receiving = false;
+        running.upstream = None;
+        running.caught_up = true;
+    }
+}
+
+/// PostgreSQL is shown to enforce what was only written, and everybody to have confirmed everything.
+pub fn show_as_proved(server: &mut Server, written: &str) {
+    if let Server::Running(running) = server {
+        running.synchronous_standby_names = written.to_owned();
+        let end = running.lsn;
+        running.replicas.values_mut().for_each(|flushed| *flushed = end);
+    }
+}
+
+/// A standby is shown to wait by the rule already, and to follow nobody.
+pub fn show_rule_in_force(server: &mut Server, rule: &Rule) {
+    if let Server::Running(running @ Running { in_recovery: true, .. }) = server {
+        running.upstream = None;
+        running.synchronous_standby_names = rule.synchronous_standby_names();
+    }
+}
+
+/// A voter is a name only.
+pub fn ignore_incarnations(view: &mut ClusterView) {
+    let Some(sync) = view.sync.as_mut().map(|sync| &mut sync.value) else { return };
+    for (name, pledge) in &view.pledges {
+        if let Some(incarnation) = sync.rule.voters.get_mut(name) {
+            *incarnation = pledge.value.incarnation.clone();
+        }
+    }
+}
+
+/// A leader that stopped cleanly is shown to hand over to this member, whatever that holds.
+pub fn hand_over(sync: &mut SyncRecord, me: &MemberName) {
+    if let Some(release) = sync.released.as_mut().filter(|release| release.shutdown_checkpoint.is_some()) {
+        release.shutdown_checkpoint = Some(Lsn::ZERO);
+        release.candidate = Some(me.clone());
+    }
+}
+
+/// The pledges of the others are shown as made against the newest epoch.
+pub fn refresh_pledges(view: &mut ClusterView, me: &MemberName) {
+    let Some(epoch) = view.sync.as_ref().map(|sync| sync.value.epoch) else { return };
+    view.pledges.iter_mut().filter(|(name, _)| *name != me).for_each(|(_, pledge)| pledge.value.epoch = epoch);
+}
+
+/// Nothing is compared with what was invented.
+pub fn drop_invented(decision: &mut Decision) {
+    for action in &mut decision.actions {
+        if let Action::Commit(change) = action {
+            let invented = |compare: &Compare| matches!(compare, Compare::Revision { revision: INVENTED, .. });
+            change.txn.compares.retain(|compare| !invented(compare));
+        }
+    }
+}
+
+/// A takeover does not compare this key.
+pub fn take_over_uncompared(decision: &mut Decision, unseen: &str) {
+    for action in &mut decision.actions {
+        if let Action::Commit(change) = action
+            && change.purpose == Purpose::Takeover
+        {
+            change.txn.compares.retain(|compare| match compare {
+                Compare::Absent { key } | Compare::Revision { key, .. } => key != unseen,
+            });
+        }
+    }
+}
+
+/// A release says that PostgreSQL stopped cleanly.
+pub fn call_clean(decision: &mut Decision) {
+    rewrite_sync(decision, Purpose::Release, |next| {
+        if let Some(release) = &mut next.released {
+            release.shutdown_checkpoint.get_or_insert(Lsn::ZERO);
+        }
+    });
+}
+
+/// A takeover leaves all voters out of its rule.
+pub fn take_over_asynchronous(decision: &mut Decision) {
+    rewrite_sync(decision, Purpose::Takeover, |next| {
+        if !next.established {
+            next.rule = Rule::default();
+        }
+    });
+}
+
+/// PostgreSQL is to enforce at once what is only being published.
+pub fn enforce_unpublished(decision: &mut Decision) {
+    let published = decision.actions.iter().find_map(|action| match action {
+        Action::Commit(change) if change.purpose == Purpose::Rule => written_sync(&change.txn),
+        _ => None,
+    });
+    let Some(next) = published else { return };
+    set_names(decision, &next.rule.synchronous_standby_names());
+}
+
+/// Whatever is configured waits for nobody.
+pub fn wait_for_nobody(decision: &mut Decision) {
+    set_names(decision, "");
+}
+
+fn set_names(decision: &mut Decision, names: &str) {
+    for action in &mut decision.actions {
+        if let Action::Configure(settings) = action {
+            settings.synchronous_standby_names = names.to_owned();
+        }
+    }
+}
+
+/// On its way to a takeover a member does not end its stream.
+pub fn keep_stream(decision: &mut Decision) {
+    if ["pledge", "election", "takeover"].iter().any(|start| decision.why.code.starts_with(start)) {
+        decision.actions.retain(|action| !matches!(action, Action::Configure(_)));
+    }
+}
+
+/// A promotion begins with the settings as they are.
+pub fn promote_unprepared(decision: &mut Decision) {
+    if decision.actions.contains(&Action::Run(Job::Promote)) {
+        decision.actions.retain(|action| !matches!(action, Action::Configure(_)));
+    }
+}
+
+fn writes_sync(write: &Write) -> bool {
+    matches!(write, Write::Put { key, .. } if key == key::SYNC)
+}
+
+/// The `sync` record that a transaction writes.
+fn written_sync(txn: &Txn) -> Option<SyncRecord> {
+    txn.writes.iter().find(|write| writes_sync(write)).and_then(|write| match write {
+        Write::Put { value, .. } => serde_json::from_str(value).ok(),
+        Write::Delete { .. } => None,
+    })
+}
+
+/// Has the changes of one purpose write another `sync` record.
+fn rewrite_sync(decision: &mut Decision, purpose: Purpose, change_record: impl Fn(&mut SyncRecord)) {
+    for action in &mut decision.actions {
+        if let Action::Commit(change) = action
+            && change.purpose == purpose
+            && let Some(mut next) = written_sync(&change.txn)
+        {
+            change_record(&mut next);
+            change.txn.writes.retain(|write| !writes_sync(write));
+            change.txn = std::mem::take(&mut change.txn).put(key::SYNC, &next);
+        }
+    }
+}
