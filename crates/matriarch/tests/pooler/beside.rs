@@ -4,10 +4,10 @@ use matriarch_config::{Document, to_yaml};
 use matriarch_testkit::faults;
 use matriarch_testkit::ports::Port;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Cluster, PATIENCE, Plan, fault, health, verb, wire};
-use crate::pgbouncer::{Bench, alive, until};
+use crate::pgbouncer::{Bench, Foreign, alive, until};
 use crate::{cluster, switch_over};
 
 /// What the agents make by themselves.
@@ -17,15 +17,22 @@ fn log(cluster: &Cluster, name: &str) -> String {
     std::fs::read_to_string(cluster.member(name).join("agent.log")).unwrap_or_default()
 }
 
-/// Adds the pooler and its role to a member's file.
-fn configure(cluster: &Cluster, name: &str, port: u16) {
+/// Changes a member's file.
+fn edit(cluster: &Cluster, name: &str, change: impl FnOnce(&mut Value)) {
     let file = cluster.member(name).join("agent.yaml");
     let text = std::fs::read_to_string(&file).expect("`up` has written it");
     let mut config = Document::parse(&text).expect("`up` writes YAML").value;
-    config["postgresql"]["authentication"]["pooler"] = json!({"username": ROLE, "password": "it's \"quoted\""});
-    let pooler = json!({"read_write": format!("127.0.0.1:{port}"), "settings": {"default_pool_size": 30}});
-    config["proxy"] = json!({"drain_timeout": 1, "pooler": pooler});
+    change(&mut config);
     std::fs::write(&file, to_yaml(&config)).expect("the folder is ours");
+}
+
+/// Adds the pooler and its role to a member's file.
+fn configure(cluster: &Cluster, name: &str, port: u16) {
+    edit(cluster, name, |config| {
+        config["postgresql"]["authentication"]["pooler"] = json!({"username": ROLE, "password": "it's \"quoted\""});
+        let pooler = json!({"read_write": format!("127.0.0.1:{port}"), "settings": {"default_pool_size": 30}});
+        config["proxy"] = json!({"drain_timeout": 1, "pooler": pooler});
+    });
 }
 
 /// Has the agent begin anew, with its file as it is now; PostgreSQL goes on.
@@ -104,6 +111,36 @@ async fn agents_run_pgbouncer_and_make_its_role_in_a_cluster_that_is_there() {
     assert!(all.iter().all(|pid| alive(*pid)));
     cluster.stop();
     assert!(!all.into_iter().any(alive), "PgBouncers end with their agents");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_pause_a_pgbouncer_that_is_registered_in_their_files() {
+    let cluster = cluster("agentpoolreg").await;
+    let foreign = Foreign::start(&cluster);
+    until("the registered pooler serves", async || foreign.ask("SELECT 1").await.ok()).await;
+    // Several may know of the same one.
+    for name in ["a", "b"] {
+        edit(&cluster, name, |config| {
+            let admin = json!({"username": "admin", "password": "secret"});
+            let addresses = [format!("127.0.0.1:{}", foreign.port())];
+            config["proxy"] = json!({"pooler": {"addresses": addresses, "admin": admin}});
+        });
+        begin_anew(&cluster, name).await;
+    }
+    until("it is known", async || {
+        let status = cluster.verb(&["status"]).await;
+        (status.out.contains("pooler") && !status.out.contains("in trouble")).then_some(())
+    })
+    .await;
+    Bench::tables(&cluster, foreign.port());
+    let bench = Bench::start(&cluster, foreign.port(), 20);
+    bench.works().await;
+    switch_over(&cluster).await;
+    bench.works().await;
+    bench.conclude();
+    for name in ["a", "b"] {
+        assert!(log(&cluster, name).contains("paused the pooler at"), "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
