@@ -116,10 +116,12 @@ def lines(results: dict) -> list[str]:
 def note(results: dict) -> str:
     """Under which conditions the table was measured, in a sentence."""
     runs = [one["runs"] for one in results["results"] if one["product"] == "matriarch"] or [0]
+    theirs = [one["runs"] for one in results["results"] if one["product"] != "matriarch"]
+    beside = f" and {max(theirs)} of each peer" if theirs else ""
     load = f"pgbench with {results['load']} clients beside it" if results["load"] else "quiet"
     versions = "; ".join(dict.fromkeys(run["version"] for run in results["runs"]))
     return (
-        f"Write gap, median (min–max) of {max(runs)} runs of ours; {results['date']}, {results['cores']} cores ({load}), "
+        f"Write gap, median (min–max) of {max(runs)} runs of ours{beside}; {results['date']}, {results['cores']} cores ({load}), "
         f"{results['postgres']}, {results['members']} members, members on {results['hosts']}; {versions}."
     )
 
