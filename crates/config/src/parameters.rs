@@ -103,6 +103,12 @@ pub(crate) const OWNED: &[Owned] = &[
         harmless: &["off"],
     },
     Owned {
+        names: &["restart_after_crash"],
+        reason: "after a crash another member takes over, or the agent starts PostgreSQL; while paused it is 'on'",
+        remedy: "remove it",
+        harmless: &["off"],
+    },
+    Owned {
         names: &["wal_log_hints"],
         reason: "pg_rewind needs it where data checksums are off",
         remedy: "remove it",
@@ -293,7 +299,7 @@ fn sane(lower: &str, text: &str, path: &str, problems: &mut Problems) {
         "wal_level" => &["replica", "logical"],
         "synchronous_commit" => &["on", "off", "local", "remote_write", "remote_apply"],
         "archive_mode" => &["on", "off", "always"],
-        "track_commit_timestamp" | "ssl" | "restart_after_crash" => &["on", "off"],
+        "track_commit_timestamp" | "ssl" => &["on", "off"],
         _ => return,
     };
     let word =

@@ -25,7 +25,7 @@ const RECOVERY_SIGNAL: &str = "recovery.signal";
 const INCLUDE: &str = "include_if_exists = 'matriarch.conf'";
 
 /// Settings that the cluster configuration cannot set: we give them, or they would break what we do.
-pub const OWNED: [&str; 28] = [
+pub const OWNED: [&str; 29] = [
     "archive_cleanup_command",
     "cluster_name",
     "config_file",
@@ -51,6 +51,7 @@ pub const OWNED: [&str; 28] = [
     "recovery_target_time",
     "recovery_target_timeline",
     "recovery_target_xid",
+    "restart_after_crash",
     "synchronous_standby_names",
     "unix_socket_directories",
     "wal_log_hints",
@@ -118,6 +119,8 @@ pub struct Settings {
     pub log_for_program: bool,
     /// Replicas copy logical slots from the primary (PostgreSQL 17 and later; before, it has no effect).
     pub sync_slots: bool,
+    /// After the crash of one of its processes PostgreSQL recovers by itself instead of ending: nobody else would start it.
+    pub restarts_itself: bool,
 }
 
 /// Settings that cannot be written, or a file that could not.
@@ -180,6 +183,7 @@ fn ours(instance: &Instance, settings: &Settings) -> Vec<(&'static str, String)>
         ("primary_conninfo", primary_conninfo(instance, settings)),
         ("primary_slot_name", slot.unwrap_or_default()),
         ("recovery_target_timeline", "latest".into()),
+        ("restart_after_crash", if settings.restarts_itself { "on" } else { "off" }.into()),
         ("synchronous_standby_names", settings.synchronous_standby_names.clone()),
         ("unix_socket_directories", quote_list_item(&path(&instance.run_dir))),
         ("wal_log_hints", "on".into()),

@@ -92,6 +92,17 @@ pub fn node_processes(dir: &Path) -> Vec<i32> {
     processes_of(dir).into_iter().map(|process| process.pid).collect()
 }
 
+/// A process of the PostgreSQL in a data directory, by what it calls itself: `checkpointer`, `startup`.
+pub fn server_process(data: &Path, title: &str) -> Option<i32> {
+    let data = data.canonicalize().ok()?;
+    let is = |process: &Process| {
+        process.state != 'Z'
+            && process.cwd.as_ref() == Some(&data)
+            && process.arguments.first().is_some_and(|text| text.starts_with("postgres: ") && text.contains(title))
+    };
+    all_processes().into_iter().find(is).map(|process| process.pid)
+}
+
 /// The postmaster of a data directory, from its `postmaster.pid`; `None` when it does not run.
 pub fn postmaster(data: &Path) -> Option<i32> {
     let file = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;

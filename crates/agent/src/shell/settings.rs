@@ -143,6 +143,8 @@ impl Shell {
             log_for_program: self.options.stream_postgres_log,
             // What keeps them in step asks the primary.
             sync_slots: !from_archive && crate::policy::sync_slots(&self.config),
+            // While paused the agent starts nothing.
+            restarts_itself: self.config.pause,
         }
     }
 

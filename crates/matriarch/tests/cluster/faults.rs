@@ -1,7 +1,7 @@
 //! One fault after the other: writes come back through the same port, nothing acknowledged is lost, never are there two
 //! primaries, and everything heals by itself.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use matriarch_testkit::observer::Probe;
 use matriarch_testkit::{faults, process::eventually};
@@ -35,6 +35,46 @@ async fn survives(name: &'static str, probe: Probe, faults: &[Fault]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_postmaster() {
     survives("postmaster", Probe::Status, &[Fault::KillPostmaster, Fault::KillReplica, Fault::KillPostmaster]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_process_of_postgresql() {
+    survives("child", Probe::Status, &[Fault::KillChild, Fault::KillRecovery]).await;
+}
+
+/// Asks until this is the answer.
+async fn answers(cluster: &Cluster, port: u16, question: &str, wanted: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = cluster.ask(port, question).await;
+        if answer.as_ref().is_ok_and(|answer| answer == wanted) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{question} is not '{wanted}': {answer:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// While paused nobody takes over and no agent starts anything, so PostgreSQL must come back by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_process_of_postgresql_while_paused() {
+    let cluster = Cluster::start("paused-child").await;
+    cluster.verb(&["pause"]).await.ok();
+    let leader = health::leader(&cluster).await;
+    let (data, port) = (cluster.data(&leader), cluster.read_write());
+    answers(&cluster, port, "SHOW restart_after_crash", "on").await;
+    let postmaster = fault::postmaster(&data);
+    let checkpointer = fault::server_process(&data, "checkpointer");
+    faults::kill(&[checkpointer]);
+    eventually("another checkpointer", PATIENCE, || {
+        faults::server_process(&data, "checkpointer").is_some_and(|pid| pid != checkpointer)
+    });
+    answers(&cluster, port, "SELECT pg_is_in_recovery()", "f").await;
+    assert_eq!(fault::postmaster(&data), postmaster, "PostgreSQL ended, and was started by somebody");
+    cluster.verb(&["resume"]).await.ok();
+    answers(&cluster, port, "SHOW restart_after_crash", "off").await;
+    health::well(&cluster, PATIENCE).await;
+    assert_eq!(health::leader(&cluster).await, leader);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

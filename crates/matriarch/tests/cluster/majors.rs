@@ -10,7 +10,7 @@ async fn works(name: &'static str, major: u32) {
     let version = cluster.ask(cluster.read_write(), "show server_version_num").await.expect("the primary answers");
     assert!(version.starts_with(&major.to_string()), "{version}");
     let witness = Witness::attach(&cluster, Probe::Status).await;
-    for fault in [Fault::Switchover, Fault::KillPostmaster, Fault::SpoilControl] {
+    for fault in [Fault::Switchover, Fault::KillRecovery, Fault::KillPostmaster, Fault::SpoilControl] {
         let struck = fault.strike(&cluster, 1).await;
         witness.writes_again(&format!("{fault:?} of {}", struck.victim)).await;
         struck.replaced();

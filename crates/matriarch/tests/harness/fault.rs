@@ -15,6 +15,10 @@ pub enum Fault {
     KillPostmaster,
     /// SIGKILL to a replica's postmaster.
     KillReplica,
+    /// SIGKILL to one process of the leader's PostgreSQL, as the kernel does when memory is short.
+    KillChild,
+    /// SIGKILL to a replica's walreceiver, and to the first startup process after that.
+    KillRecovery,
     /// SIGKILL to the leader's agent.
     KillAgent,
     /// SIGKILL to the leader's agent, guard and postmaster.
@@ -72,9 +76,11 @@ impl Struck {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 14] = [
+    pub const ALL: [Fault; 16] = [
         Fault::KillPostmaster,
         Fault::KillReplica,
+        Fault::KillChild,
+        Fault::KillRecovery,
         Fault::KillAgent,
         Fault::KillTrio,
         Fault::KillNode,
@@ -95,13 +101,19 @@ impl Fault {
         let replicas = health::replicas(cluster).await;
         let replica = replicas[usize::try_from(seed % replicas.len() as u64).expect("less than the length")].clone();
         let victim = match self {
-            Fault::KillReplica | Fault::DeleteReplica | Fault::SpoilControl | Fault::SpoilTables => replica,
+            Fault::KillReplica
+            | Fault::KillRecovery
+            | Fault::DeleteReplica
+            | Fault::SpoilControl
+            | Fault::SpoilTables => replica,
             _ => leader,
         };
         let data = cluster.data(&victim);
         let gone = self.will_end(cluster, &victim);
         match self {
             Fault::KillPostmaster | Fault::KillReplica => faults::kill(&[postmaster(&data)]),
+            Fault::KillChild => faults::kill(&[server_process(&data, "checkpointer")]),
+            Fault::KillRecovery => kill_recovery(&data),
             Fault::KillAgent => faults::kill(&[agent(cluster, &victim)]),
             Fault::KillTrio => {
                 faults::kill(&[agent(cluster, &victim), guard(cluster, &victim), postmaster(&data)]);
@@ -168,6 +180,28 @@ pub fn postmaster(data: &Path) -> i32 {
         found.is_some()
     });
     found.expect("it was found")
+}
+
+/// A process of a member's PostgreSQL, by what it calls itself.
+pub fn server_process(data: &Path, title: &str) -> i32 {
+    let mut found = None;
+    eventually(&format!("a {title} in {}", data.display()), PATIENCE, || {
+        found = faults::server_process(data, title);
+        found.is_some()
+    });
+    found.expect("it was found")
+}
+
+/// The recovery after a crash crashes too, before it has begun to replay. PostgreSQL 18 would then wait for ever.
+pub fn kill_recovery(data: &Path) {
+    let before = server_process(data, "startup");
+    faults::kill(&[server_process(data, "walreceiver")]);
+    let mut next = None;
+    eventually(&format!("another startup process in {}", data.display()), PATIENCE, || {
+        next = faults::server_process(data, "startup").filter(|pid| *pid != before);
+        next.is_some()
+    });
+    faults::kill(&[next.expect("it was found")]);
 }
 
 /// A member's agent.

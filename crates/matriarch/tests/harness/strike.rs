@@ -8,7 +8,7 @@ use matriarch_testkit::lab::{Node, Silence};
 use matriarch_testkit::process::eventually;
 use rustix::process::Signal;
 
-use super::fault::{delete, names_in, spoil};
+use super::fault::{delete, kill_recovery, names_in, server_process, spoil};
 use super::storage::Disk;
 use super::trouble::Trouble;
 use super::{Hosts, PATIENCE, Subject, health};
@@ -107,6 +107,8 @@ impl Trouble {
             }
             Trouble::PrimaryNodeKilled => hosts.kill(&victim),
             Trouble::KillPostmaster | Trouble::KillReplica => faults::kill(&[postmaster(&data)]),
+            Trouble::KillChild => faults::kill(&[server_process(&data, "checkpointer")]),
+            Trouble::KillRecovery => kill_recovery(&data),
             Trouble::KillAgent => faults::kill(&[process(hosts, &victim, "agent")]),
             Trouble::KillGuard => faults::kill(&[process(hosts, &victim, "guard")]),
             Trouble::KillTrio => {
@@ -126,9 +128,9 @@ impl Trouble {
             Trouble::ReplicaTablesSpoiled => {
                 spoil(&data, &data.join("base"), seed, &["PG_VERSION", "pg_filenode.map"]);
             }
-            Trouble::ReplayStops => begun.stop(&[server_process(hosts, &victim, "startup")]),
+            Trouble::ReplayStops => begun.stop(&[server_process(&data, "startup")]),
             Trouble::SwitchoverBesideStuck => {
-                begun.stop(&[server_process(hosts, replica, "walreceiver")]);
+                begun.stop(&[server_process(&hosts.data(replica), "walreceiver")]);
                 let to = hosts.others(&victim).into_iter().find(|name| name != replica).expect("three members");
                 switch_over(hosts, &["--candidate", &to]).await;
             }
@@ -156,20 +158,6 @@ async fn switch_over(hosts: &Hosts, arguments: &[&str]) {
     if outcome.code != 0 {
         eprintln!("not switched over: {outcome}");
     }
-}
-
-/// A process of a member's PostgreSQL, by what it calls itself.
-fn server_process(hosts: &Hosts, name: &str, what: &str) -> i32 {
-    let mut found = None;
-    eventually(&format!("the {what} of {name}"), PATIENCE, || {
-        let all = hosts.node(name).processes().into_iter().filter_map(Process::read);
-        let is = |process: &Process| {
-            process.arguments.first().is_some_and(|title| title.starts_with("postgres: ") && title.contains(what))
-        };
-        found = all.filter(is).map(|process| process.pid).next();
-        found.is_some()
-    });
-    found.expect("it was found")
 }
 
 /// Cuts a host and one store node off from everybody but each other. The outside, where verbs run, stays reachable.
@@ -202,6 +190,8 @@ impl Begun {
             Trouble::KillTrio | Trouble::RestartAgent => (true, true),
             Trouble::KillPostmaster
             | Trouble::KillReplica
+            | Trouble::KillChild
+            | Trouble::KillRecovery
             | Trouble::PrimaryDeleted
             | Trouble::ReplicaDeleted
             | Trouble::ReplicaControlSpoiled

@@ -57,6 +57,10 @@ pub enum Trouble {
     KillPostmaster,
     /// SIGKILL to a replica's postmaster.
     KillReplica,
+    /// SIGKILL to one process of the primary's PostgreSQL, as the kernel does when memory is short.
+    KillChild,
+    /// SIGKILL to a replica's walreceiver, and to the first startup process after that.
+    KillRecovery,
     /// SIGKILL to the primary's agent.
     KillAgent,
     /// SIGKILL to the primary's guard.
@@ -107,7 +111,7 @@ pub enum Meanwhile {
 }
 
 impl Trouble {
-    pub const ALL: [Trouble; 43] = [
+    pub const ALL: [Trouble; 45] = [
         Trouble::PrimaryCutOff,
         Trouble::PrimaryUnreachable,
         Trouble::PrimaryFromMembers,
@@ -132,6 +136,8 @@ impl Trouble {
         Trouble::PrimaryNodeKilled,
         Trouble::KillPostmaster,
         Trouble::KillReplica,
+        Trouble::KillChild,
+        Trouble::KillRecovery,
         Trouble::KillAgent,
         Trouble::KillGuard,
         Trouble::KillTrio,
@@ -175,6 +181,7 @@ impl Trouble {
                 | Trouble::ReplicaDiskStalls
                 | Trouble::ReplicaSyncFails
                 | Trouble::KillReplica
+                | Trouble::KillRecovery
                 | Trouble::ReplayStops
                 | Trouble::ReplicaDeleted
                 | Trouble::ReplicaControlSpoiled
