@@ -15,10 +15,10 @@ use std::collections::VecDeque;
 use crate::decide::{Evidence, Millis, Pulse, TICK};
 
 /// How often a member speaks to its leader, in milliseconds.
-pub const BEAT: Millis = 200;
+pub const BEAT: Millis = 250;
 
 /// How many of the newest gaps between answers tell what is usual: ten seconds' worth.
-const WINDOW: usize = 50;
+const WINDOW: usize = 40;
 /// How many times the largest usual gap a silence must last.
 const GAPS: Millis = 3;
 /// How many times `suspect_after` a silence may have to last at most.

@@ -1,11 +1,12 @@
 //! What agents tell each other directly, and what they conclude from it.
 //!
-//! Every agent beats five times a second. A frame lies in the inbox of its addressee until that one looks, so frozen
+//! Every agent beats four times a second. A frame lies in the inbox of its addressee until that one looks, so frozen
 //! members find old ones when they wake. The network loses, delays and doubles frames.
 
 use std::collections::BTreeMap;
 
 use matriarch_core::decide::{Evidence, Millis, Pulse, Stance, Support};
+use matriarch_core::heartbeat::BEAT;
 use matriarch_core::{Incarnation, MemberName};
 
 use crate::event::AgentEvent;
@@ -14,7 +15,6 @@ use crate::node::NodeId;
 use crate::server::Process;
 use crate::world::World;
 
-const EVERY: Millis = 200;
 /// Silence that counts as a sign.
 const SUSPECT_AFTER: Millis = 1000;
 /// Whoever stood still for so long has not listened meanwhile.
@@ -109,7 +109,7 @@ impl World {
             }
         }
         self.feel_pulse(node);
-        self.agent_after(node, EVERY, AgentEvent::Beat);
+        self.agent_after(node, BEAT, AgentEvent::Beat);
     }
 
     fn send_frame(&mut self, from: NodeId, to: NodeId) {

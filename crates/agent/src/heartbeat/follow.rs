@@ -1,4 +1,4 @@
-//! The follower's side: one connection to whoever leads, a beat five times a second, and the verdict on what comes back.
+//! The follower's side: one connection to whoever leads, a beat four times a second, and the verdict on what comes back.
 
 use std::pin::Pin;
 use std::sync::Arc;

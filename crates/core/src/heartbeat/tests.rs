@@ -17,9 +17,10 @@ fn heard(until: Millis) -> Detector {
 
 /// Runs it, hearing nothing, until `until`.
 fn listen(detector: &mut Detector, from: Millis, until: Millis) {
-    for now in (from..=until).step_by(BEAT as usize / 2) {
+    for now in (from..until).step_by(BEAT as usize / 2) {
         detector.tick(now);
     }
+    detector.tick(until);
 }
 
 fn evidence(detector: &Detector) -> Option<Evidence> {
@@ -75,7 +76,7 @@ fn a_hung_loop_and_a_lost_lead_are_no_life() {
         Answer { leads: Some(EPOCH - 1), round_age: 0 },
     ] {
         let mut detector = heard(2000);
-        for now in (2200..=3000).step_by(BEAT as usize) {
+        for now in (2000 + BEAT..=3000).step_by(BEAT as usize) {
             detector.answer(now, answer);
         }
         assert_eq!(evidence(&detector), Some(Evidence::Silent), "{answer:?}");
@@ -125,9 +126,9 @@ fn what_is_usual_here_is_no_silence() {
     }
     assert_eq!(detector.deadline(), Some(now + 2100));
     // Gaps of 5 s cannot be told from a dead leader for ever.
-    let mut detector = heard(200);
+    let mut detector = heard(BEAT);
     detector.gaps.push_front(5000);
-    assert_eq!(detector.deadline(), Some(200 + 3 * AFTER));
+    assert_eq!(detector.deadline(), Some(BEAT + 3 * AFTER));
 }
 
 #[derive(Clone, Debug)]
