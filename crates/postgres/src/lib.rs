@@ -2,7 +2,8 @@
 //!
 //! Owns: the data directory from nothing to running ([`bootstrap`], [`clone`], [`rewind`], [`control`],
 //! [`incarnation`]), the files we add to it ([`conf`], [`hba`], tried out by [`check`]), the postmaster and every process under it
-//! ([`postmaster`], [`process`], [`stop`]), the server's log ([`server_log`]), the volumes below ([`volumes`]), and one superuser connection ([`sql`]).
+//! ([`postmaster`], [`process`], [`stop`]), the server's log ([`server_log`]), the volumes below ([`volumes`]), one superuser connection
+//! ([`sql`]), and streams of its WAL ([`replication`]).
 //! Must not: decide anything (the agent does), talk to the store, or reimplement what PostgreSQL's own tools do.
 //! Every child runs as [`Owner`] when we are root, in a clean environment, with its messages kept for errors.
 //! Start reading at [`Instance`], then [`control::inspect`] and [`postmaster::start`].
@@ -27,6 +28,7 @@ pub mod postmaster;
 pub mod probe;
 pub mod process;
 pub mod readiness;
+pub mod replication;
 pub mod rewind;
 pub mod roles;
 pub mod server_log;

@@ -17,6 +17,8 @@ use matriarch_postgres::{
     roles,
 };
 
+pub mod stream;
+
 pub const LONG: Duration = Duration::from_secs(60);
 
 /// Every PostgreSQL to test with: the default one and those in `MATRIARCH_POSTGRES_DIRS`, one per major.
