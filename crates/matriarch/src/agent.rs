@@ -1,7 +1,7 @@
 //! `matriarch agent`: one member, from its configuration file.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,10 +18,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::logging::{self, LogFormat};
-use crate::proxy::{beside_agent, stop_asked};
+use crate::proxy::{beside_agent, follow_beside_agent, stop_asked};
+use crate::routing::Routing;
 use crate::service;
 use crate::store::{self, StoreAddress};
-use crate::upgrade;
+use crate::upgrade::{self, Asked, Estate};
 
 /// `agent`.
 #[derive(Args, Clone, Debug)]
@@ -62,12 +63,21 @@ impl AgentArgs {
 
 /// Runs until it is told to stop; PostgreSQL is stopped with it.
 pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
+    let asked = Asked::listen()?;
     let config = LocalConfig::load(file)?;
     let format = args.log_format.unwrap_or(match config.log.format {
         FileFormat::Text => LogFormat::Text,
         FileFormat::Json => LogFormat::Json,
     });
     logging::start(format, &format!("{:?}", config.log.level).to_lowercase());
+    let Estate { api: left_api, handover, proxy: left } = upgrade::inherited();
+    let api_down = CancellationToken::new();
+    // First of all: connections may stand still.
+    let routing = match &config.proxy {
+        Some(proxy) => Some(beside_agent(proxy, left, handover, api_down.clone()).await?),
+        None => None,
+    };
+    let movable = routing.as_ref().map(Routing::movable);
     if let Some(settings) = &config.virtual_ip {
         virtual_ip::check(settings).await?;
     }
@@ -78,10 +88,9 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
     let heartbeats = Heartbeats::new(config.scope.clone(), config.name.clone(), credentials.header());
     let shared = Shared::new(store.clone(), heartbeats);
 
-    let listener = listen(&config).await?;
-    let (program, left_on) = (options.program.clone(), listener.as_fd().try_clone_to_owned());
+    let listener = listen(&config, left_api).await?;
+    let (program, next_api) = (asked.program().to_owned(), listener.as_fd().try_clone_to_owned());
     let router = matriarch_api::router(Arc::new(AgentBackend::new(shared.clone())), auth);
-    let api_down = CancellationToken::new();
     let api = tokio::spawn(matriarch_api::serve(listener, router, api_down.clone().cancelled_owned()));
 
     let told = shared.clone();
@@ -90,7 +99,7 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
         told.stop();
     });
     tokio::spawn(reload_on_hangup(shared.clone()));
-    tokio::spawn(upgrade::on_signal(shared.clone(), program.clone(), file.to_owned()));
+    tokio::spawn(upgrade_on_signal(asked, shared.clone(), file.to_owned()));
     tracing::info!(
         "agent of member {} of cluster {}, PostgreSQL {} in {}",
         config.name,
@@ -98,14 +107,18 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
         options.instance.binaries.version().text,
         options.instance.data_dir.display()
     );
-    let proxy = match &config.proxy {
-        Some(proxy) => Some(beside_agent(&config, proxy, store.clone(), api_down.clone()).await?),
-        None => None,
+    let proxy = match (routing, &config.proxy) {
+        (Some(routing), Some(proxy)) => Some(follow_beside_agent(routing, &config, proxy, store.clone())?),
+        _ => None,
     };
     let service = service::start(&config, &shared);
     let result = Shell::new(options, store, shared).run().await;
     if let Ok(Ending::Upgrade) = result {
-        let exec = || upgrade::exec(&program, left_on.ok());
+        let left = match &movable {
+            Some(movable) => movable.leave().await,
+            None => Estate::default(),
+        };
+        let exec = || upgrade::exec(&program, Estate { api: next_api.ok(), ..left });
         return Err(if config.virtual_ip.is_some() { virtual_ip::handing_down(exec) } else { exec() });
     }
     if let Some((stop, task)) = service {
@@ -120,6 +133,15 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
     result.map(|_| ())
 }
 
+/// Makes way on SIGUSR2, once the program that takes over has proved to work.
+async fn upgrade_on_signal(mut asked: Asked, shared: Arc<Shared>, config: PathBuf) {
+    let check = [OsString::from("config"), "check".into(), config.into()];
+    loop {
+        asked.for_working(&check).await;
+        shared.upgrade();
+    }
+}
+
 /// The habit of every daemon: SIGHUP loads the configuration again.
 async fn reload_on_hangup(shared: Arc<Shared>) {
     let mut hangup = signal(SignalKind::hangup()).expect("SIGHUP can be handled");
@@ -128,9 +150,11 @@ async fn reload_on_hangup(shared: Arc<Shared>) {
     }
 }
 
-async fn listen(config: &LocalConfig) -> anyhow::Result<TcpListener> {
+/// Listens for the REST API, on the socket that the program before this one left if it is for the same address.
+async fn listen(config: &LocalConfig, left: Option<OwnedFd>) -> anyhow::Result<TcpListener> {
     let addresses = config.restapi.listen.socket_addrs();
-    if let Some(listener) = upgrade::inherited(&addresses) {
+    let left = left.map(std::net::TcpListener::from);
+    if let Some(listener) = left.filter(|left| left.local_addr().is_ok_and(|at| addresses.contains(&at))) {
         return Ok(TcpListener::from_std(listener)?);
     }
     TcpListener::bind(&addresses[..]).await.with_context(|| {
@@ -234,7 +258,7 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
         tags: config.tags.to_json().into_iter().collect(),
         initdb: initdb(config),
         bootstrap_config: config.bootstrap.dcs.is_object().then(|| config.bootstrap.dcs.clone()),
-        program: std::env::current_exe().context("cannot find our own program, which is the guard's too")?,
+        program: upgrade::program().context("cannot find our own program, which is the guard's too")?,
         guard_socket,
         host_id: crate::host::id(),
         virtual_ip: config.virtual_ip.clone(),

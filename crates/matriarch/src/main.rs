@@ -8,6 +8,7 @@ mod pooler;
 mod proxy;
 mod router;
 mod routes;
+mod routing;
 mod service;
 mod store;
 mod up;

@@ -70,7 +70,15 @@ impl Poolers {
 
 impl Poolers {
     /// Runs them until `stop`; each that leads to the primary has a say in switchovers.
-    pub fn run(self, store: &Arc<dyn Store>, news: &News, stop: &CancellationToken, drain: Duration) -> JoinSet<()> {
+    /// What was known of one that goes on (`resumed`) stays in the store until more is known.
+    pub fn run(
+        self,
+        store: &Arc<dyn Store>,
+        news: &News,
+        stop: &CancellationToken,
+        drain: Duration,
+        resumed: bool,
+    ) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         if self.own.is_empty() && self.registered.is_empty() {
             return tasks;
@@ -81,7 +89,7 @@ impl Poolers {
             if own.serves() == Serves::Primary {
                 let address = router::address(own.listen());
                 let id = format!("{}-{}", router::host_name(), own.listen().port());
-                tasks.spawn(announce(store.clone(), id, address, report, stop.clone()));
+                tasks.spawn(announce(store.clone(), id, address, report, stop.clone(), resumed));
             }
             let pooler = Pooler::own(own, outlook.clone(), sender);
             tasks.spawn(matriarch_pooler::attend(pooler, stop.clone(), drain));
@@ -91,7 +99,7 @@ impl Poolers {
             let address = format!("{}:{}", admin.host, admin.port);
             // Several proxies may know of the same one.
             let id = format!("{}-{}-{address}", router::host_name(), std::process::id());
-            tasks.spawn(announce(store.clone(), id, address, report, stop.clone()));
+            tasks.spawn(announce(store.clone(), id, address, report, stop.clone(), resumed));
             let pooler = Pooler::registered(admin, databases, outlook.clone(), sender);
             tasks.spawn(matriarch_pooler::attend(pooler, stop.clone(), drain));
         }
@@ -105,7 +113,11 @@ async fn announce(
     address: String,
     mut report: watch::Receiver<Report>,
     stop: CancellationToken,
+    resumed: bool,
 ) {
+    if resumed {
+        let _ = tokio::time::timeout(router::UNHEARD, report.changed()).await;
+    }
     let network = matriarch_agent::network::id();
     let record = |report: &Report| RouterRecord {
         kind: RouterKind::Pooler,

@@ -1,5 +1,6 @@
 //! `matriarch proxy`: routes sessions, following the store.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use matriarch_config::{Listen, LocalConfig};
 use matriarch_dcs::Store;
-use matriarch_proxy::{Proxy, ProxyConfig, Stats};
+use matriarch_proxy::{Luggage, ProxyConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -16,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{self, Which};
 use crate::logging::{self, LogFormat};
 use crate::pooler::PoolerArgs;
-use crate::routes::{Feed, News};
-use crate::{pooler, router, routes, store};
+use crate::routes::Handover;
+use crate::routing::Routing;
+use crate::upgrade::{self, Asked, Estate};
+use crate::{pooler, store};
 
 /// Between two looks for a store that is not there yet.
 const STORE_AGAIN: Duration = Duration::from_millis(500);
@@ -68,11 +71,14 @@ pub struct ProxyArgs {
     /// End when the standard input ends: whoever started this process is gone
     #[arg(long, hide = true)]
     pub supervised: bool,
+    /// Only say whether these arguments can be used
+    #[arg(long, hide = true)]
+    pub check: bool,
 }
 
-/// Runs until it is told to stop, then drains.
+/// Runs until it is told to stop, then drains; or until another program takes its process over.
 pub async fn run(args: ProxyArgs, which: Which) -> anyhow::Result<()> {
-    logging::start(args.log_format, &args.log_level);
+    let mut asked = Asked::listen()?;
     anyhow::ensure!(
         !args.read_write.is_empty() || !args.read_only.is_empty() || !args.pooler.is_empty(),
         "a proxy needs a port: give --read-write ADDRESS:PORT, --read-only ADDRESS:PORT or both, or a PgBouncer with --pooler \
@@ -80,43 +86,51 @@ pub async fn run(args: ProxyArgs, which: Which) -> anyhow::Result<()> {
     );
     let place = cluster::find_store(&which).await?;
     let config = config(&args)?;
+    if args.check {
+        return Ok(());
+    }
+    logging::start(args.log_format, &args.log_level);
+    let Estate { handover, proxy: left, .. } = upgrade::inherited();
     let drain = config.drain_timeout;
     let routes = !args.read_write.is_empty() || !args.read_only.is_empty();
-    let proxy = if routes { Some(Proxy::bind(config).await?) } else { None };
-    let poolers = args.pooler.prepare(&which)?;
     let stop = CancellationToken::new();
+    let routing = Routing::start(routes.then_some(config), drain, left, handover, stop.clone()).await?;
+    let movable = routing.movable();
+    let poolers = args.pooler.prepare(&which)?;
     let told = stop.clone();
     tokio::spawn(async move {
         stop_asked(args.supervised).await;
         told.cancel();
     });
-    let (news, feed) = routes::news();
-    let (seen, told) = (news.routes.clone(), stop.clone());
-    let listen = proxy.as_ref().and_then(|proxy| Some((*proxy.addresses().read_write.first()?, proxy.stats())));
-    let followed = async {
-        let Some(store) = told.run_until_cancelled(wait_for_store(&place, &feed)).await else { return };
-        tracing::info!("routing for {} from {}", store.describe(), addresses(&args));
-        let announced = listen.map(|(listen, opened)| announce(listen, opened, &store, &news, &told));
-        let poolers = poolers.run(&store, &news, &told, drain);
-        feed.follow(store);
-        told.cancelled().await;
-        if let Some(announced) = announced {
-            let _ = announced.await;
-        }
-        poolers.join_all().await;
-    };
     let served = async {
-        let Some(proxy) = proxy else { return Ok(()) };
-        let ended = proxy.run(seen, stop.clone()).await;
+        let followed = match stop.run_until_cancelled(wait_for_store(&place, &routing)).await {
+            Some(store) => {
+                tracing::info!("routing for {} from {}", store.describe(), addresses(&args));
+                routing.follow(store, poolers)
+            }
+            None => routing.unfollowed(),
+        };
+        let ended = followed.served.await;
         stop.cancel();
-        ended
+        followed.others.await?;
+        anyhow::Ok(ended??)
     };
-    let ((), served) = tokio::join!(followed, served);
-    Ok(served?)
+    let again: Vec<OsString> = std::env::args_os().skip(1).chain(["--check".into()]).collect();
+    let taken_over = async {
+        asked.for_working(&again).await;
+        tracing::info!("making way for another program");
+        (movable.leave().await, asked.program())
+    };
+    tokio::select! {
+        // First: with its connections given away, the proxy ends.
+        biased;
+        (estate, program) = taken_over => Err(upgrade::exec(program, estate)),
+        ended = served => ended,
+    }
 }
 
 /// A proxy may be started before its cluster is.
-async fn wait_for_store(place: &cluster::Place, feed: &Feed) -> Arc<dyn Store> {
+async fn wait_for_store(place: &cluster::Place, routing: &Routing) -> Arc<dyn Store> {
     let mut said = None;
     loop {
         match store::open(&place.address, &place.prefix, false).await {
@@ -125,7 +139,7 @@ async fn wait_for_store(place: &cluster::Place, feed: &Feed) -> Arc<dyn Store> {
                 let text = format!("{error:#}");
                 if said.as_ref() != Some(&text) {
                     tracing::warn!("waiting for the cluster's store: {text}");
-                    feed.stalled(format!("the cluster's store is not there: {text}"));
+                    routing.stalled(format!("the cluster's store is not there: {text}"));
                     said = Some(text);
                 }
             }
@@ -134,33 +148,32 @@ async fn wait_for_store(place: &cluster::Place, feed: &Feed) -> Arc<dyn Store> {
     }
 }
 
-/// The proxy and the poolers of an agent, by its local configuration: listens now, runs until `stop`, then drains.
+/// The proxy of an agent, by its local configuration: listens and serves from now on, until `stop`, and then drains.
 pub async fn beside_agent(
+    config: &matriarch_config::Proxy,
+    left: Option<Luggage>,
+    handover: Handover,
+    stop: CancellationToken,
+) -> anyhow::Result<Routing> {
+    let routes = config.read_write.is_some() || config.read_only.is_some();
+    let proxy = routes.then(|| from_file(config));
+    Ok(Routing::start(proxy, config.drain_timeout, left, handover, stop).await?)
+}
+
+/// Lets an agent's proxy follow the store, and runs its poolers. Ends when it has drained.
+pub fn follow_beside_agent(
+    routing: Routing,
     local: &LocalConfig,
     config: &matriarch_config::Proxy,
     store: Arc<dyn Store>,
-    stop: CancellationToken,
 ) -> anyhow::Result<JoinHandle<()>> {
-    let routes = config.read_write.is_some() || config.read_only.is_some();
-    let proxy = if routes { Some(Proxy::bind(from_file(config)).await?) } else { None };
     let poolers = config.pooler.as_ref().map(|pooler| pooler::file::prepare(local, pooler)).transpose()?;
-    let news = routes::follow(store.clone());
-    let listen = proxy.as_ref().and_then(|proxy| Some((*proxy.addresses().read_write.first()?, proxy.stats())));
-    let announced = listen.map(|(listen, opened)| announce(listen, opened, &store, &news, &stop));
-    let poolers = poolers.unwrap_or_default().run(&store, &news, &stop, config.drain_timeout);
+    let followed = routing.follow(store, poolers.unwrap_or_default());
     Ok(tokio::spawn(async move {
-        let served = async {
-            let Some(proxy) = proxy else { return };
-            if let Err(error) = proxy.run(news.routes, stop).await {
-                tracing::error!("the proxy has ended: {error}");
-            }
-        };
-        let announced = async {
-            if let Some(announced) = announced {
-                let _ = announced.await;
-            }
-        };
-        tokio::join!(served, announced, poolers.join_all());
+        if let Ok(Err(error)) = followed.served.await {
+            tracing::error!("the proxy has ended: {error}");
+        }
+        let _ = followed.others.await;
     }))
 }
 
@@ -181,17 +194,6 @@ fn from_file(config: &matriarch_config::Proxy) -> ProxyConfig {
         send_proxy_protocol: config.send_proxy_protocol,
         ..ProxyConfig::default()
     }
-}
-
-/// A proxy that leads to the primary has a say in switchovers.
-fn announce(
-    listen: SocketAddr,
-    stats: Arc<Stats>,
-    store: &Arc<dyn Store>,
-    news: &News,
-    stop: &CancellationToken,
-) -> JoinHandle<()> {
-    router::announce_proxy(store.clone(), listen, stats, news.handover.clone(), stop.clone())
 }
 
 fn config(args: &ProxyArgs) -> anyhow::Result<ProxyConfig> {

@@ -18,6 +18,8 @@ use crate::routes::Handover;
 
 /// How long the record of a router that is gone still counts.
 const TTL: Duration = Duration::from_secs(4);
+/// How long the record of a router that goes on in another program may stay as it is: it is renewed each third of its life.
+pub const UNHEARD: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(1);
 /// How long sessions that are being opened are waited for; a client may sit before a password prompt.
 const OPENING: Duration = Duration::from_secs(1);

@@ -9,6 +9,7 @@ use matriarch_core::decide::ClusterView;
 use matriarch_core::record::{MemberRecord, Role, RouterKind, RouterRecord};
 use matriarch_dcs::Store;
 use matriarch_proxy::{Backend, Routes};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// Pause between two looks at a store that does not answer, or does not show what it should.
@@ -26,7 +27,8 @@ pub struct News {
 }
 
 /// A switchover that is announced, as the revision of `sync` that does so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Handover {
     /// Poolers pause for it.
     pub poolers: Option<u64>,
@@ -41,18 +43,11 @@ pub struct Feed {
     handover: watch::Sender<Handover>,
 }
 
-/// News that say nothing before their feed follows a store.
-pub fn news() -> (News, Feed) {
-    let (routes, seen) = watch::channel(Arc::new(Routes::default()));
-    let (handover, announced) = watch::channel(Handover::default());
+/// News that stay as they are before their feed follows a store.
+pub fn news(routes: Routes, handover: Handover) -> (News, Feed) {
+    let (routes, seen) = watch::channel(Arc::new(routes));
+    let (handover, announced) = watch::channel(handover);
     (News { routes: seen, handover: announced }, Feed { routes, handover })
-}
-
-/// Follows the store for as long as somebody listens.
-pub fn follow(store: Arc<dyn Store>) -> News {
-    let (news, feed) = news();
-    feed.follow(store);
-    news
 }
 
 impl Feed {

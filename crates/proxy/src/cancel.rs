@@ -43,6 +43,12 @@ impl CancelKeys {
     }
 }
 
+impl KnownKey {
+    pub fn bytes(&self) -> &[u8] {
+        &self.key
+    }
+}
+
 impl Drop for KnownKey {
     fn drop(&mut self) {
         let mut keys = self.keys.lock();

@@ -21,6 +21,8 @@ pub(crate) struct Client {
     stream: TcpStream,
     /// Bytes received and not yet consumed.
     ahead: Vec<u8>,
+    /// The opening packet that was consumed and that nobody has answered yet.
+    unanswered: Vec<u8>,
     /// Whom the connection speaks for: the peer, or what its PROXY header says.
     pub origin: Origin,
 }
@@ -48,7 +50,12 @@ impl From<OpeningError> for Ended {
 impl Client {
     pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
         let destination = stream.local_addr().unwrap_or(peer);
-        Self { stream, ahead: Vec::new(), origin: Origin { source: peer, destination } }
+        Self::resume(stream, Origin { source: peer, destination }, Vec::new())
+    }
+
+    /// A connection that has sent `ahead` already.
+    pub fn resume(stream: TcpStream, origin: Origin, ahead: Vec<u8>) -> Self {
+        Self { stream, ahead, unanswered: Vec::new(), origin }
     }
 
     /// Reads the PROXY protocol header, which must be there.
@@ -70,11 +77,12 @@ impl Client {
     pub async fn opening(&mut self) -> Result<(Opening, Vec<u8>), Ended> {
         loop {
             if let Some((opening, length)) = opening::parse(&self.ahead)? {
-                let packet = self.ahead.drain(..length).collect();
+                let packet: Vec<u8> = self.ahead.drain(..length).collect();
                 if matches!(opening, Opening::Ssl | Opening::GssEnc) && !self.ahead.is_empty() {
                     // Plain bytes behind an encryption request are how a third party would smuggle some in.
                     return Err(Ended::Refused(Report::protocol("received unencrypted data after encryption request")));
                 }
+                self.unanswered.clone_from(&packet);
                 return Ok((opening, packet));
             }
             self.read_more(opening::OPENING_MAX).await?;
@@ -118,7 +126,9 @@ impl Client {
 
     /// Answers an encryption request.
     pub async fn answer(&mut self, byte: u8) -> Result<(), Ended> {
-        self.stream.write_all(&[byte]).await.map_err(|_| Ended::Gone)
+        self.stream.write_all(&[byte]).await.map_err(|_| Ended::Gone)?;
+        self.unanswered.clear();
+        Ok(())
     }
 
     /// Tells the client why there will be no session, and closes.
@@ -138,6 +148,12 @@ impl Client {
         };
         // A client that neither reads nor closes is left to the kernel.
         let _ = tokio::time::timeout(REFUSAL_TIME, farewell).await;
+    }
+
+    /// Gives up the socket and everything that nobody has answered: as if it had only just been received.
+    pub fn into_unanswered(mut self) -> (TcpStream, Vec<u8>) {
+        self.unanswered.append(&mut self.ahead);
+        (self.stream, self.unanswered)
     }
 
     /// Gives up the socket and what was received but not consumed.

@@ -1,5 +1,7 @@
 //! The server's side of the protocol: message boundaries, the cancel key, and the first answer.
 
+use serde::{Deserialize, Serialize};
+
 /// Longest BackendKeyData body: a process id and PostgreSQL 18's 256 bytes of secret.
 const KEY_BODY_MAX: usize = 4 + 256;
 const KEY_BODY_MIN: usize = 4 + 4;
@@ -7,7 +9,7 @@ const KEY_BODY_MIN: usize = 4 + 4;
 const ANSWER_MAX: usize = 64 * 1024;
 
 /// Follows message boundaries in the bytes a server sends, whatever way they are split.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Frames {
     header: [u8; 5],
     have: usize,

@@ -6,7 +6,8 @@
 //! Routes arrive through a `watch` channel; whoever knows the cluster feeds it.
 //!
 //! Start reading at [`Proxy::run`] (`proxy.rs`); one connection's life is `session.rs` (async: up to the
-//! server's first answer) and then `relay/` (plain epoll threads: nothing but bytes).
+//! server's first answer) and then `relay/` (plain epoll threads: nothing but bytes). How all of it goes on in another
+//! program is `carry.rs`.
 //!
 //! ```text
 //! accept -> opening packets -> route? --no--> held (bounded) --route change--+
@@ -19,6 +20,7 @@
 //! ```
 
 mod cancel;
+mod carry;
 mod client;
 mod config;
 mod connect;
@@ -33,6 +35,7 @@ mod session;
 mod spread;
 mod stats;
 
+pub use carry::{Luggage, Mover, Parts, Register};
 pub use config::{ProxyConfig, ProxyError};
 pub use proxy::{Addresses, Proxy};
 pub use routes::{Backend, Port, Routes};

@@ -1,7 +1,8 @@
-//! The proxy as a whole: bind, accept, follow routes, drain.
+//! The proxy as a whole: bind, accept, follow routes, drain, make way.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -13,25 +14,32 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cancel::CancelKeys;
+use crate::carry::{Asked, Carried, Departure, Luggage, Mover, Newcomer};
 use crate::client::Client;
 use crate::config::{ProxyConfig, ProxyError};
 use crate::connect;
-use crate::relay::Relay;
-use crate::routes::{Port, Routes};
+use crate::relay::{Handover, Relay, Tickets};
+use crate::routes::{Binding, Port, Routes};
 use crate::session::{self, Shared, changed, too_many};
-use crate::stats::Stats;
+use crate::stats::{Counted, Gauge, Stats};
 
 /// Connections beyond `max_connections` that may be starting, so that cancel requests still get through.
 const HEADROOM: usize = 256;
 const BACKLOG: i32 = 4096;
 /// Between two tries to accept while the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a proxy that makes way waits for refusals and cancel requests to reach whom they are for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A bound proxy that does not serve yet.
 pub struct Proxy {
     config: ProxyConfig,
     listeners: Vec<(Port, TcpListener)>,
     stats: Arc<Stats>,
+    newcomers: Vec<Newcomer>,
+    sessions: Vec<Carried>,
+    mover: Mover,
+    asked: Asked,
 }
 
 /// Where a proxy listens (with the real ports, where 0 was asked for).
@@ -49,10 +57,21 @@ impl Proxy {
     /// # Errors
     /// When no port is configured or an address cannot be had; nothing is bound then.
     pub async fn bind(config: ProxyConfig) -> Result<Proxy, ProxyError> {
+        Self::resume(config, Luggage::default()).await
+    }
+
+    /// Goes on where another proxy made way: with its connections, and on its sockets as far as they are for configured
+    /// addresses. Routes must begin with [`Luggage::routes`]: what does not hold under them is cut.
+    ///
+    /// # Errors
+    /// As [`Proxy::bind`]; the connections then end.
+    pub async fn resume(config: ProxyConfig, luggage: Luggage) -> Result<Proxy, ProxyError> {
+        let Luggage { listeners: mut bound, newcomers, sessions, .. } = luggage;
         let mut listeners = Vec::new();
         for (port, addresses) in [(Port::ReadWrite, &config.read_write), (Port::ReadOnly, &config.read_only)] {
             for &address in addresses.iter().flatten() {
-                let listener = listen(address).map_err(|source| match source.kind() {
+                let listener = take(&mut bound, port, address).map_or_else(|| listen(address), TcpListener::from_std);
+                let listener = listener.map_err(|source| match source.kind() {
                     io::ErrorKind::AddrInUse => ProxyError::PortInUse { address, port },
                     _ => ProxyError::Listen { address, port, source },
                 })?;
@@ -62,7 +81,13 @@ impl Proxy {
         if listeners.is_empty() {
             return Err(ProxyError::NoPort);
         }
-        Ok(Proxy { config, listeners, stats: Arc::default() })
+        let (mover, asked) = Mover::new();
+        Ok(Proxy { config, listeners, stats: Arc::default(), newcomers, sessions, mover, asked })
+    }
+
+    /// Asks this proxy to make way, while it runs.
+    pub fn mover(&self) -> Mover {
+        self.mover.clone()
     }
 
     /// Where it listens.
@@ -79,7 +104,8 @@ impl Proxy {
         Arc::clone(&self.stats)
     }
 
-    /// Serves until `shutdown`, then drains: no new connections, running sessions get `drain_timeout`.
+    /// Serves until `shutdown`, then drains: no new connections, running sessions get `drain_timeout`. Ends at once, with
+    /// everything left as it is, when it is asked to make way ([`Proxy::mover`]).
     ///
     /// If the sender of `routes` goes away, the last routes stay in force.
     ///
@@ -90,7 +116,9 @@ impl Proxy {
         routes: watch::Receiver<Arc<Routes>>,
         shutdown: CancellationToken,
     ) -> Result<(), ProxyError> {
-        let Proxy { mut config, listeners, stats } = self;
+        let Proxy { mut config, listeners, stats, newcomers, sessions, mover, mut asked } = self;
+        // With the last of the others nobody can ask any more.
+        drop(mover);
         // What a semaphore can count; more sockets no process can have.
         config.max_connections = config.max_connections.min(u32::MAX as usize);
         config.hold_limit = config.hold_limit.min(u32::MAX as usize);
@@ -100,6 +128,7 @@ impl Proxy {
             seats: Arc::new(Semaphore::new(config.max_connections)),
             holds: Arc::new(Semaphore::new(config.hold_limit)),
             stop: CancellationToken::new(),
+            departure: Departure::default(),
             spread: Arc::default(),
             config,
             stats,
@@ -111,17 +140,67 @@ impl Proxy {
         let _stop = shared.stop.clone().drop_guard();
         let starting = TaskTracker::new();
         let helpers = TaskTracker::new();
+        sessions.into_iter().for_each(|session| adopt(&shared, session));
+        for newcomer in newcomers {
+            let shared = Arc::clone(&shared);
+            starting.spawn(async move { session::resume(&shared, newcomer).await });
+        }
         helpers.spawn(follow(Arc::clone(&shared), routes));
         for (port, listener) in listeners {
             let (shared, starting) = (Arc::clone(&shared), starting.clone());
             helpers.spawn(accept(shared, port, listener, starting, shutdown.clone()));
         }
-        shutdown.cancelled().await;
-        drain(&shared, &starting).await;
+        tokio::select! {
+            () = shutdown.cancelled() => drain(&shared, &starting).await,
+            Some(answer) = asked.recv() => {
+                // Whoever asked may be gone; everything then ends.
+                let _ = answer.send(make_way(&shared, &starting, &helpers).await);
+            }
+        }
         helpers.close();
         helpers.wait().await;
         Ok(())
     }
+}
+
+/// Ends everything as it stands.
+async fn make_way(shared: &Shared, starting: &TaskTracker, helpers: &TaskTracker) -> Luggage {
+    shared.departure.leaving.cancel();
+    helpers.close();
+    helpers.wait().await;
+    starting.close();
+    // Those who leave do so at once.
+    let _ = tokio::time::timeout(LAST_WORDS, starting.wait()).await;
+    let sessions = shared.relay.pack().await;
+    let routes = (**shared.routes.borrow()).clone();
+    shared.departure.luggage(routes, sessions)
+}
+
+/// A socket of another proxy that listens there.
+fn take(bound: &mut Vec<(Port, OwnedFd)>, port: Port, address: SocketAddr) -> Option<std::net::TcpListener> {
+    let is_it = |(of, socket): &(Port, OwnedFd)| {
+        let local = rustix::net::getsockname(socket).ok().and_then(|local| SocketAddr::try_from(local).ok());
+        *of == port && local == Some(address)
+    };
+    let index = bound.iter().position(is_it)?;
+    Some(bound.swap_remove(index).1.into())
+}
+
+/// Gives a session of another proxy to the relay.
+fn adopt(shared: &Shared, session: Carried) {
+    let Carried { client, server, to_client, to_server, state } = session;
+    let binding = Binding { port: state.port, backend: Arc::new(state.member), reign: state.reign };
+    let started = state.frames.as_ref().is_some_and(|frames| frames.started());
+    let key = state.key.map(|key| shared.keys.remember(key.into(), &binding.backend));
+    let tickets = Tickets {
+        _active: Counted::new(&shared.stats, state.port, Gauge::Active),
+        _spread: shared.spread.take(&binding.backend.name),
+        _seat: Arc::clone(&shared.seats).try_acquire_owned().ok(),
+        opening: (!started).then(|| Counted::new(&shared.stats, state.port, Gauge::Opening)),
+        key,
+    };
+    let (halves, frames) = (state.halves, state.frames);
+    shared.relay.adopt(Handover { client, server, to_client, to_server, halves, frames, binding, tickets });
 }
 
 /// Tells the relay of every change of routes, until the proxy stops.
@@ -130,6 +209,7 @@ async fn follow(shared: Arc<Shared>, mut routes: watch::Receiver<Arc<Routes>>) {
         tokio::select! {
             () = changed(&mut routes) => shared.relay.recheck(),
             () = shared.stop.cancelled() => return,
+            () = shared.departure.leaving.cancelled() => return,
         }
     }
 }
@@ -146,6 +226,7 @@ async fn accept(
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => return,
             () = shared.stop.cancelled() => return,
+            () = shared.departure.leaving.cancelled() => return shared.departure.leave_listener(port, listener),
         };
         match accepted {
             Ok((stream, peer)) => welcome(&shared, port, stream, peer, &starting),

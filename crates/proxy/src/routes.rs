@@ -4,11 +4,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::ProxyConfig;
 use crate::spread::Spread;
 
 /// One PostgreSQL instance that sessions can be sent to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     /// Member name, unique within the cluster.
     pub name: String,
@@ -24,7 +26,7 @@ pub struct Backend {
 }
 
 /// A snapshot of the cluster as the proxy needs it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Routes {
     /// Epoch of the leader. Together with the primary's name it identifies a reign.
     pub generation: u64,
@@ -39,7 +41,7 @@ pub struct Routes {
 }
 
 /// The two kinds of listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Port {
     /// Sessions reach the primary.
     ReadWrite,

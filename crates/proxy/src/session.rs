@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cancel::{self, CancelKeys};
+use crate::carry::{Departure, Guest, Newcomer};
 use crate::client::{Client, Ended};
 use crate::config::ProxyConfig;
 use crate::connect::Server;
 use crate::frames::Frames;
 use crate::opening::{Opening, probe};
 use crate::proxy_protocol::Origin;
-use crate::relay::{Handover, Relay, Tickets};
+use crate::relay::{Half, Handover, Relay, Tickets};
 use crate::report::Report;
 use crate::routes::{Backend, Binding, Port, Routes, choose};
 use crate::spread::{Seat, Spread};
@@ -36,6 +38,8 @@ pub(crate) struct Shared {
     pub holds: Arc<Semaphore>,
     /// The drain time is over: whatever has not become a session by now is refused.
     pub stop: CancellationToken,
+    /// Another program takes the process over.
+    pub departure: Departure,
 }
 
 /// What is asked of a member.
@@ -73,6 +77,18 @@ struct Ready {
     seat: Option<OwnedSemaphorePermit>,
 }
 
+impl From<Ready> for Opened {
+    fn from(ready: Ready) -> Self {
+        Opened::Session(Box::new(ready))
+    }
+}
+
+/// What the opening packets came to.
+enum Opened {
+    Session(Box<Ready>),
+    Cancel(Box<[u8]>),
+}
+
 /// A connection's place among the held ones.
 struct Held {
     _permit: OwnedSemaphorePermit,
@@ -83,6 +99,8 @@ struct Start<'a> {
     shared: &'a Shared,
     port: Port,
     client: Client,
+    /// Its PROXY protocol header has been read, or none is expected.
+    introduced: bool,
     routes: watch::Receiver<Arc<Routes>>,
     deadline: Option<Instant>,
     held: Option<Held>,
@@ -94,16 +112,41 @@ struct Start<'a> {
 
 /// Serves one connection until it has become a session of the relay or has ended.
 pub(crate) async fn serve(shared: &Shared, port: Port, client: Client) {
-    let routes = shared.routes.clone();
-    let start = Start { shared, port, client, routes, deadline: None, held: None, failed: Vec::new(), obstacle: None };
+    Start::new(shared, port, client).run().await;
+}
+
+/// Goes on with a connection of another proxy.
+pub(crate) async fn resume(shared: &Shared, newcomer: Newcomer) {
+    let Newcomer { socket, sent, guest } = newcomer;
+    // It fails only on a descriptor that is dead.
+    let Ok(stream) = TcpStream::from_std(socket.into()) else { return };
+    let origin = Origin { source: guest.source, destination: guest.destination };
+    let mut start = Start::new(shared, guest.port, Client::resume(stream, origin, sent));
+    start.introduced = guest.introduced;
+    start.deadline = guest.patience.map(|patience| Instant::now() + patience);
     start.run().await;
+}
+
+impl<'a> Start<'a> {
+    fn new(shared: &'a Shared, port: Port, client: Client) -> Self {
+        let (routes, introduced) = (shared.routes.clone(), !shared.config.accept_proxy_protocol);
+        let (held, failed) = (None, Vec::new());
+        Self { shared, port, client, introduced, routes, deadline: None, held, failed, obstacle: None }
+    }
 }
 
 impl Start<'_> {
     async fn run(mut self) {
-        let ended = match self.open().await {
-            Ok(None) => return,
-            Ok(Some(ready)) => return self.hand_over(ready),
+        let shared = self.shared;
+        let opened = tokio::select! {
+            biased;
+            opened = self.open() => opened,
+            // Nothing has been said to the client that a new start would not say.
+            () = shared.departure.leaving.cancelled() => return self.leave(),
+        };
+        let ended = match opened {
+            Ok(Opened::Cancel(key)) => return self.cancel(&key).await,
+            Ok(Opened::Session(ready)) => return self.hand_over(*ready),
             Err(ended) => ended,
         };
         if let Ended::Refused(report) = &ended {
@@ -116,27 +159,46 @@ impl Start<'_> {
         self.client.refuse(&ended).await;
     }
 
+    /// Another program goes on with the connection.
+    fn leave(self) {
+        let Origin { source, destination } = self.client.origin;
+        let patience = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let guest = Guest { port: self.port, source, destination, introduced: self.introduced, patience };
+        let (socket, sent) = self.client.into_unanswered();
+        // It fails only on a descriptor that is dead: then there is nobody to leave.
+        if let Ok(socket) = socket.into_std() {
+            self.shared.departure.leave_newcomer(Newcomer { socket: socket.into(), sent, guest });
+        }
+    }
+
     fn hand_over(self, ready: Ready) {
         let Ready { server, answer, binding, spread, opening, seat } = ready;
         let (client, to_server) = self.client.into_parts();
+        let mut frames = answer.is_some().then(Frames::default);
+        let to_client = answer.unwrap_or_default();
+        let key = frames.as_mut().and_then(|frames| frames.observe(&to_client));
+        let key = key.map(|key| self.shared.keys.remember(key, &binding.backend));
+        let opening = Some(opening).filter(|_| !frames.as_ref().is_some_and(Frames::started));
         // Either fails only on a descriptor that is already dead: then there is nothing to relay.
         let (Ok(client), Ok(server)) = (client.into_std(), server.into_fd()) else { return };
         let active = Counted::new(&self.shared.stats, self.port, Gauge::Active);
         self.shared.relay.adopt(Handover {
             client: client.into(),
             server,
-            frames: answer.is_some().then(Frames::default),
-            to_client: answer.unwrap_or_default(),
+            frames,
+            to_client,
             to_server,
+            halves: [Half::default(); 2],
             binding,
-            tickets: Tickets { _active: active, _spread: spread, _seat: seat, opening: Some(opening), key: None },
+            tickets: Tickets { _active: active, _spread: spread, _seat: seat, opening, key },
         });
     }
 
-    /// Goes through the opening packets. `Ok(None)` when nothing remains to be done.
-    async fn open(&mut self) -> Result<Option<Ready>, Ended> {
-        if self.shared.config.accept_proxy_protocol {
+    /// Goes through the opening packets.
+    async fn open(&mut self) -> Result<Opened, Ended> {
+        if !self.introduced {
             in_time(self.shared, self.client.proxy_header()).await?;
+            self.introduced = true;
         }
         let mut seat = None;
         let mut refusal = None;
@@ -144,15 +206,12 @@ impl Start<'_> {
         for _ in 0..3 {
             let (opening, packet) = in_time(self.shared, self.client.opening()).await?;
             match opening {
-                Opening::Cancel(key) => {
-                    self.cancel(&key).await;
-                    return Ok(None);
-                }
+                Opening::Cancel(key) => return Ok(Opened::Cancel(key)),
                 Opening::GssEnc => self.client.answer(b'N').await?,
                 Opening::Ssl => match self.seated_attempt(&mut seat, Want::Tls).await {
                     Ok(Found { won: Won::Tls(server), binding, spread, opening }) => {
                         self.client.answer(b'S').await?;
-                        return Ok(Some(Ready { server, answer: None, binding, spread, opening, seat }));
+                        return Ok(Ready { server, answer: None, binding, spread, opening, seat }.into());
                     }
                     Ok(_) => self.client.answer(b'N').await?,
                     // Clients show an error's text only after they have sent their startup packet.
@@ -168,7 +227,7 @@ impl Start<'_> {
                     let Found { won: Won::Tls(server), binding, spread, opening } = found else {
                         return Err(Ended::Gone);
                     };
-                    return Ok(Some(Ready { server, answer: None, binding, spread, opening, seat }));
+                    return Ok(Ready { server, answer: None, binding, spread, opening, seat }.into());
                 }
                 Opening::Startup => {
                     if let Some(report) = refusal {
@@ -177,7 +236,7 @@ impl Start<'_> {
                     let found = self.seated_attempt(&mut seat, Want::Session(&packet)).await?;
                     let Found { won, binding, spread, opening } = found;
                     let Won::Session(server, answer) = won else { return Err(Ended::Gone) };
-                    return Ok(Some(Ready { server, answer: Some(answer), binding, spread, opening, seat }));
+                    return Ok(Ready { server, answer: Some(answer), binding, spread, opening, seat }.into());
                 }
             }
         }

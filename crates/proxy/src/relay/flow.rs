@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
-use super::{Handover, Tickets};
+use super::{Half, Handover, Tickets};
 use crate::cancel::CancelKeys;
 use crate::frames::Frames;
 use crate::routes::{Binding, Port};
@@ -51,10 +51,7 @@ struct Flow {
     /// Bytes the receiver did not take; `sent` of them have gone since.
     pending: Vec<u8>,
     sent: usize,
-    /// The sender has closed its half.
-    ended: bool,
-    /// The sender's socket has reported a hang-up: read on until the end is seen, since an edge comes once.
-    hung_up: bool,
+    half: Half,
     /// Waiting for the receiver to become writable.
     blocked: bool,
     /// Waiting for its next turn.
@@ -74,14 +71,15 @@ pub(super) struct Session {
 
 impl Session {
     pub fn new(handover: Handover) -> Self {
-        let Handover { client, server, to_client, to_server, frames, binding, tickets } = handover;
+        let Handover { client, server, to_client, to_server, halves: [asks, answers], frames, binding, tickets } =
+            handover;
         let mut tickets = tickets;
         // What is encrypted, and replicas' sessions, are nobody's concern when a primary hands over.
         tickets.opening.take_if(|_| frames.is_none() || binding.reign.is_none());
-        let flow = |pending| Flow { pending, ..Flow::default() };
+        let flow = |pending, half| Flow { pending, half, ..Flow::default() };
         Self {
             ends: [client, server],
-            flows: [flow(to_server), flow(to_client)],
+            flows: [flow(to_server, asks), flow(to_client, answers)],
             frames,
             binding,
             leaving: false,
@@ -89,11 +87,12 @@ impl Session {
         }
     }
 
-    /// Looks at the answer that came with the handover, as if it had just been read.
-    pub fn observe_answer(&mut self, keys: &Arc<CancelKeys>) {
-        let answer = std::mem::take(&mut self.flows[End::Server as usize].pending);
-        self.observe(&answer, keys);
-        self.flows[End::Server as usize].pending = answer;
+    /// The session as it is now, for another relay.
+    pub fn into_handover(self) -> Handover {
+        let Self { ends: [client, server], flows: [asks, answers], frames, binding, tickets, .. } = self;
+        let halves = [asks.half, answers.half];
+        let [to_server, to_client] = [asks, answers].map(|mut flow| flow.pending.split_off(flow.sent));
+        Handover { client, server, to_client, to_server, halves, frames, binding, tickets }
     }
 
     /// Whether it can be ended now without anybody's statement being under way.
@@ -110,7 +109,7 @@ impl Session {
     }
 
     pub fn hang_up(&mut self, end: End) {
-        self.flows[end as usize].hung_up = true;
+        self.flows[end as usize].half.hung_up = true;
     }
 
     /// Whether the direction from `end` waits for its receiver.
@@ -143,7 +142,7 @@ impl Session {
             Err(_) => return self.receiver_left(from),
         }
         for _ in 0..READS_PER_TURN {
-            if self.flows[from as usize].ended {
+            if self.flows[from as usize].half.ended {
                 return self.finish(from);
             }
             let n = match recv(&self.ends[from as usize], &mut *buffer, RecvFlags::DONTWAIT) {
@@ -155,7 +154,7 @@ impl Session {
             let flow = &mut self.flows[from as usize];
             flow.moved += n as u64;
             if n == 0 {
-                flow.ended = true;
+                flow.half.ended = true;
                 return self.finish(from);
             }
             match from {
@@ -168,7 +167,7 @@ impl Session {
                 Err(_) => return self.receiver_left(from),
             }
             // A short read emptied the socket; the next byte will be a new edge.
-            if n < buffer.len() && !self.flows[from as usize].hung_up {
+            if n < buffer.len() && !self.flows[from as usize].half.hung_up {
                 return Pumped::Idle;
             }
         }
@@ -216,7 +215,7 @@ impl Session {
         let flow = &mut self.flows[from as usize];
         flow.pending = Vec::new();
         flow.sent = 0;
-        flow.ended = true;
+        flow.half.ended = true;
         self.hang_up(End::Server);
         Pumped::ServerLeft
     }

@@ -15,7 +15,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::cancel::{CancelKeys, KnownKey};
 use crate::frames::Frames;
@@ -23,16 +24,27 @@ use crate::routes::{Binding, Routes};
 use crate::spread::Seat;
 use crate::stats::{Counted, Stats};
 
-/// A started session: both sockets (nonblocking) and what was read but not yet passed on.
+/// A started session: both sockets (nonblocking) and what was read, and looked at, but not yet passed on.
 pub(crate) struct Handover {
     pub client: OwnedFd,
     pub server: OwnedFd,
     pub to_client: Vec<u8>,
     pub to_server: Vec<u8>,
+    /// What is known of the client's and of the server's sending.
+    pub halves: [Half; 2],
     /// Message boundaries of a session that can be read; `None` when it is encrypted end to end.
     pub frames: Option<Frames>,
     pub binding: Binding,
     pub tickets: Tickets,
+}
+
+/// One end's sending.
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Half {
+    /// It has closed its half.
+    pub ended: bool,
+    /// Its socket has reported a hang-up: read on until the end is seen, since an edge comes once.
+    pub hung_up: bool,
 }
 
 /// What a session occupies; all of it is returned when the session is dropped.
@@ -52,6 +64,8 @@ enum Command {
     Recheck,
     /// The proxy stops: cut everything, now and from now on.
     CutAll,
+    /// Leave, and give back all sessions as they are.
+    Pack(oneshot::Sender<Vec<Handover>>),
     /// Leave.
     Exit,
 }
@@ -97,6 +111,17 @@ impl Relay {
     /// Cuts the sessions whose route no longer holds.
     pub fn recheck(&self) {
         self.workers.iter().for_each(|w| w.tell(Command::Recheck));
+    }
+
+    /// Ends the threads; all sessions, with every byte in its place. None may be given to the relay any more.
+    pub async fn pack(&self) -> Vec<Handover> {
+        let mut all = Vec::new();
+        for worker in &self.workers {
+            let (answer, sessions) = oneshot::channel();
+            worker.tell(Command::Pack(answer));
+            all.extend(sessions.await.unwrap_or_default());
+        }
+        all
     }
 
     /// Cuts all sessions, and those still to come.

@@ -91,6 +91,9 @@ impl Loop {
                 }
             }
             for event in &events {
+                if self.exit {
+                    return;
+                }
                 let (token, flags) = (event.data.u64(), event.flags);
                 if token == WAKE { self.obey() } else { self.react(token, flags) }
             }
@@ -159,6 +162,13 @@ impl Loop {
                     self.stopping = true;
                     (0..self.sessions.len()).for_each(|slot| self.cut(slot, &stopping()));
                 }
+                Command::Pack(answer) => {
+                    let sessions = std::mem::take(&mut self.sessions).into_iter().flatten();
+                    // Whoever asked may be gone; the sessions then end.
+                    let _ = answer.send(sessions.map(|session| session.into_handover()).collect());
+                    self.exit = true;
+                    return;
+                }
                 Command::Exit => self.exit = true,
             }
         }
@@ -166,7 +176,6 @@ impl Loop {
 
     fn adopt(&mut self, handover: Handover) {
         let mut session = Box::new(Session::new(handover));
-        session.observe_answer(&self.keys);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.sessions.push(None);
             self.sessions.len() - 1

@@ -5,6 +5,7 @@
 mod bounds;
 mod cutting;
 mod holding;
+mod moving;
 mod opening;
 mod router;
 mod sessions;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use matriarch_proxy::{Backend, Proxy, ProxyConfig, ProxyError, Routes, Stats};
+use matriarch_proxy::{Backend, Luggage, Mover, Parts, Proxy, ProxyConfig, ProxyError, Routes, Stats};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
@@ -18,6 +18,8 @@ pub struct Router {
     routes: watch::Sender<Arc<Routes>>,
     pub shutdown: CancellationToken,
     pub task: JoinHandle<Result<(), ProxyError>>,
+    config: ProxyConfig,
+    mover: Mover,
 }
 
 impl Router {
@@ -25,12 +27,27 @@ impl Router {
     pub async fn start(config: ProxyConfig) -> Router {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let config = ProxyConfig { read_write: Some(vec![any]), read_only: Some(vec![any]), ..config };
-        let proxy = Proxy::bind(config).await.unwrap();
-        let (addresses, stats) = (proxy.addresses(), proxy.stats());
+        let proxy = Proxy::bind(config.clone()).await.unwrap();
+        let (addresses, stats, mover) = (proxy.addresses(), proxy.stats(), proxy.mover());
+        let (rw, ro) = (addresses.read_write[0], addresses.read_only[0]);
+        let config = ProxyConfig { read_write: Some(vec![rw]), read_only: Some(vec![ro]), ..config };
         let (routes, receiver) = watch::channel(Arc::default());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(proxy.run(receiver, shutdown.clone()));
-        Router { rw: addresses.read_write[0], ro: addresses.read_only[0], stats, routes, shutdown, task }
+        Router { rw, ro, stats, routes, shutdown, task, config, mover }
+    }
+
+    /// Another proxy takes over everything, by way of what can be given to another process.
+    pub async fn exchange(&mut self) {
+        let luggage = self.mover.pack().await.expect("the proxy runs");
+        (&mut self.task).await.unwrap().unwrap();
+        assert_eq!(*luggage.routes(), **self.routes.borrow());
+        let Parts { register, bytes, sockets } = luggage.into_parts();
+        let register = serde_json::from_str(&serde_json::to_string(&register).unwrap()).unwrap();
+        let luggage = Luggage::from_parts(Parts { register, bytes, sockets });
+        let proxy = Proxy::resume(self.config.clone(), luggage).await.unwrap();
+        (self.stats, self.mover) = (proxy.stats(), proxy.mover());
+        self.task = tokio::spawn(proxy.run(self.routes.subscribe(), self.shutdown.clone()));
     }
 
     pub fn route(&self, change: impl FnOnce(&mut Routes)) {
