@@ -75,7 +75,13 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
     // First of all: connections may stand still.
     let routing = match &config.proxy {
         Some(proxy) => Some(beside_agent(proxy, left, handover, api_down.clone()).await?),
-        None => None,
+        None => {
+            let count = left.map_or(0, |left| left.connections());
+            if count > 0 {
+                tracing::warn!(count, "connections end: there is no section proxy in {} any more", file.display());
+            }
+            None
+        }
     };
     let movable = routing.as_ref().map(Routing::movable);
     if let Some(settings) = &config.virtual_ip {

@@ -105,7 +105,7 @@ impl Asked {
         while self.signal.recv().await.is_some() {
             match check(&self.program, arguments).await {
                 Ok(()) => return,
-                Err(error) => tracing::error!("everything goes on with the program that runs: {error:#}"),
+                Err(error) => tracing::error!("this process goes on with the program it has: {error:#}"),
             }
         }
         std::future::pending().await

@@ -71,7 +71,7 @@ impl Plan {
         let dir = TestDir::new(self.name);
         let tmp = dir.create("tmp");
         let ports = Port::reserve_run(2 + 2 * u16::from(self.members));
-        Cluster { up: None, tmp, dir, ports, plan: self, _slot: slot }
+        Cluster { up: None, program: verb::program(), tmp, dir, ports, plan: self, _slot: slot }
     }
 }
 
@@ -79,6 +79,7 @@ impl Plan {
 #[derive(Debug)]
 pub struct Cluster {
     up: Option<Running>,
+    program: PathBuf,
     /// Where it leaves its note that it runs, instead of the machine's folder.
     pub tmp: PathBuf,
     dir: TestDir,
@@ -91,6 +92,13 @@ impl Cluster {
     /// Three members, ready.
     pub async fn start(name: &'static str) -> Cluster {
         Plan::new(name).start().await
+    }
+
+    /// Makes it run with a program of its own, which the test may change; where that is.
+    pub fn run_copy(&mut self) -> PathBuf {
+        self.program = self.dir.create("bin").join("matriarch");
+        std::fs::copy(verb::program(), &self.program).expect("there is room");
+        self.program.clone()
     }
 
     /// The command line of `up`.
@@ -133,7 +141,7 @@ impl Cluster {
         if log.exists() {
             let _ = std::fs::rename(&log, log.with_extension("before.log"));
         }
-        let mut command = Command::new(verb::program());
+        let mut command = Command::new(&self.program);
         command.args(self.up_arguments()).current_dir(self.dir.path()).env("TMPDIR", &self.tmp);
         command.envs(self.plan.environment.iter().copied());
         self.up = Some(Running::start(command, &log).expect("the binary runs"));

@@ -13,12 +13,12 @@ use crate::{cluster, switch_over};
 /// What the agents make by themselves.
 const ROLE: &str = "matriarch_pooler";
 
-fn log(cluster: &Cluster, name: &str) -> String {
+pub fn log(cluster: &Cluster, name: &str) -> String {
     std::fs::read_to_string(cluster.member(name).join("agent.log")).unwrap_or_default()
 }
 
 /// Changes a member's file.
-fn edit(cluster: &Cluster, name: &str, change: impl FnOnce(&mut Value)) {
+pub fn edit(cluster: &Cluster, name: &str, change: impl FnOnce(&mut Value)) {
     let file = cluster.member(name).join("agent.yaml");
     let text = std::fs::read_to_string(&file).expect("`up` has written it");
     let mut config = Document::parse(&text).expect("`up` writes YAML").value;
@@ -36,7 +36,7 @@ fn configure(cluster: &Cluster, name: &str, port: u16) {
 }
 
 /// Has the agent begin anew, with its file as it is now; PostgreSQL goes on.
-async fn begin_anew(cluster: &Cluster, name: &str) {
+pub async fn begin_anew(cluster: &Cluster, name: &str) {
     let starts = || log(cluster, name).matches("agent of member").count();
     let before = starts();
     assert!(faults::signal(fault::agent(cluster, name), Signal::USR2), "it runs");
@@ -44,12 +44,12 @@ async fn begin_anew(cluster: &Cluster, name: &str) {
     health::well(cluster, PATIENCE).await;
 }
 
-async fn enters(port: u16, role: &str, password: &str) -> anyhow::Result<String> {
+pub async fn enters(port: u16, role: &str, password: &str) -> anyhow::Result<String> {
     let dsn = format!("host=127.0.0.1 port={port} user={role} password={password} dbname=app");
     wire::ask(&dsn, "SELECT current_user").await
 }
 
-fn pgbouncer(cluster: &Cluster, name: &str, port: u16) -> Option<i32> {
+pub fn pgbouncer(cluster: &Cluster, name: &str, port: u16) -> Option<i32> {
     let file = cluster.member(name).join("data.pooler").join(port.to_string()).join("pgbouncer.pid");
     std::fs::read_to_string(file).ok()?.trim().parse().ok()
 }

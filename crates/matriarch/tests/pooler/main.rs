@@ -6,6 +6,7 @@ mod crowd;
 mod harness;
 mod pgbouncer;
 mod routers;
+mod upgrade;
 
 use std::time::Duration;
 

@@ -50,7 +50,7 @@ async fn sessions_of_postgresql_go_on() {
     for _ in 0..3 {
         router.exchange().await;
     }
-    assert_eq!(router.stats.read_write.active.load(std::sync::atomic::Ordering::Relaxed), 4);
+    becomes(&router.stats.read_write.active, 4).await;
     assert_eq!(value(&idle, "select n from own").await, "7");
     assert_eq!(value(&open, "select n from t").await, "8");
     open.batch_execute("commit").await.unwrap();
