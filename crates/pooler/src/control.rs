@@ -41,6 +41,13 @@ pub struct Server {
     pub socket: Option<PathBuf>,
 }
 
+impl Server {
+    /// The same instance, by whatever way.
+    pub(crate) fn is_same(&self, other: &Server) -> bool {
+        (&self.host, self.port) == (&other.host, other.port)
+    }
+}
+
 /// What a pooler is told about the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outlook {

@@ -1,5 +1,7 @@
 //! Which server a pooler's sessions are sent to.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use tokio::time::timeout;
@@ -14,6 +16,8 @@ use crate::process::Process;
 pub(crate) struct Pointed {
     target: Server,
     generation: u64,
+    /// All that it had while we pointed at it.
+    sockets: BTreeSet<PathBuf>,
     /// Ends of connections to it, once they are known.
     peers: Option<Peers>,
 }
@@ -46,7 +50,10 @@ impl Pooler {
                 console.run(&command).await?;
             }
         }
-        if self.pointed.as_ref().is_some_and(|pointed| pointed.target != target) {
+        // Another way to the same server: connections of the old way close when nobody uses them.
+        let way = self.pointed.as_ref().filter(|pointed| pointed.target.is_same(&target));
+        let sockets = way.map(|pointed| pointed.sockets.clone()).unwrap_or_default();
+        if self.pointed.is_some() && way.is_none() {
             self.cut(process);
         }
         tracing::info!(
@@ -55,7 +62,8 @@ impl Pooler {
             "the pooler at {} serves this server",
             self.admin.place()
         );
-        self.pointed = Some(Pointed { target, generation: outlook.generation, peers: None });
+        let sockets = sockets.into_iter().chain(target.socket.clone()).collect();
+        self.pointed = Some(Pointed { target, generation: outlook.generation, sockets, peers: None });
         Ok(())
     }
 
@@ -76,8 +84,7 @@ impl Pooler {
     /// Looks up the ends of connections to the server, for the day when it is lost.
     pub(crate) async fn learn_peers(&mut self) {
         let Some(pointed) = self.pointed.as_mut().filter(|pointed| pointed.peers.is_none()) else { return };
-        let mut peers = Peers::default();
-        peers.sockets.extend(pointed.target.socket.clone());
+        let mut peers = Peers { sockets: pointed.sockets.clone(), ..Peers::default() };
         let lookup = tokio::net::lookup_host((pointed.target.host.as_str(), pointed.target.port));
         if let Ok(Ok(addresses)) = timeout(CHECK, lookup).await {
             peers.addresses.extend(addresses);

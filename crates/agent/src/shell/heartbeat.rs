@@ -15,6 +15,8 @@ use crate::view::Reading;
 
 /// Added to what is promised, so that no difference between two clocks makes a promise end too early.
 const CLOCK_MARGIN: Millis = 200;
+/// How long an agent that begins may speak for the one before it.
+pub(super) const BEGINNING: Millis = 3_000;
 
 /// A reading whose newest record is on its way to the disk.
 pub(super) struct Unsaved {
@@ -50,12 +52,18 @@ impl Shell {
             matches!(action, Action::Commit(Change { purpose, .. }) if purposes.contains(purpose))
         };
         let news = decision.stance != self.heartbeats.stance();
+        let leaving = decision.actions.iter().any(leaves);
         let stance = match decision.stance {
+            _ if leaving => Stance::Neutral,
             // What was decided on a view that may be old may end a stance, and begins none.
             _ if restricted && news => Stance::Neutral,
-            _ if decision.actions.iter().any(leaves) => Stance::Neutral,
             stance => stance,
         };
+        if leaving || stance != Stance::Neutral {
+            // From here on it speaks for itself.
+            self.beginning = None;
+        }
+        let stance = self.stance_of_before().unwrap_or(stance);
         self.authority = decision.authority;
         self.heartbeats.say(Said {
             stance,
@@ -63,6 +71,15 @@ impl Shell {
             serial: self.lasting.newest().map_or(0, |sync| sync.serial),
             asks: decision.asks_promise,
         });
+    }
+
+    /// What the agent before this one said, while this one does not know yet: a leader whose agent begins anew beside a
+    /// PostgreSQL that runs on would else be taken for one that has given up. It authorises nothing.
+    fn stance_of_before(&self) -> Option<Stance> {
+        let begins = self.beginning.is_some_and(|until| boot_clock_ms() < until);
+        let newest = self.lasting.newest().filter(|_| begins && !self.stopping && self.pg.server != Server::Stopped)?;
+        let led = newest.leader == *self.options.name() && newest.released.is_none();
+        led.then_some(Stance::Leads { epoch: newest.epoch })
     }
 
     /// Whom the store names as the leader of the newest epoch, also while its key has expired.

@@ -102,6 +102,8 @@ pub struct Shell {
     last_why: &'static str,
     /// Nobody comes in through the Unix socket without a password.
     socket_is_safe: bool,
+    /// Until when this agent may speak for the one before it.
+    beginning: Option<Millis>,
     /// When to look at that again.
     rules_due: Millis,
     limits_due: Millis,
@@ -162,6 +164,7 @@ impl Shell {
             reinit: false,
             last_why: "",
             socket_is_safe: false,
+            beginning: Some(boot_clock_ms() + heartbeat::BEGINNING),
             rules_due: 0,
             limits_due: 0,
             problem: None,
@@ -183,6 +186,8 @@ impl Shell {
         self.pg.adopt()?;
         self.pg.look_at_data();
         self.pg.look();
+        // What an earlier process of this agent told stays as it is: routers would go to another address for a moment.
+        self.look_at_rules();
         self.storage.read();
         let heartbeats = self.heartbeats.clone();
         tokio::spawn(crate::heartbeat::follow(heartbeats.clone()));

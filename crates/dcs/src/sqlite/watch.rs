@@ -73,8 +73,10 @@ impl Watcher {
             self.known.next_deadline = None;
             return Some(reason);
         }
+        // Before the look: a commit of our own may announce more while it goes on.
+        let known = *self.news.borrow();
         match self.look_at_data() {
-            Ok(revision) if revision < *self.news.borrow() => Some("it went back to an earlier state".to_owned()),
+            Ok(revision) if revision < known => Some("it went back to an earlier state".to_owned()),
             Ok(revision) => {
                 announce(&self.news, revision);
                 None
