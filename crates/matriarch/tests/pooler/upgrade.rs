@@ -166,9 +166,9 @@ fn proxy_of_up(cluster: &Cluster) -> i32 {
     let all = faults::processes_of(&cluster.path());
     let proxies = all.iter().filter(|process| process.arguments.get(1).is_some_and(|word| word == "proxy"));
     let port = cluster.read_write().to_string();
-    let found =
+    let mut found =
         proxies.filter(|process| process.arguments.iter().any(|word| word.ends_with(&port))).map(|process| process.pid);
-    found.last().expect("`up` runs one")
+    found.next_back().expect("`up` runs one")
 }
 
 /// The proxy of `up` begins anew in its process.
