@@ -5,8 +5,10 @@ use axum::extract::{Request, State};
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 use crate::answer;
 use crate::routes::App;
@@ -72,12 +74,23 @@ pub async fn heartbeat(State(app): State<App>, request: Request) -> Response {
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(stream) => app.backend.heartbeat(hello, Box::new(TokioIo::new(stream))).await,
+            Ok(upgraded) => {
+                let Some(stream) = bare(upgraded) else { return };
+                app.backend.heartbeat(hello, stream).await;
+            }
             Err(failure) => tracing::debug!(%failure, "a heartbeat connection was not upgraded"),
         }
     });
     let headers = [(CONNECTION, HeaderValue::from_static("upgrade")), (UPGRADE, HeaderValue::from_static(PROTOCOL))];
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+/// Without the layers that HTTP needed: they cost at every beat. None when the member spoke before it was admitted.
+fn bare(upgraded: Upgraded) -> Option<HeartbeatStream> {
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => parts.read_buf.is_empty().then(|| Box::new(parts.io.into_inner()) as HeartbeatStream),
+        Err(upgraded) => Some(Box::new(TokioIo::new(upgraded))),
+    }
 }
 
 fn hello(headers: &HeaderMap) -> Option<Hello> {

@@ -7,7 +7,7 @@ use matriarch_api::heartbeat::{HeartbeatStream, Hello};
 use matriarch_core::MemberName;
 use matriarch_dcs::boot_clock_ms;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::Heartbeats;
 use super::frame::{Beat, LONGEST};
@@ -62,9 +62,13 @@ impl Heartbeats {
                 begin += length + 1;
                 let Some(answer) = answer else { return Ok(()) };
                 // Whoever sends and does not read is not waited for.
-                match timeout(IDLE, stream.write_all(answer.as_bytes())).await {
-                    Ok(Ok(())) => {}
-                    _ => return Ok(()),
+                let written = tokio::select! {
+                    biased;
+                    written = stream.write_all(answer.as_bytes()) => written.is_ok(),
+                    () = &mut idle => false,
+                };
+                if !written {
+                    return Ok(());
                 }
             }
             buffer.copy_within(begin..filled, 0);

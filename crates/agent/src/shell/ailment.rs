@@ -11,7 +11,7 @@ use super::Shell;
 use crate::event::Event;
 
 /// How often a primary's volumes are written to, and a standby's, in milliseconds.
-const WRITE_EVERY: (Millis, Millis) = (1_000, 5_000);
+const WRITE_EVERY: (Millis, Millis) = (1_500, 5_000);
 /// How often the postmaster is asked whether it lets anybody in; each time it starts a process.
 const GREET_EVERY: Millis = 3_000;
 /// A postmaster that owes an answer for so long is asked again.

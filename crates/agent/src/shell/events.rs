@@ -1,11 +1,12 @@
 //! What the loop hears: each event changes what is known, and most are a reason to decide anew.
 
 use matriarch_core::decide::Job;
-use matriarch_dcs::boot_clock_ms;
+use matriarch_dcs::{StoreError, boot_clock_ms};
 
 use super::Shell;
 use super::ending::MAKE_WAY;
 use crate::event::Event;
+use crate::storage::Held;
 
 impl Shell {
     /// Takes an event into account; whether there is anything to decide now.
@@ -20,10 +21,12 @@ impl Shell {
                     self.storage.read();
                 }
             }
-            Event::MemberWritten { lease } | Event::MemberRenewed { lease } => {
-                if self.storage.member_done(lease) {
-                    self.published.member = None;
-                }
+            Event::MemberWritten { lease } => self.member_done(lease),
+            Event::MemberRenewed { lease } => {
+                // As it should be: nothing to decide.
+                let news = lease.is_err() || self.storage.trouble().is_some();
+                self.member_done(lease);
+                return news;
             }
             Event::JobDone(done) => {
                 let (finished, report) = *done;
@@ -77,5 +80,11 @@ impl Shell {
             }
         }
         true
+    }
+
+    fn member_done(&mut self, lease: Result<Held, StoreError>) {
+        if self.storage.member_done(lease) {
+            self.published.member = None;
+        }
     }
 }

@@ -88,6 +88,7 @@ impl Client {
             connection.unary(method.path, question, &with, limit).await
         };
         match &answer {
+            Ok(_) => connection.heard(),
             Err(Fault::NotSent(reason) | Fault::NoAnswer(reason)) => self.leave(&connection, reason).await,
             Err(Fault::Status(status)) if status.ask_again() => self.leave(&connection, &status.message).await,
             _ => {}

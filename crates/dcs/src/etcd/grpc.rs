@@ -1,8 +1,8 @@
 //! gRPC over one HTTP/2 connection: as much of it as etcd's API needs. What may have reached the server and what certainly
 //! has not is kept apart to the last, since the truth about a write depends on it.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
@@ -52,6 +52,8 @@ pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     /// Why it is over, once it is.
     over: Arc<watch::Sender<Option<String>>>,
+    /// When the server's process last answered a question.
+    answered: Mutex<Instant>,
     driver: AbortHandle,
 }
 
@@ -102,7 +104,8 @@ impl Connection {
                 driver.await.map_or_else(|error| said(&error), |()| "the server closed the connection".to_owned());
             tell.send_if_modified(|over| over.is_none() && over.replace(reason).is_none());
         });
-        let connection = Connection { endpoint, sender, over, driver: driver.abort_handle() };
+        let answered = Mutex::new(Instant::now());
+        let connection = Connection { endpoint, sender, over, answered, driver: driver.abort_handle() };
         match ping.ping(h2::Ping::opaque()).await {
             Ok(_) => Ok(connection),
             // The driver knows more: a refused client certificate shows up there.
@@ -113,6 +116,16 @@ impl Connection {
     /// Ends it for everybody who uses it.
     pub fn fail(&self, reason: &str) {
         self.over.send_if_modified(|over| over.is_none() && over.replace(reason.to_owned()).is_none());
+    }
+
+    /// The server has answered.
+    pub fn heard(&self) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// For how long the server has answered nothing.
+    pub fn quiet(&self) -> Duration {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// Whether nothing more can be asked through it.

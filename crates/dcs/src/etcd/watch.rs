@@ -70,7 +70,12 @@ async fn watch_once(
     let beat = client.options.heartbeat;
     let mut owes_since: Option<Instant> = None;
     loop {
-        let wait = owes_since.map_or(beat, |since| (since + beat * 3 / 2).saturating_duration_since(Instant::now()));
+        let wait = match owes_since {
+            Some(since) => (since + beat * 3 / 2).saturating_duration_since(Instant::now()),
+            // Whoever answers our questions lives.
+            None if *heard => beat.saturating_sub(connection.quiet()),
+            None => beat,
+        };
         // A connection that others gave up is over for the watch too.
         let answer = match timeout(wait, connection.until_over(call.message())).await {
             Ok(answer) => answer?,
@@ -79,6 +84,7 @@ async fn watch_once(
                 client.leave(&connection, &reason).await;
                 return Err(Fault::NoAnswer(reason));
             }
+            Err(_) if connection.quiet() < beat => continue,
             Err(_) => {
                 call.say(&message(WatchAsk::Progress(WatchProgressRequest {})))?;
                 owes_since = Some(Instant::now());
@@ -88,6 +94,7 @@ async fn watch_once(
         let Some(answer) = answer else { return Ok(()) };
         let answer: WatchResponse = decode(answer)?;
         owes_since = None;
+        connection.heard();
         if answer.canceled {
             // Compacted is only how far behind it was: the next one begins with what is there.
             *heard |= answer.compact_revision > 0;
