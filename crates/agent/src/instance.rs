@@ -58,6 +58,8 @@ pub struct Pg {
     pub stream_problem: Option<String>,
     /// The newest job that ended.
     pub finished: Option<Finished>,
+    /// When the look that what is known rests on began.
+    pub looked: Millis,
     /// Bytes of the clone under way.
     pub progress: Arc<watch::Sender<CloneProgress>>,
     postmaster: Option<Arc<Postmaster>>,
@@ -91,6 +93,7 @@ impl Pg {
             settling: Settling::default(),
             stream_problem: None,
             finished: None,
+            looked: 0,
             progress: Arc::new(watch::channel(CloneProgress::default()).0),
             postmaster: None,
             sql: None,
@@ -274,6 +277,7 @@ impl Pg {
         match sighting.probe {
             Ok(probe) => {
                 self.settling.seen(sighting.begun);
+                self.looked = sighting.begun;
                 self.stream_problem = self.why_no_stream(&probe);
                 self.server =
                     Server::Running(sighting::running(&probe, sighting.end, &self.upstreams, self.options.name()));

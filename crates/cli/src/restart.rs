@@ -16,6 +16,9 @@ use crate::view::{self, View};
 /// How long a restarted member may take to stream again before the next one would be restarted.
 const RETURN: Duration = Duration::from_secs(300);
 
+/// A member tells within this time that a changed parameter waits for its restart.
+const TOLD: Duration = Duration::from_millis(1500);
+
 /// As the parameters that wait for the leader's restart demand.
 fn restart_order(view: &View) -> RestartOrder {
     let leader = view.leader().and_then(|leader| view.row(leader));
@@ -27,7 +30,11 @@ fn restart_order(view: &View) -> RestartOrder {
 
 /// Restarts PostgreSQL of members, one after the other.
 pub async fn restart(target: &Target, ui: &mut Ui, args: RestartArgs) -> anyhow::Result<()> {
-    let view = view::read(target).await?;
+    let mut view = view::read(target).await?;
+    if args.pending && !args.cancel {
+        tokio::time::sleep(TOLD).await;
+        view = view::read(target).await?;
+    }
     let mut names = select(&view, &args.members, args.role, args.pending)?;
     let primary_first = restart_order(&view) == RestartOrder::PrimaryFirst;
     names.sort_by_key(|name| (view.leader() == Some(name.as_str())) != primary_first);

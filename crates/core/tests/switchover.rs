@@ -205,6 +205,20 @@ fn a_transaction_that_does_not_end_calls_it_off() {
 }
 
 #[test]
+fn a_checkpoint_that_fails_is_told_and_stops_nothing() {
+    for restart in [false, true] {
+        let mut story = Story { restart, ..Story::new(Some("a")) };
+        assert_eq!(runs(&story.turn()), [Job::Checkpoint]);
+        story.ends(Job::Checkpoint, Some("No space left on device"));
+        let goes_on = story.turn();
+        assert_eq!(goes_on.why.code, "switchover_hold");
+        assert!(goes_on.why.text.contains("checkpoint before it failed (No space left on device)"), "{}", goes_on.why);
+        (story.handover, story.revision) = (true, 10);
+        assert_eq!(runs(&story.turn()), [Job::Settle]);
+    }
+}
+
+#[test]
 fn a_failover_goes_on_at_the_bound() {
     let mut story = Story::new(None);
     story.router("r", None);

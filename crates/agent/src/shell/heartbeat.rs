@@ -93,11 +93,13 @@ impl Shell {
     pub(super) fn seen(&mut self, sighting: Sighting) -> bool {
         let streams = |server: &Server| matches!(server, Server::Running(running) if running.streaming);
         let (before, first) = (self.pg.observed(), self.pg.is_unseen());
+        let view = self.reading.as_ref().map(|reading| &reading.view);
+        let awaited = view.is_some_and(|view| self.wish_waits(view, boot_clock_ms()));
         self.pg.seen(sighting);
         if streams(&before) && !streams(&self.pg.server) {
             self.heartbeats.look();
         }
-        first || before != self.pg.observed()
+        first || awaited || before != self.pg.observed()
     }
 
     /// A record that is newer than any seen before is on disk before anything is done about it.

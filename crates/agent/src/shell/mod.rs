@@ -21,6 +21,7 @@ mod settings;
 mod show;
 mod upkeep;
 mod watchdog;
+mod wish;
 
 pub use ending::Ending;
 
@@ -102,6 +103,7 @@ pub struct Shell {
     last_why: &'static str,
     /// Nobody comes in through the Unix socket without a password.
     socket_is_safe: bool,
+    wish: Option<wish::Wish>,
     /// Until when this agent may speak for the one before it.
     beginning: Option<Millis>,
     /// When to look at that again.
@@ -164,6 +166,7 @@ impl Shell {
             reinit: false,
             last_why: "",
             socket_is_safe: false,
+            wish: None,
             beginning: Some(boot_clock_ms() + heartbeat::BEGINNING),
             rules_due: 0,
             limits_due: 0,

@@ -13,6 +13,7 @@ impl Shell {
         let mut store = view;
         if let Some(view) = &mut store {
             self.routers.forget(view);
+            view.failover_due &= !self.wish_waits(view, now);
         }
         if let (Some(view), Some(held)) = (&mut store, self.storage.leader)
             && let Some(leader) = &mut view.leader

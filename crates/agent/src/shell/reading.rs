@@ -41,6 +41,7 @@ impl Shell {
         self.new_config(&reading);
         self.neighbours.take_in(&reading.view);
         self.reading = Some(reading);
+        self.notice_wish();
         // What was heard of another leader, or in another epoch, says nothing of the one that this view names.
         self.heartbeats.listen_to(self.leader_to_hear());
         self.read_at = Some(jiff::Timestamp::now());

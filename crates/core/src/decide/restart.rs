@@ -1,5 +1,6 @@
 //! A restart of the leader's PostgreSQL that people ask for while routers are there: they hold new work meanwhile.
 
+use crate::decide::switchover::without_checkpoint;
 use crate::decide::turn::Turn;
 use crate::decide::{Action, ClusterView, Job, Phase, Restarting, Settings, Why};
 use crate::record::{SyncRecord, Versioned};
@@ -39,12 +40,12 @@ impl Turn<'_> {
     ) -> Result<Why, String> {
         let since = restarting.phase_since;
         match restarting.phase {
-            Phase::Checkpointing if self.ended(&Job::Checkpoint, since).is_none() => {
-                Ok(self.run(Job::Checkpoint, Why::new("restart_checkpoint", "restart: checkpoint")))
-            }
             Phase::Checkpointing => {
+                let Some(failure) = self.ended(&Job::Checkpoint, since) else {
+                    return Ok(self.run(Job::Checkpoint, Why::new("restart_checkpoint", "restart: checkpoint")));
+                };
                 self.restart_enters(Phase::Holding);
-                Ok(self.announce_hold(sync, WHAT))
+                Ok(self.announce_hold(sync, &without_checkpoint(WHAT.to_owned(), failure)))
             }
             // The commit was refused or is still under way.
             Phase::Holding if !sync.value.handover => Ok(self.announce_hold(sync, WHAT)),

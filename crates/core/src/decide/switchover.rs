@@ -63,12 +63,13 @@ impl Turn<'_> {
         let candidate = &switching.candidate;
         match switching.phase {
             Phase::Checkpointing => {
-                if self.ended(&Job::Checkpoint, switching.since).is_none() {
-                    let text = format!("switchover to {candidate}: checkpoint");
-                    return Ok(self.run(Job::Checkpoint, Why::new("switchover_checkpoint", text)));
-                }
+                let what = format!("switchover to {candidate}");
+                let Some(failure) = self.ended(&Job::Checkpoint, switching.since) else {
+                    let why = Why::new("switchover_checkpoint", format!("{what}: checkpoint"));
+                    return Ok(self.run(Job::Checkpoint, why));
+                };
                 self.enter(Phase::Holding);
-                Ok(self.announce_hold(sync, &format!("switchover to {candidate}")))
+                Ok(self.announce_hold(sync, &without_checkpoint(what, failure)))
             }
             // The commit was refused or is still under way.
             Phase::Holding if !sync.value.handover => {
@@ -193,6 +194,14 @@ impl Turn<'_> {
         record.handover = false;
         self.commit(Purpose::Handover, Txn::new().rewrite_sync(sync, record));
         Some(Why::new("switchover_over", "no switchover is asked for any more: routers need not hold"))
+    }
+}
+
+/// What goes on although the checkpoint before it has failed: the stop makes one too, and the way out may be what is needed.
+pub(super) fn without_checkpoint(what: String, failure: Option<String>) -> String {
+    match failure {
+        Some(failure) => format!("{what}, whose stop may take long, since the checkpoint before it failed ({failure})"),
+        None => what,
     }
 }
 
