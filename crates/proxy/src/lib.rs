@@ -19,6 +19,7 @@
 //!                   relay thread (cut when its route ends)
 //! ```
 
+mod attempt;
 mod cancel;
 mod carry;
 mod client;
