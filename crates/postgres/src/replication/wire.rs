@@ -60,16 +60,17 @@ impl Wire {
             let Wire { reader, writer, input, output } = self;
             input.reserve(READ);
             tokio::select! {
+                // A server that always has more to say must hear from us all the same.
                 biased;
-                read = reader.read_buf(input) => {
-                    if read.map_err(|error| lost(&error))? == 0 {
-                        return Err(WireError::Lost(ended(input)));
-                    }
-                }
                 sent = writer.write_buf(output), if !output.is_empty() => {
                     // The server may have told us why before it hung up: read on.
                     if sent.is_err() {
                         output.clear();
+                    }
+                }
+                read = reader.read_buf(input) => {
+                    if read.map_err(|error| lost(&error))? == 0 {
+                        return Err(WireError::Lost(ended(input)));
                     }
                 }
             }
@@ -107,6 +108,11 @@ fn ended(input: &BytesMut) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::ReadBuf;
+
     use super::*;
 
     async fn received(sent: &[u8]) -> Result<Message, WireError> {
@@ -124,6 +130,40 @@ mod tests {
         }
         let error = received(b"Z\0\0").await.unwrap_err();
         assert!(matches!(&error, WireError::Lost(said) if said.contains("3 bytes")), "{error}");
+    }
+
+    /// Always has one more frame, and takes everything.
+    struct Flood(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl AsyncRead for Flood {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            buf.put_slice(b"Z\0\0\0\x05I");
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Flood {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.lock().unwrap().extend_from_slice(buf);
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_pauses_is_answered() {
+        let sent = std::sync::Arc::default();
+        let mut wire = Wire::new(Box::new(Flood(std::sync::Arc::clone(&sent))));
+        wire.output().extend_from_slice(b"status");
+        assert_eq!(wire.next().await.unwrap(), Message::Ready);
+        assert_eq!(*sent.lock().unwrap(), b"status");
     }
 
     #[tokio::test]
