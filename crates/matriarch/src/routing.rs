@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use matriarch_dcs::Store;
-use matriarch_proxy::{Luggage, Mover, Proxy, ProxyConfig, ProxyError, Stats};
+use matriarch_proxy::{Luggage, Mover, Proxy, ProxyConfig, ProxyError, Routes, Stats};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,7 @@ pub struct Followed {
 #[derive(Clone)]
 pub struct Movable {
     mover: Option<Mover>,
+    routes: watch::Receiver<Arc<Routes>>,
     handover: watch::Receiver<Handover>,
 }
 
@@ -98,7 +99,7 @@ impl Routing {
 
     /// How to make it make way.
     pub fn movable(&self) -> Movable {
-        Movable { mover: self.mover.clone(), handover: self.news.handover.clone() }
+        Movable { mover: self.mover.clone(), routes: self.news.routes.clone(), handover: self.news.handover.clone() }
     }
 
     /// Follows the store, tells it of this router, and runs the poolers.
@@ -130,7 +131,8 @@ impl Movable {
     pub async fn leave(&self) -> Estate {
         let proxy = match &self.mover {
             Some(mover) => mover.pack().await,
-            None => None,
+            // A pooler is not to take a primary that is not known yet for none.
+            None => Some(Luggage::knowing((**self.routes.borrow()).clone())),
         };
         Estate { api: None, handover: *self.handover.borrow(), proxy }
     }

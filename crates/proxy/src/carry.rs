@@ -104,6 +104,11 @@ impl From<Handover> for Carried {
 }
 
 impl Luggage {
+    /// Of somebody who has no proxy and knows these routes.
+    pub fn knowing(routes: Routes) -> Luggage {
+        Luggage { routes, ..Luggage::default() }
+    }
+
     /// The routes that were in force.
     pub fn routes(&self) -> &Routes {
         &self.routes

@@ -185,24 +185,42 @@ async fn exchange_proxy(cluster: &Cluster) {
 async fn clients_of_agents_proxies_and_poolers_notice_no_upgrade() {
     let cluster = cluster("upgrades").await;
     let leader = health::leader(&cluster).await;
-    let (door, pool) = (Port::reserve(), Port::reserve());
+    let (door, pool, alone) = (Port::reserve(), Port::reserve(), Port::reserve());
     let listen = |port: &Port| format!("127.0.0.1:{}", port.number());
+    // An agent with a PgBouncer and no proxy.
+    let replica = health::replicas(&cluster).await.remove(0);
+    edit(&cluster, &replica, |config| {
+        config["postgresql"]["authentication"]["pooler"] = json!({"username": "matriarch_pooler", "password": "p"});
+        config["proxy"] = json!({"pooler": {"read_write": listen(&alone), "settings": {"default_pool_size": 10}}});
+    });
+    begin_anew(&cluster, &replica).await;
     edit(&cluster, &leader, |config| {
         config["postgresql"]["authentication"]["pooler"] = json!({"username": "matriarch_pooler", "password": "p"});
         let pooler = json!({"read_write": listen(&pool), "settings": {"default_pool_size": 30}});
         config["proxy"] = json!({"read_write": listen(&door), "drain_timeout": 1, "pooler": pooler});
     });
     begin_anew(&cluster, &leader).await;
-    until("the pooler serves", async || enters(pool.number(), "app", "hush").await.ok()).await;
+    for port in [&pool, &alone] {
+        until("the pooler serves", async || enters(port.number(), "app", "hush").await.ok()).await;
+    }
     let bouncer = pgbouncer(&cluster, &leader, pool.number());
+    let pauses = || {
+        let dir = cluster.member(&replica).join("data.pooler").join(alone.number().to_string());
+        let log = std::fs::read_to_string(dir.join("pgbouncer.log")).expect("PgBouncer logs");
+        log.matches("PAUSE command issued").count()
+    };
+    let paused = pauses();
     Bench::tables(&cluster, pool.number());
-    let bench = Bench::start(&cluster, pool.number(), 10);
+    let benches = [Bench::start(&cluster, pool.number(), 10), Bench::start(&cluster, alone.number(), 3)];
     let doors = [cluster.dsn(door.number()), cluster.dsn(cluster.read_write())];
     let streams = doors.each_ref().map(|dsn| Stream::start(dsn.clone()));
     let guests = [Guests::come(&doors[0], "ours").await, Guests::come(&doors[1], "theirs").await];
-    bench.works().await;
+    for bench in &benches {
+        bench.works().await;
+    }
     for _ in 0..2 {
         begin_anew(&cluster, &leader).await;
+        begin_anew(&cluster, &replica).await;
         exchange_proxy(&cluster).await;
         for stream in &streams {
             stream.goes_on().await;
@@ -214,9 +232,12 @@ async fn clients_of_agents_proxies_and_poolers_notice_no_upgrade() {
     for stream in streams {
         stream.conclude().await;
     }
-    bench.works().await;
-    bench.conclude();
+    for bench in benches {
+        bench.works().await;
+        bench.conclude();
+    }
     assert_eq!(pgbouncer(&cluster, &leader, pool.number()), bouncer, "PgBouncer stays");
+    assert_eq!(pauses(), paused, "nothing was held");
     assert_eq!(health::leader(&cluster).await, leader);
 
     // A new session of a proxy in another program follows the primary, and old ones end with their primary's lead.
