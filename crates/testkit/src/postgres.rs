@@ -67,7 +67,7 @@ fn candidates() -> Vec<PathBuf> {
 }
 
 /// The same places as `scripts/lib.bash`.
-fn caches() -> Vec<PathBuf> {
+pub(crate) fn caches() -> Vec<PathBuf> {
     let own = std::env::var_os("MATRIARCH_CACHE").map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/matriarch"));
     own.into_iter().chain([PathBuf::from("/var/cache/matriarch")]).chain(home).collect()

@@ -1,0 +1,123 @@
+//! What a base backup consists of: the object that makes it one.
+
+use jiff::Timestamp;
+use matriarch_core::{Lsn, Timeline};
+use serde::{Deserialize, Serialize};
+
+/// What is known of a backup without its list of files: the first line of its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Version of the manifest, 1.
+    pub version: u32,
+    /// Name of the backup.
+    pub backup: String,
+    /// The database system identifier, decimal.
+    pub system_identifier: String,
+    /// Major version of PostgreSQL.
+    pub major: u32,
+    /// Timeline of start and stop.
+    pub timeline: Timeline,
+    /// Where recovery begins.
+    pub start_lsn: Lsn,
+    /// Where the copy is consistent.
+    pub stop_lsn: Lsn,
+    /// By the server's clock.
+    pub start_time: Timestamp,
+    /// By the server's clock; no earlier time can be restored from this backup.
+    pub stop_time: Timestamp,
+    /// Whether it was taken from a standby.
+    pub from_standby: bool,
+    /// Whether pages had checksums, which were then verified.
+    pub data_checksums: bool,
+    /// Bytes of all files.
+    pub size: u64,
+    /// Bytes of all packs.
+    pub stored: u64,
+    /// Number of packs; they are `0` to `packs - 1`.
+    pub packs: u32,
+    /// `backup_label` for the restored directory.
+    pub backup_label: String,
+    /// The content of `global/pg_control` (base64), written last.
+    pub control: String,
+    /// Tablespaces outside the data directory.
+    pub tablespaces: Vec<Tablespace>,
+    /// Pages whose checksum is wrong and that recovery will not mend.
+    pub damaged: Vec<DamagedPage>,
+}
+
+/// A tablespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tablespace {
+    /// Its object identifier: the name in `pg_tblspc`.
+    pub oid: u32,
+    /// Its name.
+    pub name: String,
+    /// Where it lay.
+    pub path: String,
+}
+
+/// A page with a wrong checksum.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DamagedPage {
+    /// The file, below the data directory.
+    pub path: String,
+    /// Number of the block in the relation.
+    pub block: u32,
+}
+
+/// One file or folder, a line of the manifest each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Line {
+    /// `{"folder": [path, mode]}`
+    Folder(String, u32),
+    /// `{"file": [path, size, mode]}`; frames name it by its place among the files, from 0.
+    File(String, u64, u32),
+    /// `{"frame": [pack, index, at, length, sha256, [[file, offset, length], …]]}`: where a frame lies in a pack, the
+    /// digest of its content, and to which parts of which files the content belongs, in this order.
+    Frame(u32, u32, u64, u64, String, Vec<(u32, u64, u64)>),
+}
+
+/// A whole manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The first line.
+    pub summary: Summary,
+    /// Folders, files, and frames in the order of their packs.
+    pub lines: Vec<Line>,
+}
+
+impl Manifest {
+    /// The text: JSON, one value a line. The length of the first line, which gets a frame of its own.
+    pub fn to_text(&self) -> Result<(Vec<u8>, usize), String> {
+        let mut text = serde_json::to_vec(&self.summary).map_err(|error| error.to_string())?;
+        text.push(b'\n');
+        let first = text.len();
+        for line in &self.lines {
+            serde_json::to_writer(&mut text, line).map_err(|error| error.to_string())?;
+            text.push(b'\n');
+        }
+        Ok((text, first))
+    }
+
+    /// Reads the text.
+    pub fn parse(text: &[u8]) -> Result<Manifest, String> {
+        let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let summary = Summary::parse(lines.next().unwrap_or_default())?;
+        let parse =
+            |(number, line)| serde_json::from_slice(line).map_err(|error| format!("line {}: {error}", number + 2));
+        let lines = lines.enumerate().map(parse).collect::<Result<_, _>>()?;
+        Ok(Manifest { summary, lines })
+    }
+}
+
+impl Summary {
+    /// Reads the first line.
+    pub fn parse(line: &[u8]) -> Result<Summary, String> {
+        let summary: Summary = serde_json::from_slice(line).map_err(|error| format!("line 1: {error}"))?;
+        match summary.version {
+            1 => Ok(summary),
+            newer => Err(format!("it has version {newer}, and this program knows 1; use a newer one")),
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Base backups: a copy of the files of a running server that becomes consistent when its WAL is replayed.
+//!
+//! The order is what makes it safe: backup mode, files, `pg_control`, end of backup mode, all WAL between the two in the
+//! archive, and only then the manifest, which makes it a backup. Start at [`backup`].
+
+mod copy;
+mod manifest;
+pub(crate) mod page;
+mod scan;
+mod session;
+
+pub use manifest::{DamagedPage, Line, Manifest, Summary, Tablespace};
+pub use scan::CONTROL;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use matriarch_core::{Lsn, Timeline};
+use tokio_postgres::Client;
+
+use crate::archive::Archive;
+use crate::format::{self, Content, FRAME, FormatError, Kind, Writer};
+use crate::repository::RepositoryError;
+use crate::wal::{self, PushError, Segment, WalName};
+
+/// What is to be backed up, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data directory of the server; the caller can read it.
+    pub data: PathBuf,
+    /// Threads that read, compress and seal.
+    pub workers: usize,
+    /// Whether the checkpoint at the beginning is done at once instead of sparing the disks.
+    pub fast: bool,
+    /// How long to wait for WAL that others must archive: on a standby, what its primary has not archived yet.
+    pub wal_patience: Duration,
+}
+
+/// A backup that did not come about. What it left in the repository is named by no manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The session.
+    #[error("the server refused: {}", crate::repository::chain(.0))]
+    Sql(#[from] tokio_postgres::Error),
+    /// The server or its answer is not what we can back up.
+    #[error("this server cannot be backed up: {0}")]
+    Unsupported(String),
+    /// The server is not the one whose archive this is.
+    #[error("the server has {found}, and the archive is of {expected}; open an incarnation of its own")]
+    Foreign {
+        /// Of the server.
+        found: String,
+        /// Of the archive.
+        expected: String,
+    },
+    /// The primary failed over meanwhile.
+    #[error("the timeline changed from {from} to {to} while the backup was taken; take it again")]
+    TimelineChanged {
+        /// At its start.
+        from: Timeline,
+        /// At its end.
+        to: Timeline,
+    },
+    /// A file or folder of the data directory.
+    #[error("could not read {path}: {source}", path = path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The folders of the data directory.
+    #[error(transparent)]
+    Scan(#[from] scan::ScanError),
+    /// The repository.
+    #[error(transparent)]
+    Repository(RepositoryError),
+    /// WAL of the time of the backup.
+    #[error(transparent)]
+    Push(#[from] PushError),
+    /// WAL without which the backup is of no use.
+    #[error(
+        "the backup needs {segment}, and nobody archived it within {waited:?}; look at the archiver of the primary \
+         (pg_stat_archiver)"
+    )]
+    WalMissing {
+        /// The first segment that is missing.
+        segment: Segment,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// A thread ended by itself.
+    #[error("a worker of the backup failed: {0}")]
+    Worker(String),
+    /// The upload of a pack ended early; its own error says why.
+    #[error("the upload of a pack ended early")]
+    UploadEnded,
+}
+
+/// Takes a full backup under a new name, over a session of its own (`client`) with the rights of `pg_backup_start`.
+///
+/// Dropping the future is safe at any moment: without a manifest there is no backup. The caller should close the session
+/// then, which ends backup mode.
+pub async fn backup(archive: &Archive, client: &Client, name: &str, options: &Options) -> Result<Summary, BackupError> {
+    let server = session::look(client).await?;
+    check_identity(archive, &server)?;
+    let started = session::start(client, &server, &format!("matriarch {name}"), options.fast).await?;
+    let data = options.data.clone();
+    let scan = blocking(move || Ok(scan::scan(&data)?)).await?;
+    let request = copy::Request {
+        data: options.data.clone(),
+        files: scan.files.clone(),
+        backup: name.to_owned(),
+        checksums: server.data_checksums.then_some(started.lsn),
+        pages_per_file: server.pages_per_file,
+        workers: options.workers,
+    };
+    let copied = copy::copy(archive, request).await?;
+    let control = options.data.join(CONTROL);
+    let control = blocking(move || read_control(&control)).await?;
+    let stopped = session::stop(client, &server).await?;
+    archive_wal(archive, &server, &options.data, started.lsn, &stopped, options.wal_patience).await?;
+
+    let vanished: BTreeSet<u32> = copied.vanished.iter().copied().collect();
+    let mut lines: Vec<Line> = scan.folders.into_iter().map(|folder| Line::Folder(folder.path, folder.mode)).collect();
+    let sizes = sizes(&scan.files, &copied.frames);
+    let mut size = 0;
+    for (number, file) in scan.files.into_iter().enumerate() {
+        size += sizes[number];
+        // Frames name files by their place, so one that vanished keeps its line; it is empty and has no frame.
+        let mode = if vanished.contains(&(number as u32)) { 0 } else { file.mode };
+        lines.push(Line::File(file.path, sizes[number], mode));
+    }
+    lines.extend(copied.frames);
+    let summary = Summary {
+        version: 1,
+        backup: name.to_owned(),
+        system_identifier: server.system_identifier.to_string(),
+        major: server.version / 10_000,
+        timeline: stopped.timeline,
+        start_lsn: started.lsn,
+        stop_lsn: stopped.lsn,
+        start_time: started.time,
+        stop_time: stopped.time,
+        from_standby: server.is_standby,
+        data_checksums: server.data_checksums,
+        size,
+        stored: copied.stored,
+        packs: copied.packs,
+        backup_label: stopped.label,
+        control: STANDARD.encode(control),
+        tablespaces: server.tablespaces,
+        damaged: copied.damaged,
+    };
+    commit(archive, &Manifest { summary: summary.clone(), lines }).await?;
+    Ok(summary)
+}
+
+fn check_identity(archive: &Archive, server: &session::Server) -> Result<(), BackupError> {
+    let incarnation = archive.incarnation();
+    let text = |system: &str, major: u32, segment: u64| {
+        format!("the system identifier {system}, PostgreSQL {major} and WAL segments of {segment} bytes")
+    };
+    let found = text(&server.system_identifier.to_string(), server.version / 10_000, server.segment_size);
+    let expected = text(&incarnation.system_identifier, incarnation.major, incarnation.segment_size);
+    if found == expected { Ok(()) } else { Err(BackupError::Foreign { found, expected }) }
+}
+
+/// How long each file is: as far as it was read, since it may have been truncated.
+fn sizes(files: &[scan::Found], frames: &[Line]) -> Vec<u64> {
+    let mut sizes = vec![0; files.len()];
+    for line in frames {
+        if let Line::Frame(.., parts) = line {
+            for (file, offset, length) in parts {
+                let size = &mut sizes[*file as usize];
+                *size = (offset + length).max(*size);
+            }
+        }
+    }
+    sizes
+}
+
+/// The server may be writing it: what was read twice in a row alike is whole.
+fn read_control(path: &Path) -> Result<Vec<u8>, BackupError> {
+    let read = || std::fs::read(path).map_err(|source| BackupError::Read { path: path.to_owned(), source });
+    let mut last = read()?;
+    loop {
+        let next = read()?;
+        if next == last {
+            return Ok(next);
+        }
+        last = next;
+    }
+}
+
+/// Sees to it that every segment from start to stop is in the archive. A primary has them all: what its archiver has not
+/// come to is pushed here. A standby's last one may be incomplete, so there its primary is waited for.
+async fn archive_wal(
+    archive: &Archive,
+    server: &session::Server,
+    data: &Path,
+    start: Lsn,
+    stopped: &session::Stopped,
+    patience: Duration,
+) -> Result<(), BackupError> {
+    let size = server.segment_size;
+    let last = Segment::before(stopped.timeline, stopped.lsn, size);
+    let mut segment = Segment::at(stopped.timeline, start, size);
+    let deadline = Instant::now() + patience;
+    while segment <= last {
+        let name = WalName::Segment(segment);
+        match archive.repository().size(&archive.place().wal(&name)).await {
+            Ok(_) => {
+                segment = segment.next(size);
+                continue;
+            }
+            Err(error) if error.is_absent() => {}
+            Err(error) => return Err(error.into()),
+        }
+        let path = data.join("pg_wal").join(segment.to_string());
+        if !server.is_standby && path.exists() {
+            match wal::push(std::slice::from_ref(archive), &path, &name).await {
+                // Recycled under our hands, which happens only once it was archived.
+                Ok(()) | Err(PushError::NotThatSegment { .. } | PushError::Read { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        } else {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        if Instant::now() > deadline {
+            return Err(BackupError::WalMissing { segment, waited: patience });
+        }
+    }
+    Ok(())
+}
+
+/// Writes the manifest. Its first frame holds the summary alone, so that a list of backups need not read the rest.
+async fn commit(archive: &Archive, manifest: &Manifest) -> Result<(), BackupError> {
+    let name = archive.place().manifest(&manifest.summary.backup);
+    let (text, first) = manifest.to_text().map_err(|why| archive.error(&name, FormatError::Unwritable(why)))?;
+    let seal = || -> Result<Vec<u8>, FormatError> {
+        let mut out = Vec::new();
+        let content = Some(Content::of(&text));
+        let mut writer = Writer::begin(archive.style(), Kind::Manifest, &name, content, &mut out)?;
+        for chunk in text[..first].chunks(FRAME).chain(text[first..].chunks(FRAME)) {
+            writer.frame(chunk, false, &mut out)?;
+        }
+        writer.frame(&[], true, &mut out)?;
+        Ok(out)
+    };
+    let sealed = seal().map_err(|error| archive.error(&name, error))?;
+    archive.repository().put_new(&name, Bytes::from(sealed), format::identity_of).await?;
+    Ok(())
+}
+
+/// The backups of an incarnation, by the time they ended. Those that have no manifest (under way, or cut off) are none.
+pub async fn list(archive: &Archive) -> Result<Vec<Summary>, RepositoryError> {
+    let mut found = Vec::new();
+    for entry in archive.repository().list(&archive.place().base_folder()).await? {
+        if entry.name.ends_with("/manifest") {
+            found.push(summary(archive, &entry.name, entry.size).await?);
+        }
+    }
+    found.sort_by(|one, other| (one.stop_time, &one.backup).cmp(&(other.stop_time, &other.backup)));
+    Ok(found)
+}
+
+/// Reads the header and the first frame of a manifest; more only if they are longer than usual.
+async fn summary(archive: &Archive, name: &str, size: u64) -> Result<Summary, RepositoryError> {
+    let mut length = size.min(64 << 10);
+    loop {
+        let bytes = archive.repository().range(name, 0..length).await?;
+        let read = || -> Result<Vec<u8>, FormatError> {
+            let (mut reader, at) = format::Reader::begin(&bytes, Kind::Manifest, name, archive.identities())?;
+            let mut line = Vec::new();
+            reader.frame(&bytes[at..], 0, &mut line)?;
+            Ok(line)
+        };
+        match read() {
+            Ok(line) => {
+                let line = line.strip_suffix(b"\n").unwrap_or(&line);
+                return Summary::parse(line).map_err(|why| archive.repository().corrupt(name, why));
+            }
+            Err(FormatError::Truncated(_)) if length < size => length = size.min(length * 4),
+            Err(error) => return Err(archive.error(name, error)),
+        }
+    }
+}
+
+/// The whole manifest of a backup.
+pub async fn manifest(archive: &Archive, backup: &str) -> Result<Manifest, RepositoryError> {
+    let name = archive.place().manifest(backup);
+    let text = archive.get(Kind::Manifest, &name).await?;
+    Manifest::parse(&text).map_err(|why| archive.repository().corrupt(&name, why))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
+) -> Result<T, BackupError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| BackupError::Worker(error.to_string()))?
+}

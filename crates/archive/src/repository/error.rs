@@ -1,0 +1,155 @@
+//! What can go wrong between us and a store, told apart by what a caller may conclude from it.
+
+use std::error::Error as StdError;
+use std::io;
+
+/// An operation on a repository that did not succeed.
+///
+/// Only [`RepositoryError::Absent`] says that an object is not there. Everything else leaves that open.
+#[derive(Debug, thiserror::Error)]
+pub enum RepositoryError {
+    /// The object is not there, and the repository was there to say so.
+    #[error("{repository} holds no {object}")]
+    Absent {
+        /// Name below the repository.
+        object: String,
+        /// The repository.
+        repository: String,
+    },
+    /// No answer, or none that tells anything: an outage, a timeout, an error of the server, a full disk.
+    #[error("could not {action} {object} in {repository}: {why}{remedy}", remedy = remedy(.source.as_ref()))]
+    Unreachable {
+        /// `read`, `write` …
+        action: &'static str,
+        /// Name below the repository.
+        object: String,
+        /// The repository.
+        repository: String,
+        /// The errors below, from the outermost on.
+        why: String,
+        /// What the store's client said.
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// The store knows us and says no, or does not know us.
+    #[error(
+        "{repository} refuses to {action} {object}: {why}; check the credentials and what they allow (reading, writing, \
+         listing, and listing of the bucket, without which a store hides what is absent)"
+    )]
+    Refused {
+        /// `read`, `write` …
+        action: &'static str,
+        /// Name below the repository.
+        object: String,
+        /// The repository.
+        repository: String,
+        /// The errors below.
+        why: String,
+    },
+    /// The object is there and is not what it claims to be.
+    #[error("{object} in {repository} is damaged: {why}")]
+    Corrupt {
+        /// Name below the repository.
+        object: String,
+        /// The repository.
+        repository: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// It is encrypted, and we cannot open it.
+    #[error("{object} in {repository} cannot be opened: {why}")]
+    NoKey {
+        /// Name below the repository.
+        object: String,
+        /// The repository.
+        repository: String,
+        /// What was tried.
+        why: String,
+    },
+    /// Another content already has that name. Ours was kept beside it.
+    #[error(
+        "{object} is already in {repository} with another content; ours was kept as {kept}: two servers have written \
+         what only one may write (a split brain, or two clusters that share a repository). Compare both before either is removed"
+    )]
+    Conflict {
+        /// The name that both claim.
+        object: String,
+        /// Where ours is now.
+        kept: String,
+        /// The repository.
+        repository: String,
+    },
+    /// The store overwrites where it was told to create.
+    #[error(
+        "{repository} cannot create an object only if it is absent ({why}), so two servers could overwrite each other's \
+         WAL in silence. Use a store that can, or open the repository anew with claims instead of conditional creates"
+    )]
+    NoConditionalCreate {
+        /// The repository.
+        repository: String,
+        /// What the probe saw.
+        why: String,
+    },
+    /// Nothing there says that this is a repository.
+    #[error(
+        "{repository} is not a repository of Matriarch: {why}. If it is to become one, initialise it; if it was one, \
+         look at its path, its prefix, and whether its file system is mounted"
+    )]
+    NotARepository {
+        /// The repository.
+        repository: String,
+        /// What was found.
+        why: String,
+    },
+    /// The settings cannot be used.
+    #[error("{repository} cannot be opened: {why}")]
+    Settings {
+        /// The repository.
+        repository: String,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
+}
+
+impl RepositoryError {
+    /// Whether this proves that the object is not there.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, RepositoryError::Absent { .. })
+    }
+
+    /// Whether the same may succeed later without anybody's doing.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, RepositoryError::Unreachable { .. })
+    }
+}
+
+/// All the errors of a chain in one line, without those that repeat what the one before has said.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let own = error.to_string();
+        if !text.contains(&own) {
+            text.push_str(": ");
+            text.push_str(&own);
+        }
+        next = error.source();
+    }
+    text
+}
+
+fn remedy(error: &(dyn StdError + Send + Sync + 'static)) -> &'static str {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                return "; free space on the repository's file system";
+            }
+            Some(io::ErrorKind::PermissionDenied) => {
+                return "; check the owner and mode of the repository's directories";
+            }
+            _ => next = error.source(),
+        }
+    }
+    ""
+}

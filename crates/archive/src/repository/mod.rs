@@ -1,0 +1,222 @@
+//! A repository: named objects that are written once and read back unchanged, in a directory or an object store.
+//!
+//! What is proven and what is not: an object is *there* when a write of it was confirmed (a directory: the file, the
+//! rename and the directory are synced) and *absent* when it was asked for by name and the repository's own mark could be
+//! read at that time. A list may lag behind both.
+
+mod create;
+mod error;
+mod location;
+mod mark;
+mod upload;
+
+pub use create::{CreateBy, PutNew, digest_name};
+pub use error::RepositoryError;
+pub(crate) use error::chain;
+pub use location::{Azure, Gcs, Location, S3};
+pub use mark::Mark;
+pub use upload::Upload;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use jiff::Timestamp;
+use object_store::path::Path;
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt};
+
+/// How a repository is opened.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where it lies.
+    pub location: Location,
+    /// How long an operation is repeated while the store does not answer.
+    pub patience: Duration,
+}
+
+/// One object of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Name below the repository.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// When the store says that it was written.
+    pub modified: Timestamp,
+}
+
+/// An open repository. Cheap to clone; all clones share connections.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    name: String,
+    patience: Duration,
+    /// A directory whose file system was unmounted looks like an empty one, so it is looked at before each write.
+    is_directory: bool,
+    mark: Mark,
+}
+
+impl Repository {
+    /// Opens a repository that was initialised before.
+    pub async fn open(settings: &Settings) -> Result<Repository, RepositoryError> {
+        let mut repository = Repository::connect(settings)?;
+        repository.mark = repository.read_mark().await?;
+        Ok(repository)
+    }
+
+    /// Opens a repository, and makes it one first when nothing is there: probes how objects can be created, and leaves
+    /// its mark. One that is there stays as it is, whatever `create_by` says.
+    pub async fn init(settings: &Settings, create_by: CreateBy) -> Result<Repository, RepositoryError> {
+        let mut repository = Repository::connect(settings)?;
+        repository.mark = match repository.read_mark().await {
+            Err(RepositoryError::NotARepository { .. }) => repository.leave_mark(create_by).await?,
+            answer => answer?,
+        };
+        Ok(repository)
+    }
+
+    fn connect(settings: &Settings) -> Result<Repository, RepositoryError> {
+        let name = settings.location.describe();
+        let prefix =
+            settings.location.prefix().map_err(|why| RepositoryError::Settings { repository: name.clone(), why })?;
+        Ok(Repository {
+            store: settings.location.connect(settings.patience)?,
+            prefix,
+            name,
+            patience: settings.patience,
+            is_directory: matches!(settings.location, Location::Directory(_)),
+            mark: Mark::unread(),
+        })
+    }
+
+    /// As people write it: `s3://bucket/prefix`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the repository says about itself.
+    pub fn mark(&self) -> &Mark {
+        &self.mark
+    }
+
+    /// Writes an object, over whatever has that name. Confirmed when it returns.
+    pub async fn put(&self, name: &str, content: Bytes) -> Result<(), RepositoryError> {
+        self.still_there().await?;
+        let path = self.path(name)?;
+        self.store.put(&path, content.into()).await.map_err(|error| self.error("write", name, error))?;
+        Ok(())
+    }
+
+    /// Reads a whole object.
+    pub async fn get(&self, name: &str) -> Result<Bytes, RepositoryError> {
+        let path = self.path(name)?;
+        let read = async {
+            let answer = self.store.get(&path).await?;
+            let size = answer.meta.size;
+            Ok((size, answer.bytes().await?))
+        };
+        let (size, content) = self.answer("read", name, read.await).await?;
+        if content.len() as u64 != size {
+            let why = format!("the store announced {size} bytes and sent {}", content.len());
+            return Err(self.corrupt(name, why));
+        }
+        Ok(content)
+    }
+
+    /// Reads the bytes `range` of an object; fewer are an error.
+    pub async fn range(&self, name: &str, range: Range<u64>) -> Result<Bytes, RepositoryError> {
+        let path = self.path(name)?;
+        let content = self.answer("read", name, self.store.get_range(&path, range.clone()).await).await?;
+        if content.len() as u64 != range.end - range.start {
+            let why = format!("it ends before byte {}", range.end);
+            return Err(self.corrupt(name, why));
+        }
+        Ok(content)
+    }
+
+    /// Bytes of an object, without reading it.
+    pub async fn size(&self, name: &str) -> Result<u64, RepositoryError> {
+        let path = self.path(name)?;
+        Ok(self.answer("look at", name, self.store.head(&path).await).await?.size)
+    }
+
+    /// The objects below `folder`, in the order of their names. A store may show an old list: what is missing from it
+    /// is not proven absent, and what is in it may be gone.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Entry>, RepositoryError> {
+        let path = self.path(folder)?;
+        let found: Vec<_> =
+            self.store.list(Some(&path)).try_collect().await.map_err(|error| self.error("list", folder, error))?;
+        if found.is_empty() {
+            self.still_there().await?;
+        }
+        let below = |path: &Path| path.prefix_match(&self.prefix).map(|parts| parts.collect::<Path>().to_string());
+        let mut entries: Vec<Entry> = found
+            .into_iter()
+            .filter_map(|meta| {
+                let modified = Timestamp::from_millisecond(meta.last_modified.timestamp_millis()).unwrap_or_default();
+                Some(Entry { name: below(&meta.location)?, size: meta.size, modified })
+            })
+            .collect();
+        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(entries)
+    }
+
+    /// Removes an object; one that is not there is no error.
+    pub async fn delete(&self, name: &str) -> Result<(), RepositoryError> {
+        let path = self.path(name)?;
+        match self.store.delete(&path).await {
+            Ok(()) => Ok(()),
+            Err(StoreError::NotFound { .. }) => self.still_there().await,
+            Err(error) => Err(self.error("delete", name, error)),
+        }
+    }
+
+    pub(crate) fn corrupt(&self, name: &str, why: impl Into<String>) -> RepositoryError {
+        RepositoryError::Corrupt { object: name.to_owned(), repository: self.name.clone(), why: why.into() }
+    }
+
+    fn path(&self, name: &str) -> Result<Path, RepositoryError> {
+        let refuse =
+            |why: String| RepositoryError::Settings { repository: self.name.clone(), why: format!("'{name}': {why}") };
+        let below = Path::parse(name).map_err(|error| refuse(error.to_string()))?;
+        Ok(self.prefix.parts().chain(below.parts()).collect())
+    }
+
+    /// A 404 is also what a wrong bucket, a wrong prefix or an unmounted file system gives: it counts only while the
+    /// repository's mark is there.
+    async fn answer<T>(
+        &self,
+        action: &'static str,
+        name: &str,
+        answer: Result<T, StoreError>,
+    ) -> Result<T, RepositoryError> {
+        match answer {
+            Ok(value) => Ok(value),
+            Err(StoreError::NotFound { .. }) => {
+                self.read_mark().await?;
+                Err(RepositoryError::Absent { object: name.to_owned(), repository: self.name.clone() })
+            }
+            Err(error) => Err(self.error(action, name, error)),
+        }
+    }
+
+    async fn still_there(&self) -> Result<(), RepositoryError> {
+        if self.is_directory {
+            self.read_mark().await?;
+        }
+        Ok(())
+    }
+
+    fn error(&self, action: &'static str, name: &str, error: StoreError) -> RepositoryError {
+        let (object, repository, why) = (name.to_owned(), self.name.clone(), chain(&error));
+        match error {
+            StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
+                RepositoryError::Refused { action, object, repository, why }
+            }
+            error => RepositoryError::Unreachable { action, object, repository, why, source: Box::new(error) },
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Restoring a base backup and its WAL into an empty directory.
+//!
+//! [`plan`] looks before anything is written: which backup, which WAL, whether the target can be reached. [`restore`] does
+//! it; `pg_control` is written last, so that what was cut off cannot be started. Recovery itself is PostgreSQL's, by the
+//! settings that are left for it.
+
+mod history;
+mod plan;
+mod settings;
+mod write;
+
+pub use history::{BadHistory, History, Switch};
+pub use plan::{Plan, Target, plan};
+pub use settings::AtTarget;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use matriarch_core::{Lsn, Timeline};
+
+use crate::archive::{Archive, ArchiveError};
+use crate::base;
+use crate::repository::RepositoryError;
+
+/// Where a restore goes, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The new data directory: absent or empty.
+    pub data: PathBuf,
+    /// New places of tablespaces, by their object identifier. Others go where they were.
+    pub tablespaces: BTreeMap<u32, PathBuf>,
+    /// `restore_command` for the settings: what fetches WAL from the same archive, with `%f` and `%p`.
+    pub restore_command: String,
+    /// What PostgreSQL does when the target is reached.
+    pub at_target: AtTarget,
+    /// User and group that files are given to, when the caller may.
+    pub owner: Option<(u32, u32)>,
+    /// Packs that are read at a time.
+    pub workers: usize,
+}
+
+/// A restore that was not begun, or not finished.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// No backup serves the target.
+    #[error("{0}")]
+    NoBackup(String),
+    /// The archive does not reach the target.
+    #[error("the archive does not reach {target}: {why}")]
+    OutOfReach {
+        /// As it was asked for.
+        target: String,
+        /// How far the archive goes.
+        why: String,
+    },
+    /// WAL without which recovery would end early.
+    #[error("the archive has a gap: it lacks {segment} of the WAL between backup {backup} and {target}")]
+    Gap {
+        /// The backup.
+        backup: String,
+        /// As it was asked for.
+        target: String,
+        /// Name of the segment.
+        segment: String,
+    },
+    /// A directory that holds something.
+    #[error("{path} is not empty; a restore goes into an empty directory or a new one", path = path.display())]
+    NotEmpty {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Two things would lie in one place.
+    #[error("{0}")]
+    Place(String),
+    /// A file of the new directory.
+    #[error("could not write {path}: {source}", path = path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A history file.
+    #[error(transparent)]
+    History(#[from] BadHistory),
+    /// The archive.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A thread ended by itself.
+    #[error("a worker of the restore failed: {0}")]
+    Worker(String),
+}
+
+impl From<RepositoryError> for RestoreError {
+    fn from(error: RepositoryError) -> Self {
+        RestoreError::Archive(error.into())
+    }
+}
+
+impl RestoreError {
+    fn write(path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
+        let path = path.to_owned();
+        move |source| RestoreError::Write { path, source }
+    }
+}
+
+/// Restores what was planned. Dropped or failed, it leaves a directory without `pg_control`, which PostgreSQL refuses.
+pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Result<(), RestoreError> {
+    let name = archive.place().manifest(&plan.summary.backup);
+    let manifest = base::manifest(archive, &plan.summary.backup).await?;
+    let broken = |why: String| RestoreError::from(archive.repository().corrupt(&name, why));
+    let control = STANDARD.decode(&manifest.summary.control).map_err(|error| broken(error.to_string()))?;
+    let tree = Arc::new(write::Tree::new(&manifest, options).map_err(broken)?);
+    let prepared = Arc::clone(&tree);
+    blocking(move || prepared.prepare()).await?;
+    write::files(archive, &manifest, &tree, options.workers).await?;
+    let settings = settings::lines(plan, options);
+    let label = manifest.summary.backup_label.clone();
+    blocking(move || {
+        tree.finish()?;
+        tree.text("backup_label", &label)?;
+        tree.settings(&settings)?;
+        tree.text("recovery.signal", "")?;
+        tree.control(&control)
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RestoreError> + Send + 'static,
+) -> Result<T, RestoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| RestoreError::Worker(error.to_string()))?
+}
+
+/// Position and timeline, as errors and settings name them.
+fn at(timeline: Timeline, lsn: Lsn) -> String {
+    format!("{lsn} on timeline {timeline}")
+}

@@ -1,0 +1,75 @@
+//! What PostgreSQL is told about the recovery.
+
+use super::Options;
+use super::plan::{Plan, Target};
+
+/// What PostgreSQL does when it has reached the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtTarget {
+    /// Opens a new timeline and takes writes.
+    Promote,
+    /// Waits, read-only, for somebody to look and to resume.
+    Pause,
+    /// Stops.
+    Shutdown,
+}
+
+/// Every setting about targets: lines of earlier restores must not stay.
+pub const OURS: [&str; 9] = [
+    "restore_command",
+    "recovery_target",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+    "recovery_target_lsn",
+    "recovery_target_inclusive",
+    "recovery_target_timeline",
+    "recovery_target_action",
+];
+
+/// The lines for `postgresql.auto.conf`.
+pub fn lines(plan: &Plan, options: &Options) -> String {
+    let mut lines = String::new();
+    let mut set = |name: &str, value: &str| lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
+    set("restore_command", &options.restore_command);
+    set("recovery_target_timeline", &plan.history.timeline.to_string());
+    match &plan.target {
+        Target::Latest => {}
+        Target::Immediate => set("recovery_target", "immediate"),
+        Target::Time(time) => set("recovery_target_time", &time.strftime("%Y-%m-%d %H:%M:%S.%6f+00").to_string()),
+        Target::Lsn(lsn) => set("recovery_target_lsn", &lsn.to_string()),
+        Target::Xid(xid) => set("recovery_target_xid", &xid.to_string()),
+        Target::Name(name) => set("recovery_target_name", name),
+    }
+    let action = match options.at_target {
+        AtTarget::Promote => "promote",
+        AtTarget::Pause => "pause",
+        AtTarget::Shutdown => "shutdown",
+    };
+    // Without a target, recovery ends where the log does, and that promotes.
+    if plan.target != Target::Latest {
+        set("recovery_target_action", action);
+    }
+    lines
+}
+
+/// The old file without what earlier restores left in it.
+pub fn without_ours(old: &str) -> String {
+    let ours = |line: &str| {
+        let name =
+            line.split(|c: char| c == '=' || c.is_whitespace()).find(|word| !word.is_empty()).unwrap_or_default();
+        OURS.contains(&name.to_ascii_lowercase().as_str())
+    };
+    old.lines().filter(|line| !ours(line)).map(|line| format!("{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_an_earlier_restore_do_not_stay() {
+        let old = "# comment\nwork_mem = '4MB'\nrecovery_target_time='x'\n  Restore_Command = 'false'\nprimary_conninfo = ''\n";
+        assert_eq!(without_ours(old), "# comment\nwork_mem = '4MB'\nprimary_conninfo = ''\n");
+    }
+}

@@ -1,0 +1,281 @@
+//! Writing the new directory.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use super::settings;
+use super::{Options, RestoreError};
+use crate::archive::Archive;
+use crate::base::{CONTROL, Line, Manifest};
+use crate::format::{Kind, Reader, hex, sha256};
+
+/// Bytes of a pack that are asked for at a time.
+const RANGE: u64 = 8 << 20;
+
+/// The directory as it is to be.
+#[derive(Debug)]
+pub struct Tree {
+    data: PathBuf,
+    folders: Vec<(PathBuf, u32)>,
+    /// `None` for one that vanished while it was backed up.
+    files: Vec<Option<(PathBuf, u64, u32)>>,
+    /// Link in `pg_tblspc` and what it points at.
+    links: Vec<(PathBuf, PathBuf)>,
+    owner: Option<(u32, u32)>,
+}
+
+impl Tree {
+    /// Lays the manifest's paths out under the new places. The error says what is wrong with the manifest.
+    pub fn new(manifest: &Manifest, options: &Options) -> Result<Tree, String> {
+        let mut tablespaces = BTreeMap::new();
+        let mut links = Vec::new();
+        for tablespace in &manifest.summary.tablespaces {
+            let place = options.tablespaces.get(&tablespace.oid).cloned().unwrap_or(PathBuf::from(&tablespace.path));
+            links.push((options.data.join(format!("pg_tblspc/{}", tablespace.oid)), place.clone()));
+            tablespaces.insert(tablespace.oid.to_string(), place);
+        }
+        // A path of a manifest must not lead out of the place that it is restored to.
+        let place = |path: &str| -> Result<PathBuf, String> {
+            let inside = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+            if !inside {
+                return Err(format!("'{path}' is no path of a data directory"));
+            }
+            let in_tablespace = path.strip_prefix("pg_tblspc/").map(|rest| rest.split_once('/').unwrap_or((rest, "")));
+            Ok(match in_tablespace.and_then(|(oid, rest)| Some((tablespaces.get(oid)?, rest))) {
+                Some((place, "")) => place.clone(),
+                Some((place, rest)) => place.join(rest),
+                None => options.data.join(path),
+            })
+        };
+        let (mut folders, mut files) = (Vec::new(), Vec::new());
+        for line in &manifest.lines {
+            match line {
+                Line::Folder(path, mode) => folders.push((place(path)?, *mode)),
+                Line::File(_, _, 0) => files.push(None),
+                Line::File(path, size, mode) => files.push(Some((place(path)?, *size, *mode))),
+                Line::Frame(..) => {}
+            }
+        }
+        Ok(Tree { data: options.data.clone(), folders, files, links, owner: options.owner })
+    }
+
+    /// Makes the folders and links. Refuses places that hold anything before it makes the first.
+    pub fn prepare(&self) -> Result<(), RestoreError> {
+        let places = || std::iter::once(&self.data).chain(self.links.iter().map(|(_, place)| place));
+        for place in places() {
+            match fs::read_dir(place).map(|mut entries| entries.next().is_some()) {
+                Ok(true) => return Err(RestoreError::NotEmpty { path: place.clone() }),
+                Ok(false) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(RestoreError::write(place)(error)),
+            }
+            let inside = places().find(|other| *other != place && place.starts_with(other));
+            if let Some(other) = inside.or_else(|| places().filter(|other| *other == place).nth(1)) {
+                let why = format!("{} lies in {}, where something else goes", place.display(), other.display());
+                return Err(RestoreError::Place(format!("{why}; give each tablespace a place of its own")));
+            }
+        }
+        for place in places() {
+            self.folder(place, 0o700)?;
+        }
+        for (path, mode) in &self.folders {
+            self.folder(path, *mode)?;
+        }
+        for (link, place) in &self.links {
+            // The scan followed the link, so its folder may have been made in the link's place only if it was not listed.
+            symlink(place, link).map_err(RestoreError::write(link))?;
+            if let Some((uid, gid)) = self.owner {
+                std::os::unix::fs::lchown(link, Some(uid), Some(gid)).map_err(RestoreError::write(link))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn folder(&self, path: &Path, mode: u32) -> Result<(), RestoreError> {
+        let make = || -> io::Result<()> {
+            DirBuilder::new().recursive(true).mode(mode).create(path)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+            self.owner.map_or(Ok(()), |(uid, gid)| chown(path, Some(uid), Some(gid)))
+        };
+        make().map_err(RestoreError::write(path))
+    }
+
+    fn write_at(&self, file: u32, offset: u64, bytes: &[u8]) -> Result<(), RestoreError> {
+        let Some(Some((path, ..))) = self.files.get(file as usize) else { return Ok(()) };
+        let open = File::options().create(true).truncate(false).write(true).mode(0o600).open(path);
+        open.and_then(|opened| opened.write_all_at(bytes, offset)).map_err(RestoreError::write(path))
+    }
+
+    /// Gives every file its length, mode and owner, and syncs all.
+    pub fn finish(&self) -> Result<(), RestoreError> {
+        for (path, size, mode) in self.files.iter().flatten() {
+            let finish = || -> io::Result<()> {
+                let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+                file.set_len(*size)?;
+                self.own(&file, *mode)?;
+                file.sync_all()
+            };
+            finish().map_err(RestoreError::write(path))?;
+        }
+        for (path, _) in self.folders.iter().rev() {
+            sync_folder(path)?;
+        }
+        Ok(())
+    }
+
+    fn own(&self, file: &File, mode: u32) -> io::Result<()> {
+        if let Some((uid, gid)) = self.owner {
+            std::os::unix::fs::fchown(file, Some(uid), Some(gid))?;
+        }
+        file.set_permissions(fs::Permissions::from_mode(mode))
+    }
+
+    /// Writes a file of the top folder.
+    pub fn text(&self, name: &str, content: &str) -> Result<(), RestoreError> {
+        self.place(name, content.as_bytes())
+    }
+
+    /// Adds the lines to `postgresql.auto.conf`, which PostgreSQL reads last.
+    pub fn settings(&self, lines: &str) -> Result<(), RestoreError> {
+        let path = self.data.join("postgresql.auto.conf");
+        let old = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read.map_err(RestoreError::write(&path))?,
+        };
+        self.place("postgresql.auto.conf", format!("{}{lines}", settings::without_ours(&old)).as_bytes())
+    }
+
+    /// The last file: from here on PostgreSQL can be started.
+    pub fn control(&self, content: &[u8]) -> Result<(), RestoreError> {
+        self.place(CONTROL, content)
+    }
+
+    fn place(&self, name: &str, content: &[u8]) -> Result<(), RestoreError> {
+        let path = self.data.join(name);
+        let temporary = self.data.join(format!("{name}.restoring"));
+        let write = || -> io::Result<()> {
+            let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+            file.write_all_at(content, 0)?;
+            self.own(&file, 0o600)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(RestoreError::write(&path))?;
+        sync_folder(path.parent().unwrap_or(&self.data))
+    }
+}
+
+fn sync_folder(path: &Path) -> Result<(), RestoreError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(RestoreError::write(path))
+}
+
+/// A frame of a pack, and where its content goes.
+#[derive(Clone, Debug)]
+struct Frame {
+    index: u32,
+    at: u64,
+    length: u64,
+    sha256: String,
+    parts: Vec<(u32, u64, u64)>,
+}
+
+/// Reads every pack, `workers` at a time, and writes what its frames hold.
+pub async fn files(
+    archive: &Archive,
+    manifest: &Manifest,
+    tree: &Arc<Tree>,
+    workers: usize,
+) -> Result<(), RestoreError> {
+    let mut packs: BTreeMap<u32, Vec<Frame>> = BTreeMap::new();
+    for line in &manifest.lines {
+        if let Line::Frame(pack, index, at, length, sha256, parts) = line {
+            let (sha256, parts) = (sha256.clone(), parts.clone());
+            packs.entry(*pack).or_default().push(Frame { index: *index, at: *at, length: *length, sha256, parts });
+        }
+    }
+    let turns = Arc::new(Semaphore::new(workers.max(1)));
+    let mut all: JoinSet<Result<(), RestoreError>> = JoinSet::new();
+    for (number, frames) in packs {
+        let turn = Arc::clone(&turns).acquire_owned().await.map_err(|error| RestoreError::Worker(error.to_string()))?;
+        let (archive, tree) = (archive.clone(), Arc::clone(tree));
+        let name = archive.place().pack(&manifest.summary.backup, number);
+        all.spawn(async move {
+            let _turn = turn;
+            pack(&archive, name, frames, tree).await
+        });
+        while let Some(ended) = all.try_join_next() {
+            ended.map_err(|error| RestoreError::Worker(error.to_string()))??;
+        }
+    }
+    while let Some(ended) = all.join_next().await {
+        ended.map_err(|error| RestoreError::Worker(error.to_string()))??;
+    }
+    Ok(())
+}
+
+/// One pack: ranges of whole frames are fetched ahead while a thread writes what came before.
+async fn pack(archive: &Archive, name: String, frames: Vec<Frame>, tree: Arc<Tree>) -> Result<(), RestoreError> {
+    let Some(first) = frames.first() else { return Ok(()) };
+    let header = archive.repository().range(&name, 0..first.at).await?;
+    let (sender, receiver) = mpsc::channel::<(Bytes, Vec<Frame>)>(1);
+    let (writer_archive, writer_name) = (archive.clone(), name.clone());
+    let mut writing = JoinSet::new();
+    writing.spawn_blocking(move || unpack(&writer_archive, &writer_name, &header, receiver, &tree));
+    let mut rest = frames.as_slice();
+    while let Some(first) = rest.first() {
+        let count = rest.iter().take_while(|frame| frame.at + frame.length - first.at <= RANGE).count().max(1);
+        let (group, after) = rest.split_at(count);
+        let end = group.last().map_or(first.at, |frame| frame.at + frame.length);
+        let bytes = archive.repository().range(&name, first.at..end).await?;
+        if sender.send((bytes, group.to_vec())).await.is_err() {
+            break; // the thread has an error to tell
+        }
+        rest = after;
+    }
+    drop(sender);
+    match writing.join_next().await {
+        Some(ended) => ended.map_err(|error| RestoreError::Worker(error.to_string()))?,
+        None => Ok(()),
+    }
+}
+
+fn unpack(
+    archive: &Archive,
+    name: &str,
+    header: &[u8],
+    mut groups: mpsc::Receiver<(Bytes, Vec<Frame>)>,
+    tree: &Tree,
+) -> Result<(), RestoreError> {
+    let damaged = |why: String| RestoreError::from(archive.repository().corrupt(name, why));
+    let begun = Reader::begin(header, Kind::Pack, name, archive.identities());
+    let (mut reader, _) = begun.map_err(|error| archive.error(name, error))?;
+    let mut content = Vec::new();
+    while let Some((bytes, frames)) = groups.blocking_recv() {
+        let start = frames.first().map_or(0, |frame| frame.at);
+        for frame in frames {
+            content.clear();
+            let at = (frame.at - start) as usize;
+            reader.frame(&bytes[at..], frame.index, &mut content).map_err(|error| archive.error(name, error))?;
+            if hex(&sha256(&content)) != frame.sha256 {
+                return Err(damaged(format!("frame {} does not hold what the manifest says", frame.index)));
+            }
+            let mut from = 0_usize;
+            for (file, offset, length) in &frame.parts {
+                let part = content.get(from..from + *length as usize);
+                let part =
+                    part.ok_or_else(|| damaged(format!("frame {} is shorter than the manifest says", frame.index)))?;
+                tree.write_at(*file, *offset, part)?;
+                from += *length as usize;
+            }
+        }
+    }
+    Ok(())
+}

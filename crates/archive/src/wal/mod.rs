@@ -1,0 +1,15 @@
+//! Files of the write-ahead log, into the archive and out of it.
+//!
+//! Start at [`push`] and [`fetch`].
+
+mod fetch;
+mod header;
+mod name;
+mod push;
+pub(crate) mod records;
+
+pub(crate) use fetch::read;
+pub use fetch::{FetchError, fetch};
+pub use header::BadSegment;
+pub use name::{BadWalName, Segment, WalName};
+pub use push::{PushError, push};
