@@ -43,6 +43,17 @@ impl Server {
         Ok(server)
     }
 
+    /// Starts a data directory that somebody else made, such as a restore, on a port of its own. `settings` are lines for
+    /// `postgresql.conf`.
+    pub async fn of(installation: &Installation, data: &Path, settings: &str) -> Result<Server> {
+        let port = Port::reserve();
+        let mut conf = std::fs::File::options().append(true).open(data.join("postgresql.conf"))?;
+        writeln!(conf, "port = {port}\n{settings}")?;
+        let mut server = Server { bins: installation.bins.clone(), data: data.to_owned(), port, process: None };
+        server.start().await?;
+        Ok(server)
+    }
+
     /// Starts the postmaster and waits until it answers.
     pub async fn start(&mut self) -> Result<()> {
         let mut command = user::command(self.bins.join("postgres"));

@@ -1,0 +1,119 @@
+//! Backups of real servers under writes, and restores that are compared with what was acknowledged.
+
+mod common;
+
+use common::Described;
+use common::database::{self, Database, Writer, connect, one};
+use matriarch_archive::restore::Target;
+use matriarch_testkit::dir::TestDir;
+use matriarch_testkit::postgres;
+use matriarch_testkit::s3::S3Server;
+use matriarch_testkit::server::Server;
+
+/// Started by PostgreSQL as its archive_command and restore_command, not by the test harness.
+#[tokio::test]
+#[ignore = "PostgreSQL starts it"]
+async fn hand() {
+    database::hand().await;
+}
+
+/// Rows of `marks`, which must be 1, 2, 3 … without a gap.
+async fn rows(server: &Server) -> i64 {
+    let client = connect(server).await;
+    let row = client.query_one("select count(*), coalesce(max(id), 0) from marks", &[]).await.unwrap();
+    let (count, newest): (i64, i64) = (row.get(0), row.get(1));
+    assert_eq!(count, newest, "no row is missing");
+    count
+}
+
+async fn count(server: &Server, query: &str) -> i64 {
+    one(&connect(server).await, query).await
+}
+
+async fn prepare(database: &Database, dir: &TestDir) {
+    let place = dir.create("space");
+    let client = database.client().await;
+    client.batch_execute(&format!("create tablespace space location '{}'", place.display())).await.unwrap();
+    let tables = "create table marks (id bigint primary key);
+        create table in_space tablespace space as select g from generate_series(1, 10000) g;
+        create unlogged table unlogged as select g from generate_series(1, 1000) g;
+        create table large as select g, repeat(md5(g::text), 30) filler from generate_series(1, 30000) g;
+        checkpoint";
+    client.batch_execute(tables).await.unwrap();
+}
+
+/// Everything on one server: a backup under writes, then marks, then a mistake; `targets` says which are restored.
+async fn comes_back(major: u32, described: Described, dir: &TestDir, every_target: bool) {
+    let Some(installation) = postgres::all_majors().iter().find(|found| found.major == major) else {
+        eprintln!("skipped: PostgreSQL {major} is not installed here; scripts/install-deps --test installs it");
+        return;
+    };
+    let database = Database::start(installation, dir, described, "").await;
+    prepare(&database, dir).await;
+    let writer = Writer::start(&database).await;
+    writer.more(20).await;
+    let before_backup = writer.acknowledged();
+    let summary = database.backup("one").await.unwrap();
+    assert_eq!(summary.damaged, []);
+    assert!(summary.data_checksums);
+    writer.more(20).await;
+    let marked = writer.stop().await;
+
+    let client = database.client().await;
+    let lsn: String = one(&client, "select pg_create_restore_point('before')::text").await;
+    let time: i64 = one(&client, "select (extract(epoch from clock_timestamp()) * 1000000)::bigint").await;
+    let insert = format!("insert into marks values ({}) returning txid_current()", marked + 1);
+    let xid: i64 = one(&client, &insert).await;
+    client.batch_execute("drop table in_space; insert into marks select max(id) + 1 from marks").await.unwrap();
+    database.archive_all().await;
+
+    let latest = database.restored(dir, "latest", &Target::Latest).await;
+    assert_eq!(rows(&latest).await, marked + 2);
+    assert_eq!(count(&latest, "select count(*) from pg_class where relname = 'in_space'").await, 0);
+    assert_eq!(count(&latest, "select count(*) from unlogged").await, 0, "unlogged tables come back empty");
+    let whole = "select count(*) from large where filler = repeat(md5(g::text), 30)";
+    assert_eq!(count(&latest, whole).await, 30_000);
+    drop(latest);
+
+    let named = database.restored(dir, "named", &Target::Name("before".into())).await;
+    assert_eq!(rows(&named).await, marked);
+    assert_eq!(count(&named, "select count(*) from in_space").await, 10_000);
+    drop(named);
+    if !every_target {
+        return;
+    }
+    let targets = [
+        ("time", Target::Time(jiff::Timestamp::from_microsecond(time).unwrap()), marked),
+        ("lsn", Target::Lsn(lsn.parse().unwrap()), marked),
+        ("xid", Target::Xid(u32::try_from(xid).unwrap()), marked + 1),
+    ];
+    for (name, target, expected) in targets {
+        let server = database.restored(dir, name, &target).await;
+        assert_eq!(rows(&server).await, expected, "{target}");
+        assert_eq!(count(&server, "select count(*) from in_space").await, 10_000, "{target}");
+    }
+    let immediate = database.restored(dir, "immediate", &Target::Immediate).await;
+    let back = rows(&immediate).await;
+    assert!((before_backup..=marked).contains(&back), "{back} is not between {before_backup} and {marked}");
+}
+
+#[tokio::test]
+async fn postgresql_15_comes_back_from_an_encrypted_directory_to_every_target() {
+    let dir = TestDir::new("archive");
+    let described = Described::in_directory(&dir, "repository", "lz4", true);
+    comes_back(15, described, &dir, true).await;
+}
+
+#[tokio::test]
+async fn postgresql_16_comes_back_from_a_bucket() {
+    let dir = TestDir::new("archive");
+    let store = S3Server::start(&dir).unwrap();
+    comes_back(16, Described::in_bucket(&store, "none", false), &dir, false).await;
+}
+
+#[tokio::test]
+async fn postgresql_18_comes_back_from_an_encrypted_bucket() {
+    let dir = TestDir::new("archive");
+    let store = S3Server::start(&dir).unwrap();
+    comes_back(18, Described::in_bucket(&store, "zstd", true), &dir, false).await;
+}
