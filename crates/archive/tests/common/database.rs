@@ -157,7 +157,12 @@ impl Database {
     }
 
     pub async fn start_restored(&self, data: &Path) -> Server {
-        let server = Server::of(&self.installation, data, "archive_mode = off").await.unwrap();
+        self.start_restored_with(data, "archive_mode = off").await
+    }
+
+    /// Starts a restored directory; returns once it takes writes.
+    pub async fn start_restored_with(&self, data: &Path, settings: &str) -> Server {
+        let server = Server::of(&self.installation, data, settings).await.unwrap();
         let client = connect(&server).await;
         let deadline = Instant::now() + PATIENT;
         while one::<bool>(&client, "select pg_is_in_recovery()").await {
