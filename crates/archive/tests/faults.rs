@@ -1,4 +1,5 @@
 //! What goes wrong at a store, on a disk or in a process: a clear error, and nothing half-done that passes for whole.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 mod common;
 
@@ -317,7 +318,7 @@ async fn a_full_repository_is_a_clear_error() {
     let repository = Repository::open(&described.settings()).await.unwrap();
     for entry in repository.list(&database.archive.place().wal_folder()).await.unwrap() {
         if let Ok(name) = entry.name.rsplit('/').next().unwrap_or_default().parse::<WalName>() {
-            wal::fetch(&[database.archive.clone()], &name, &dir.join("fetched")).await.unwrap();
+            wal::fetch(std::slice::from_ref(&database.archive), &name, &dir.join("fetched")).await.unwrap();
         }
     }
     drop(database);

@@ -1,4 +1,5 @@
 //! The form of objects: what is not whole is refused, and a program that nobody here linked reads what is.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 mod common;
 

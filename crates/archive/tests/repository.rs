@@ -1,4 +1,5 @@
 //! What a repository promises, on a directory and on a real S3 server.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Backups of real servers under writes, and restores that are compared with what was acknowledged.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 mod common;
 

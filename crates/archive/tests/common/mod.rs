@@ -1,5 +1,5 @@
 //! Repositories to test against: a directory, and a bucket of a real S3 server; and servers that archive into them.
-#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test program uses its part; helpers of tests may panic")]
 
 pub mod database;
 
