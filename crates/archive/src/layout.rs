@@ -51,7 +51,7 @@ impl Place {
     pub fn wal(&self, name: &WalName) -> String {
         match name.timeline_folder() {
             Some(timeline) => self.below(&format!("wal/{timeline:08X}/{name}")),
-            None => self.below(&format!("wal/{name}")),
+            None => format!("{}/{name}", self.history_folder()),
         }
     }
 
@@ -60,9 +60,9 @@ impl Place {
         self.below(&format!("wal/{timeline:08X}"))
     }
 
-    /// The folder of all of the write-ahead log; histories lie directly in it.
-    pub fn wal_folder(&self) -> String {
-        self.below("wal")
+    /// The folder of all timelines' histories.
+    pub fn history_folder(&self) -> String {
+        self.below("wal/history")
     }
 
     /// The folder of the tail's chunks.
@@ -109,7 +109,7 @@ mod tests {
         let place = Place::new("main", "20261122-1").unwrap();
         let segment: WalName = "000000020000000000000003".parse().unwrap();
         assert_eq!(place.wal(&segment), "main/20261122-1/wal/00000002/000000020000000000000003");
-        assert_eq!(place.wal(&WalName::History(3)), "main/20261122-1/wal/00000003.history");
+        assert_eq!(place.wal(&WalName::History(3)), "main/20261122-1/wal/history/00000003.history");
         assert_eq!(place.pack("b", 7), "main/20261122-1/pack/b/000007");
     }
 }

@@ -316,7 +316,7 @@ async fn a_full_repository_is_a_clear_error() {
     assert!(base::list(&database.archive).await.unwrap().is_empty());
     // And the archiver's segments are all or nothing.
     let repository = Repository::open(&described.settings()).await.unwrap();
-    for entry in repository.list(&database.archive.place().wal_folder()).await.unwrap() {
+    for entry in repository.list(&database.archive.place().wal_of(1)).await.unwrap() {
         if let Ok(name) = entry.name.rsplit('/').next().unwrap_or_default().parse::<WalName>() {
             wal::fetch(std::slice::from_ref(&database.archive), &name, &dir.join("fetched")).await.unwrap();
         }

@@ -48,11 +48,15 @@ async fn keeps_its_word(settings: &Settings, create_by: CreateBy) {
     repository.put("b/1/deep", Bytes::from_static(b"y")).await.unwrap();
     assert_eq!(&repository.range("b/2", 3..6).await.unwrap()[..], b"345");
     assert_eq!(repository.size("b/2").await.unwrap(), 10);
-    repository.range("b/2", 8..12).await.unwrap_err();
+    for beyond in [8..12, 100..101] {
+        let error = repository.range("b/2", beyond).await.unwrap_err();
+        assert!(matches!(error, RepositoryError::Corrupt { .. }), "no outage: {error}");
+    }
     let names = |entries: Vec<matriarch_archive::repository::Entry>| -> Vec<String> {
         entries.into_iter().map(|entry| entry.name).collect()
     };
     assert_eq!(names(repository.list("b").await.unwrap()), ["b/1/deep", "b/10", "b/2"]);
+    assert_eq!(names(repository.list_after("b", Some("b/10")).await.unwrap()), ["b/2"]);
     assert!(repository.list("nothing").await.unwrap().is_empty());
     repository.delete("b/10").await.unwrap();
     repository.delete("b/10").await.unwrap();

@@ -17,29 +17,17 @@ use super::BackupError;
 use super::manifest::{DamagedPage, Line};
 use super::page::{self, PAGE, Verdict};
 use super::scan::Found;
+use super::task::{Part, Task, tasks};
 use crate::archive::Archive;
 use crate::format::{FRAME, Kind, Writer, hex, sha256};
 use crate::repository::RepositoryError;
 
 /// A pack is closed when it has this many bytes.
 const PACK: u64 = 64 << 20;
-/// What one worker takes at a time of a large file.
-const SLICE: u64 = 16 << 20;
 /// Bytes that are handed to an upload at a time.
 const BATCH: usize = 2 << 20;
 /// Parts of 8 MiB of one pack that are on their way at a time.
 const IN_FLIGHT: usize = 2;
-
-/// A range of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Part {
-    file: u32,
-    offset: u64,
-    length: u64,
-}
-
-/// What a worker does at a time: a slice of one file, or several small files that fit into one frame.
-type Task = Vec<Part>;
 
 /// What the workers have in common.
 struct Job {
@@ -136,32 +124,6 @@ impl Copied {
         self.damaged.extend(other.damaged);
         self.vanished.extend(other.vanished);
     }
-}
-
-/// Large files in slices, small ones together; the largest first, so that no worker is left alone with one at the end.
-fn tasks(files: &[Found]) -> Vec<Task> {
-    let mut order: Vec<u32> = (0..files.len() as u32).filter(|file| files[*file as usize].size > 0).collect();
-    order.sort_by_key(|file| std::cmp::Reverse(files[*file as usize].size));
-    let mut tasks = Vec::new();
-    let (mut together, mut sum) = (Vec::new(), 0);
-    for file in order {
-        let size = files[file as usize].size;
-        if size >= FRAME as u64 {
-            let slices = (0..size).step_by(SLICE as usize);
-            tasks.extend(slices.map(|offset| vec![Part { file, offset, length: SLICE.min(size - offset) }]));
-            continue;
-        }
-        if sum + size > FRAME as u64 {
-            tasks.push(std::mem::take(&mut together));
-            sum = 0;
-        }
-        together.push(Part { file, offset: 0, length: size });
-        sum += size;
-    }
-    if !together.is_empty() {
-        tasks.push(together);
-    }
-    tasks
 }
 
 /// What a worker tells its upload.
@@ -386,25 +348,4 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         }
     }
     Ok(done)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tasks_cover_every_byte_once() {
-        let sizes = [0, 1, 8192, FRAME as u64 - 1, FRAME as u64, 40 << 20, 500_000, 600_000];
-        let files: Vec<Found> =
-            sizes.iter().map(|size| Found { path: String::new(), size: *size, mode: 0o600, segment: None }).collect();
-        let mut covered = vec![0; files.len()];
-        for task in tasks(&files) {
-            assert!(task.len() == 1 || task.iter().map(|part| part.length).sum::<u64>() <= FRAME as u64);
-            for part in task {
-                assert_eq!(part.offset, covered[part.file as usize], "in order within a file");
-                covered[part.file as usize] += part.length;
-            }
-        }
-        assert_eq!(covered, sizes);
-    }
 }

@@ -8,6 +8,7 @@ mod manifest;
 pub(crate) mod page;
 mod scan;
 mod session;
+mod task;
 
 pub use manifest::{DamagedPage, Line, Manifest, Summary, Tablespace};
 pub use scan::CONTROL;
@@ -210,6 +211,12 @@ async fn archive_wal(
     patience: Duration,
 ) -> Result<(), BackupError> {
     let size = server.segment_size;
+    // Without its history no recovery follows a timeline, and an archive that began late may lack it.
+    let history = WalName::History(stopped.timeline);
+    let path = data.join("pg_wal").join(history.to_string());
+    if path.exists() {
+        wal::push(std::slice::from_ref(archive), &path, &history).await?;
+    }
     let last = Segment::before(stopped.timeline, stopped.lsn, size);
     let mut segment = Segment::at(stopped.timeline, start, size);
     let deadline = Instant::now() + patience;
@@ -227,12 +234,12 @@ async fn archive_wal(
         if !server.is_standby && path.exists() {
             match wal::push(std::slice::from_ref(archive), &path, &name).await {
                 // Recycled under our hands, which happens only once it was archived.
-                Ok(()) | Err(PushError::NotThatSegment { .. } | PushError::Read { .. }) => {}
+                Ok(()) => continue,
+                Err(PushError::NotThatSegment { .. } | PushError::Read { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
-        } else {
-            tokio::time::sleep(Duration::from_millis(200)).await;
         }
+        tokio::time::sleep(Duration::from_millis(200)).await;
         if Instant::now() > deadline {
             return Err(BackupError::WalMissing { segment, waited: patience });
         }

@@ -55,8 +55,8 @@ pub enum Verdict {
 
 /// Looks at the page that is block `block` of its relation.
 pub fn check(page: &[u8; PAGE], block: u32) -> Verdict {
-    // A page that was only allocated has no header; what follows is zero, or will be when recovery has passed.
-    if page[14..16] == [0, 0] {
+    // A page that was only allocated is all zero, and has no checksum.
+    if page[14..16] == [0, 0] && page.iter().all(|byte| *byte == 0) {
         return Verdict::Good;
     }
     if checksum(page, block) == u16::from_le_bytes([page[8], page[9]]) {
@@ -121,6 +121,8 @@ mod tests {
     fn a_changed_bit_is_noticed_and_a_new_page_is_not() {
         let mut page = [0; PAGE];
         assert_eq!(check(&page, 1), Verdict::Good, "never written");
+        page[4000] = 1;
+        assert_eq!(check(&page, 1), Verdict::Bad { lsn: Lsn::ZERO }, "written by nobody who knows how");
         page[14..16].copy_from_slice(&8192_u16.to_le_bytes());
         page[..4].copy_from_slice(&1_u32.to_le_bytes());
         page[4..8].copy_from_slice(&0x20_u32.to_le_bytes());

@@ -129,12 +129,23 @@ impl Repository {
     /// Reads the bytes `range` of an object; fewer are an error.
     pub async fn range(&self, name: &str, range: Range<u64>) -> Result<Bytes, RepositoryError> {
         let path = self.path(name)?;
-        let content = self.answer("read", name, self.store.get_range(&path, range.clone()).await).await?;
-        if content.len() as u64 != range.end - range.start {
-            let why = format!("it ends before byte {}", range.end);
-            return Err(self.corrupt(name, why));
+        let read = self.store.get_range(&path, range.clone()).await;
+        let wanted = (range.end - range.start) as usize;
+        match read {
+            Ok(content) if content.len() == wanted => Ok(content),
+            Err(error @ StoreError::NotFound { .. }) => self.answer("read", name, Err(error)).await,
+            // A range that does not exist is refused in as many ways as there are stores.
+            read => {
+                match (self.size(name).await?, read) {
+                    (size, _) if size < range.end => Err(self
+                        .corrupt(name, format!("it is truncated: it has {size} bytes, and {} are needed", range.end))),
+                    (_, Err(error)) => Err(self.error("read", name, error)),
+                    (_, Ok(content)) => {
+                        Err(self.corrupt(name, format!("the store sent {} bytes instead of {wanted}", content.len())))
+                    }
+                }
+            }
         }
-        Ok(content)
     }
 
     /// Bytes of an object, without reading it.
@@ -146,9 +157,17 @@ impl Repository {
     /// The objects below `folder`, in the order of their names. A store may show an old list: what is missing from it
     /// is not proven absent, and what is in it may be gone.
     pub async fn list(&self, folder: &str) -> Result<Vec<Entry>, RepositoryError> {
+        self.list_after(folder, None).await
+    }
+
+    /// The same, from behind the name `after` on.
+    pub async fn list_after(&self, folder: &str, after: Option<&str>) -> Result<Vec<Entry>, RepositoryError> {
         let path = self.path(folder)?;
-        let found: Vec<_> =
-            self.store.list(Some(&path)).try_collect().await.map_err(|error| self.error("list", folder, error))?;
+        let listed = match after {
+            Some(after) => self.store.list_with_offset(Some(&path), &self.path(after)?),
+            None => self.store.list(Some(&path)),
+        };
+        let found: Vec<_> = listed.try_collect().await.map_err(|error| self.error("list", folder, error))?;
         if found.is_empty() {
             self.still_there().await?;
         }

@@ -119,7 +119,7 @@ async fn choose_timeline<'a>(
         return Ok((history_of(archive, newest.timeline).await?, vec![newest]));
     }
     let mut timelines: BTreeSet<Timeline> = backups.iter().map(|summary| summary.timeline).collect();
-    for entry in archive.repository().list(&archive.place().wal_folder()).await? {
+    for entry in archive.repository().list(&archive.place().history_folder()).await? {
         let name = entry.name.rsplit('/').next().unwrap_or_default();
         if let Ok(WalName::History(timeline)) = name.parse() {
             timelines.insert(timeline);
@@ -243,7 +243,8 @@ impl Wal<'_> {
     async fn has(&mut self, segment: Segment) -> Result<bool, RestoreError> {
         let place = self.archive.place();
         if let std::collections::btree_map::Entry::Vacant(vacant) = self.listed.entry(segment.timeline) {
-            let entries = self.archive.repository().list(&place.wal_of(segment.timeline)).await?;
+            let from = place.wal(&WalName::Segment(segment));
+            let entries = self.archive.repository().list_after(&place.wal_of(segment.timeline), Some(&from)).await?;
             let segments = entries.iter().filter_map(|entry| match entry.name.rsplit('/').next()?.parse() {
                 Ok(WalName::Segment(segment)) => Some(segment),
                 _ => None,
