@@ -5,7 +5,7 @@ mod common;
 
 use common::Described;
 use common::database::{self, Database, Writer, connect, one};
-use matriarch_archive::restore::Target;
+use matriarch_archive::restore::{self, Target};
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::postgres;
 use matriarch_testkit::s3::S3Server;
@@ -117,4 +117,37 @@ async fn postgresql_18_comes_back_from_an_encrypted_bucket() {
     let dir = TestDir::new("archive");
     let store = S3Server::start(&dir).unwrap();
     comes_back(18, Described::in_bucket(&store, "zstd", true), &dir, false).await;
+}
+
+/// The archive goes on after a restore that was promoted, and a later restore follows it to the new timeline.
+#[tokio::test]
+async fn the_way_leads_over_a_promotion() {
+    let dir = TestDir::new("archive");
+    let described = Described::in_directory(&dir, "repository", "zstd", false);
+    let mut database = Database::start(postgres::any(), &dir, described, "").await;
+    let client = database.client().await;
+    client.batch_execute("create table marks (id bigint primary key)").await.unwrap();
+    database.backup("one").await.unwrap();
+    client.batch_execute("insert into marks values (1)").await.unwrap();
+    database.archive_all().await;
+    database.server.stop(rustix::process::Signal::INT);
+    let first = database.plan(&Target::Latest).await.unwrap();
+    assert_eq!(first.history.timeline, 1);
+
+    // Promoted, it archives its history and then its own segments.
+    let options = database.options(&dir.join("promoted"));
+    restore::restore(&database.archive, &first, &options).await.unwrap();
+    database.server = database.start_restored_with(&options.data, "").await;
+    let client = database.client().await;
+    client.batch_execute("insert into marks values (2)").await.unwrap();
+    database.archive_all_of(2).await;
+    let second = database.plan(&Target::Latest).await.unwrap();
+    assert_eq!((second.history.timeline, second.summary.backup.as_str()), (2, "one"));
+    assert!(second.reach > first.reach);
+    let again = database.restored(&dir, "again", &Target::Latest).await;
+    assert_eq!(rows(&again).await, 2);
+    drop(again);
+    // The old timeline is still there for who asks for it.
+    let old = restore::plan(&database.archive, &Target::Latest, Some(1), None).await.unwrap();
+    assert_eq!((old.history.timeline, old.reach), (1, first.reach));
 }

@@ -117,12 +117,17 @@ impl Database {
 
     /// Ends the segment and waits until all before it is in the archive.
     pub async fn archive_all(&self) {
+        self.archive_all_of(1).await;
+    }
+
+    /// The same, of a server that is on another timeline.
+    pub async fn archive_all_of(&self, timeline: u32) {
         let client = self.client().await;
         let size = self.archive.incarnation().segment_size;
         // A restore needs something to stop at, and a switch does nothing where nothing was written.
         client.batch_execute("select txid_current()").await.unwrap();
         let end: Lsn = one::<String>(&client, "select pg_switch_wal()::text").await.parse().unwrap();
-        let last = WalName::Segment(Segment::before(1, end, size));
+        let last = WalName::Segment(Segment::before(timeline, end, size));
         let deadline = Instant::now() + PATIENT;
         while self.archive.repository().size(&self.archive.place().wal(&last)).await.is_err() {
             assert!(Instant::now() < deadline, "{last} was not archived");
