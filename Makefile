@@ -5,13 +5,14 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build up check test sim bench soak saturated vm-test clean
+.PHONY: help build up check test sim bench model soak saturated vm-test clean
 
 ARGS ?=
 TESTS ?= --workspace
 FAULTS ?= 1000
 SEEDS ?= 100000
 FROM ?= 0
+STATES ?= 20000000
 MINUTES ?= 60
 with_postgres := MATRIARCH_POSTGRES_DIRS="$$(scripts/postgres-dirs)"
 
@@ -38,6 +39,9 @@ test: ## make check, then every test, with real PostgreSQL 15, 16 and 18
 
 sim: ## SEEDS random schedules of simulated clusters over every profile, on all cores (FROM: the first; some 100,000 take minutes)
 	cargo run --profile search --locked -p matriarch-sim --example campaign -- --seeds $(SEEDS) --from $(FROM)
+
+model: ## Search small clusters completely, as docs/model.md tells, on one core (STATES: at most in each; up to an hour)
+	cargo run --profile search --locked -p matriarch-model --example table -- --states $(STATES)
 
 soak: ## FAULTS random faults in a row under clients that remember every answer; as root on hosts of namespaces (an hour)
 	@scripts/install-deps --test

@@ -6,14 +6,15 @@
 
 use std::sync::Arc;
 
-use matriarch_core::decide::{
-    Action, Decision, Evidence, Finished, Job, JobFailure, Lease, Memory, Millis, Observation, Pulse, Settings, decide,
-};
+use matriarch_core::decide::{Evidence, Finished, Job, JobFailure, Lease, Memory, Millis, Observation, Pulse};
 
+use matriarch_core::record::SyncRecord;
+
+use crate::decided::Act;
 use crate::lease::at_tick;
 use crate::mutation::Mutation;
 use crate::scene::Scene;
-use crate::state::{Conf, Ended, Held, Id, Names, Process, Timed, id, name};
+use crate::state::{Conf, Ended, Held, Id, Process, Timed, name};
 
 /// The only moment there is.
 pub const NOW: Millis = 1_000_000_000;
@@ -39,51 +40,43 @@ pub enum How {
 
 impl Scene<'_> {
     /// One look, one decision, and what follows; false when nothing would change.
-    pub fn turn(&mut self, me: Id, how: How) -> bool {
-        let stale = self.state.at(me).away || how == How::Stale;
-        if how == How::Stale && (self.state.at(me).view == self.state.records || self.state.at(me).away) {
-            return false;
-        }
-        if !stale {
+    pub fn turn(&mut self, me: Id, how: How, over: u8) -> bool {
+        if how == How::Stale {
+            let member = self.state.member(me);
+            member.view = member.relapse.take().or(member.view.take());
+        } else {
             self.read_store(me);
         }
         if self.setup.mutation == Some(Mutation::LeaseByWatch) {
             self.trust_watch(me);
         }
-        let mut observation = self.observe(me);
-        let policy = self.setup.policy(me);
-        let mut memory = Memory::clone(&self.state.at(me).memory);
-        if let Some(mutation) = self.setup.mutation {
-            self.mutate_observation(mutation, me, &mut observation);
-            self.mutate_memory(mutation, me, &mut memory, &observation);
-        }
-        let mut decision = decide(&policy, &memory, &observation);
-        if let Some(mutation) = self.setup.mutation {
-            let leads = self.state.at(me).view.leader.as_ref().is_some_and(|leader| leader.name == me);
-            mutation.mutate_decision(&mut decision, leads);
-        }
-        self.speak(me, &decision);
+        let decided = self.decided(me, over);
+        let decision = &decided.decision;
+        self.speak(me, decision);
         self.note(|| format!("{}: [{}] {}", name(me), decision.why.code, decision.why.text));
-        let member = self.state.member(me);
-        member.finished = None;
-        let remembered = without_time(std::mem::take(&mut decision.memory));
-        if *member.memory != remembered {
-            member.memory = Arc::new(remembered);
+        if self.state.at(me).finished.is_some() {
+            self.state.member(me).finished = None;
         }
-        self.perform(me, how, decision)
+        if self.state.at(me).memory != decided.memory {
+            self.state.member(me).memory = decided.memory.clone();
+        }
+        let done = self.perform(me, how, &decided.acts);
+        if self.state.at(me).view.is_some() && !self.state.at(me).away {
+            let records = self.state.records.clone();
+            self.state.member(me).look(&records);
+        }
+        done
     }
 
-    fn perform(&mut self, me: Id, how: How, decision: Decision) -> bool {
+    fn perform(&mut self, me: Id, how: How, acts: &[Act]) -> bool {
         let (mut sent, mut lagged) = (false, false);
-        for action in decision.actions {
-            match action {
-                Action::RenewLease => sent |= self.renew_lease(me, how),
-                Action::Commit(change) => sent |= self.commit(me, how, &change),
-                Action::Run(job) => self.begin(me, job),
-                Action::Configure(settings) => lagged |= self.configure(me, how, &settings),
-                Action::DropLease => self.drop_lease(me),
-                // Nobody asks for one here.
-                Action::RefuseRestart(_) => {}
+        for act in acts {
+            match act {
+                Act::Renew => sent |= self.renew_lease(me, how),
+                Act::Send(txn) => sent |= self.send(me, how, txn),
+                Act::Run(job) => self.begin(me, job.clone()),
+                Act::Configure(conf) => lagged |= self.configure(me, how, conf),
+                Act::DropLease => self.drop_lease(me),
             }
         }
         self.exit_when_stopped(me);
@@ -96,33 +89,29 @@ impl Scene<'_> {
 
     /// The view is that of now; a lead whose answer was lost shows in it.
     pub fn read_store(&mut self, me: Id) {
-        let records = self.state.records.clone();
+        let (records, member) = (self.state.records.clone(), self.state.at(me));
+        let lead = records.leader.as_ref().filter(|leader| member.maybe == Some(leader.lease));
+        let age = |sync: &SyncRecord| (sync.epoch, sync.serial);
+        let older = |seen: &SyncRecord| records.sync.as_ref().is_some_and(|sync| age(seen) < age(&sync.value));
+        let outdated = member.newest.as_ref().is_some_and(|newest| older(newest));
+        if lead.is_none() && !outdated && member.view.is_none() {
+            return;
+        }
         let member = self.state.member(me);
-        if let Some(leader) = records.leader.as_ref().filter(|leader| member.maybe == Some(leader.lease)) {
+        if let Some(leader) = lead {
             member.maybe = None;
             member.lease = Some(Held { id: leader.lease, left: leader.left.min(1) });
         }
-        if let Some(sync) = &records.sync {
-            let age = |epoch, serial| (epoch, serial);
-            let newer = member
-                .newest
-                .as_ref()
-                .is_none_or(|newest| age(newest.epoch, newest.serial) < age(sync.value.epoch, sync.value.serial));
-            if newer {
-                member.newest = Some(sync.value.clone());
-            }
+        if outdated {
+            member.newest = records.sync.as_ref().map(|sync| sync.value.clone());
         }
-        let leader_before = member.view.leader.as_ref().map(|leader| leader.name);
-        if records.leader.as_ref().map(|leader| leader.name) != leader_before {
-            member.suspects = false;
-        }
-        member.view = records;
+        member.look(&records);
     }
 
     /// A watch that shows our key is taken as proof that the lease lives.
     fn trust_watch(&mut self, me: Id) {
+        let shown = self.state.view(me).leader.as_ref().map(|leader| leader.lease);
         let member = self.state.member(me);
-        let shown = member.view.leader.as_ref().map(|leader| leader.lease);
         if let Some(held) = &mut member.lease
             && Some(held.id) == shown
         {
@@ -130,14 +119,14 @@ impl Scene<'_> {
         }
     }
 
-    fn observe(&self, me: Id) -> Observation {
+    pub fn observe(&self, me: Id) -> Observation {
         let member = self.state.at(me);
-        let store = self.cluster_view(member);
+        let store = self.cluster_view(me);
         let lease = member.lease.map(|held| {
             let until = at_tick(held.left);
             Lease { renewed: until - TTL, until }
         });
-        let leader = member.view.leader.as_ref().map(|leader| leader.name).filter(|leader| *leader != me);
+        let leader = self.state.view(me).leads().filter(|leader| *leader != me);
         let pulse = match leader {
             None => Pulse::Unknown,
             Some(_) if member.suspects => Pulse::Suspected { since: NOW, evidence: Evidence::Silent },
@@ -170,21 +159,17 @@ impl Scene<'_> {
         }
     }
 
-    fn configure(&mut self, me: Id, how: How, settings: &Settings) -> bool {
+    fn configure(&mut self, me: Id, how: How, conf: &Conf) -> bool {
         let member = self.state.member(me);
-        let same = member.file.names.text == settings.synchronous_standby_names;
-        let names =
-            if same { member.file.names.clone() } else { Arc::new(Names::parse(&settings.synchronous_standby_names)) };
-        let conf = Conf { upstream: settings.upstream.as_ref().map(|upstream| id(upstream.as_str())), names };
         // The shell sends one set of settings at a time, and has to know that what it sent may yet come true.
         let under_way = self.setup.mutation == Some(Mutation::UpstreamUnderWay)
             && member.pg.process != Process::Stopped
             && member.file != member.pg.loaded;
-        if member.file == conf || member.dir.is_none() || under_way {
+        if member.file == *conf || member.dir.is_none() || under_way {
             return false;
         }
-        member.file = conf;
-        self.note(|| format!("{}: writes {settings:?}", name(me)));
+        member.file = conf.clone();
+        self.note(|| format!("{}: follows {:?} and waits by '{}'", name(me), conf.upstream.map(name), conf.names.text));
         if how != How::Lagging {
             self.reload(me, true);
         }
@@ -193,7 +178,11 @@ impl Scene<'_> {
 
     fn begin(&mut self, me: Id, job: Job) {
         self.note(|| format!("{}: {job:?} begins", name(me)));
-        self.state.member(me).busy = Some(job.clone());
+        let copies = matches!(job, Job::Clone | Job::Rewind);
+        let source = self.state.view(me).leads().filter(|_| copies);
+        let member = self.state.member(me);
+        member.busy = Some(job.clone());
+        member.source = source;
         if job == Job::Promote {
             self.begin_promotion(me);
         }
@@ -207,19 +196,6 @@ impl Scene<'_> {
         if member.stopping && !leads && !awaits && member.pg.process == Process::Stopped {
             self.state.member(me).stopping = false;
         }
-    }
-
-    /// Every timer of this agent that runs has ended, but for the barrier's margin.
-    pub fn wait(&mut self, me: Id) -> bool {
-        let memory = &self.state.at(me).memory;
-        let mut waited = Memory::clone(memory);
-        each_timer(&mut waited, &mut |timer| *timer = LONG_AGO);
-        if waited == **memory {
-            return false;
-        }
-        self.note(|| format!("{}: time passes", name(me)));
-        self.state.member(me).memory = Arc::new(waited);
-        true
     }
 
     /// The barrier's margin is over: by then every process of PostgreSQL has loaded the names.
@@ -246,7 +222,7 @@ impl Scene<'_> {
             }
         }
         let member = self.state.member(me);
-        member.memory = Arc::new(Memory { started: Some(NOW), ..Memory::default() });
+        member.memory = Arc::new(Memory { started: Some(LONG_AGO), ..Memory::default() });
         member.lease = None;
         member.timed = Timed { guarded: member.timed.guarded, promised: member.timed.promised, ..Timed::default() };
         member.maybe = None;
@@ -255,6 +231,8 @@ impl Scene<'_> {
         member.suspects = false;
         member.stopping = false;
         member.away = false;
+        member.relapse = None;
+        member.source = None;
         self.read_store(me);
     }
 }
@@ -262,31 +240,4 @@ impl Scene<'_> {
 fn finished(ended: &Ended) -> Finished {
     let failure = ended.failed.then(|| JobFailure { message: String::new(), hopeless: false });
     Finished { job: ended.job.clone(), at: NOW, failure }
-}
-
-fn each_timer(memory: &mut Memory, change: &mut impl FnMut(&mut Millis)) {
-    let timers = [
-        &mut memory.started,
-        &mut memory.leaderless_since,
-        &mut memory.outranked_since,
-        &mut memory.not_streaming_since,
-        &mut memory.history_awaited,
-        &mut memory.unready_since,
-    ];
-    timers.into_iter().flatten().for_each(&mut *change);
-    memory.missing_since.values_mut().for_each(&mut *change);
-    if let Some(switching) = &mut memory.switching {
-        change(&mut switching.since);
-    }
-    if let Some(failures) = &mut memory.failures {
-        change(&mut failures.last);
-    }
-}
-
-/// What matters of the memory: moments are now or long ago, and counters that only space out retries are dropped.
-fn without_time(mut memory: Memory) -> Memory {
-    memory.accounted = None;
-    memory.starts = 0;
-    each_timer(&mut memory, &mut |timer| *timer = if *timer == NOW { NOW } else { LONG_AGO });
-    memory
 }

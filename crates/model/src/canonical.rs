@@ -1,38 +1,49 @@
 //! Makes states equal that differ only in numbers nobody looks at: revisions and lease identities are renumbered per key
 //! in their order, so that histories which lead to the same situation meet.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use matriarch_core::decide::{Doubt, Memory};
 
-use crate::state::{Key, Member, Records, Request, State};
+use crate::reduce;
+use crate::setup::Setup;
+use crate::shared::Shared;
+use crate::state::{Id, Key, Member, Records, Request, State};
 
-type Seen = BTreeSet<(Key, u64)>;
+type Seen = Vec<(Key, u64)>;
 
 /// Greater than every number of this key that anybody still knows.
 pub fn next_number(state: &State, key: Key) -> u64 {
     let mut seen = Seen::new();
     collect(state, &mut seen);
-    1 + seen.range((key, 0)..=(key, u64::MAX)).next_back().map_or(0, |(_, number)| *number)
+    1 + seen.iter().filter(|(other, _)| *other == key).map(|(_, number)| *number).max().unwrap_or(0)
 }
 
-/// Renumbers.
-pub fn canonical(state: &mut State) {
+/// Forgets and renumbers. `led`: who led before the step that came to this.
+pub fn canonical(state: &mut State, led: Option<Id>, setup: &Setup) {
+    reduce::forget(state, led, setup);
     let mut seen = Seen::new();
     collect(state, &mut seen);
-    let rank = |key: Key, number: u64| seen.range((key, 0)..=(key, number)).count() as u64;
+    seen.sort_unstable();
+    seen.dedup();
+    let rank = |key: Key, number: u64| seen.iter().filter(|seen| seen.0 == key && seen.1 <= number).count() as u64;
     if seen.iter().all(|(key, number)| rank(*key, *number) == *number) {
+        state.seal();
         return;
     }
-    let records = Arc::new(records_renumbered(&state.records, &rank));
-    let share = |other: &Arc<Records>| {
-        let renumbered = records_renumbered(other, &rank);
-        if renumbered == *records { records.clone() } else { Arc::new(renumbered) }
+    let mut records = Shared::new(records_renumbered(&state.records, &rank));
+    records.seal();
+    let share = |other: &Shared<Records>| {
+        let mut renumbered = Shared::new(records_renumbered(other, &rank));
+        renumbered.seal();
+        renumbered
     };
     for (id, member) in state.members.iter_mut().enumerate() {
-        let view = share(&member.view);
-        renumber_member(id as u8, Arc::make_mut(member), &rank, view);
+        let view = member.view.as_ref().map(share);
+        let relapse = member.relapse.as_ref().map(share);
+        let member = member.edit();
+        member.relapse = relapse;
+        renumber_member(id as u8, member, &rank, view);
     }
     state.saved = state.saved.as_ref().map(share);
     for request in &mut state.flight {
@@ -45,9 +56,10 @@ pub fn canonical(state: &mut State) {
         request.lease = request.lease.map(|lease| rank(Key::Lease, lease));
     }
     state.records = records;
+    state.seal();
 }
 
-fn renumber_member(id: u8, member: &mut Member, rank: &impl Fn(Key, u64) -> u64, view: Arc<Records>) {
+fn renumber_member(id: u8, member: &mut Member, rank: &impl Fn(Key, u64) -> u64, view: Option<Shared<Records>>) {
     member.view = view;
     if let Some(held) = &mut member.lease {
         held.id = rank(Key::Lease, held.id);
@@ -81,9 +93,7 @@ fn remembered(id: u8, memory: &Memory) -> impl Iterator<Item = (Key, u64)> {
 fn collect(state: &State, seen: &mut Seen) {
     collect_records(&state.records, seen);
     for (id, member) in state.members.iter().enumerate() {
-        if !Arc::ptr_eq(&member.view, &state.records) {
-            collect_records(&member.view, seen);
-        }
+        member.view.iter().chain(&member.relapse).for_each(|records| collect_records(records, seen));
         seen.extend(member.lease.map(|held| (Key::Lease, held.id)));
         seen.extend(member.maybe.map(|lease| (Key::Lease, lease)));
         seen.extend(remembered(id as u8, &member.memory));

@@ -25,12 +25,14 @@ pub enum Violation {
     TimelineTwice,
     /// A takeover left out voters that live.
     VotersDropped,
-    /// Somebody acted on a store that went back in time.
+    /// A person's word gave up what a member that is there still holds.
+    LossNotNeeded,
+    /// Somebody acted on a store that went back in time, and could know it.
     ActedOnOldStore,
 }
 
 /// All of them, each a property of the search.
-pub const VIOLATIONS: [(Violation, &str); 9] = [
+pub const VIOLATIONS: [(Violation, &str); 10] = [
     (Violation::LostCommit, "no acknowledged commit is lost"),
     (Violation::TwoAcknowledge, "no two members acknowledge in different epochs"),
     (Violation::TooFewVoters, "an acknowledged commit is on the leader and on enough voters"),
@@ -39,7 +41,8 @@ pub const VIOLATIONS: [(Violation, &str); 9] = [
     (Violation::TwoLeaders, "one leader in each epoch, and epochs only grow"),
     (Violation::TimelineTwice, "every timeline is opened once"),
     (Violation::VotersDropped, "a takeover keeps the voters that live"),
-    (Violation::ActedOnOldStore, "nobody acts on a store that went back in time"),
+    (Violation::LossNotNeeded, "only what nobody there is known to hold may be given up"),
+    (Violation::ActedOnOldStore, "nobody acts on a store that is older than what it has seen"),
 ];
 
 /// What clients were told, and what else has to be remembered to judge.
@@ -146,10 +149,11 @@ impl Scene<'_> {
         }
     }
 
-    /// The `sync` record has been written.
-    pub fn check_sync(&mut self, before: Option<&SyncRecord>, sync: &SyncRecord) {
+    /// The `sync` record has been written, by a member that may not know that there was a newer one.
+    pub fn check_sync(&mut self, before: Option<&SyncRecord>, sync: &SyncRecord, by: Id) {
         let leader = id(sync.leader.as_str());
-        if sync.epoch < self.state.ledger.epoch {
+        let knows = self.state.at(by).newest.as_ref().is_some_and(|newest| newest.epoch > sync.epoch);
+        if sync.epoch < self.state.ledger.epoch && knows {
             let text = format!("epoch {} was written after epoch {}", sync.epoch, self.state.ledger.epoch);
             self.violate(Violation::ActedOnOldStore, || text);
         }
@@ -170,8 +174,10 @@ impl Scene<'_> {
         if !same {
             self.state.ledger.epoch = sync.epoch;
             self.state.member(leader).pg.led = sync.epoch;
-            if let Some(before) = before {
-                self.check_voters_kept(before, sync);
+            match before {
+                Some(before) if before.accepted_loss != sync.accepted_loss => self.check_given_up(leader, before),
+                Some(before) => self.check_voters_kept(before, sync),
+                None => {}
             }
             self.check_new_leader(leader, sync);
         }
@@ -191,6 +197,30 @@ impl Scene<'_> {
         if before.rule.voters.iter().any(|voter| lives(&voter)) {
             self.violate(Violation::VotersDropped, || format!("epoch {} is asynchronous", sync.epoch));
         }
+    }
+
+    /// A person has accepted what this takeover loses: all that those hold who led or vote, are there, and have not said how
+    /// far they reach, must not be among it.
+    fn check_given_up(&mut self, leader: Id, before: &SyncRecord) {
+        let Some(dir) = &self.state.at(leader).dir else { return };
+        let lost: Vec<u8> = bits(self.state.ledger.covered).filter(|commit| !dir.holds(*commit)).collect();
+        let said = |id: Id, data: &matriarch_core::Incarnation| {
+            let pledge = self.state.records.pledges[id as usize].as_ref().map(|pledge| &pledge.value);
+            id == leader || pledge.is_some_and(|it| it.counts_against(before.epoch) && it.incarnation == *data)
+        };
+        let led = std::iter::once((&before.leader, &before.incarnation));
+        let silent = before.rule.voters.iter().filter(|(name, data)| !said(id(name.as_str()), data));
+        let holds = led.chain(silent).find(|(name, data)| {
+            let there = self.state.at(id(name.as_str())).dir.as_ref();
+            let there = there.filter(|dir| incarnation(dir.incarnation) == **data && **name != member_name(leader));
+            there.is_some_and(|dir| lost.iter().any(|commit| dir.holds(*commit)))
+        });
+        if let Some((holder, _)) = holds {
+            let text = format!("{} takes over without commits {lost:?}, which {holder} holds", name(leader));
+            self.violate(Violation::LossNotNeeded, || text);
+        }
+        self.note(|| format!("given up: commits {lost:?}"));
+        self.state.ledger.covered &= lost.iter().fold(u16::MAX, |kept, commit| kept & !(1 << commit));
     }
 
     /// Whoever leads a new epoch holds everything covered.

@@ -10,13 +10,17 @@
 pub mod agent;
 pub mod canonical;
 pub mod check;
+pub mod decided;
 pub mod lease;
 pub mod model;
 pub mod mutation;
 pub mod postgres;
 pub mod promotion;
+pub mod reduce;
 pub mod scene;
 pub mod setup;
+pub mod shared;
 pub mod state;
 pub mod step;
 pub mod store;
+pub mod timers;

@@ -14,7 +14,7 @@ impl Model for Setup {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        vec![self.start()]
+        vec![started(self)]
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
@@ -28,8 +28,12 @@ impl Model for Setup {
         if !scene.take(step) {
             return None;
         }
-        canonical(&mut scene.state);
-        (scene.state != *before).then_some(scene.state)
+        canonical(&mut scene.state, before.records.leads(), self);
+        // What costs something and changes nothing is no step.
+        let left = std::mem::replace(&mut scene.state.left, before.left);
+        let changed = scene.state != *before;
+        scene.state.left = left;
+        changed.then_some(scene.state)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
@@ -41,7 +45,7 @@ impl Model for Setup {
                 })),*]
             };
         }
-        let mut properties = never!(0 1 2 3 4 5 6 7 8);
+        let mut properties = never!(0 1 2 3 4 5 6 7 8 9);
         properties.push(Property::sometimes(GOES_ON, |_, state: &State| acknowledged_later(state)));
         properties
     }
@@ -99,10 +103,16 @@ fn acknowledged_later(state: &State) -> bool {
     records.any(|record| record.timeline > 1 && state.ledger.acknowledged & !1 & (1 << record.commit) != 0)
 }
 
+fn started(setup: &Setup) -> State {
+    let mut state = setup.start();
+    let led = state.records.leads();
+    canonical(&mut state, led, setup);
+    state
+}
+
 /// The same steps once more, told.
 pub fn story(setup: &Setup, steps: &[Step]) -> Vec<String> {
-    let mut state = setup.start();
-    canonical(&mut state);
+    let mut state = started(setup);
     let mut lines = Vec::new();
     for (number, step) in steps.iter().enumerate() {
         let mut scene = Scene::new(setup, &state);
@@ -111,7 +121,7 @@ pub fn story(setup: &Setup, steps: &[Step]) -> Vec<String> {
         let notes = scene.notes.take().unwrap_or_default();
         lines.push(format!("{:2}. {step}", number + 1));
         lines.extend(notes.into_iter().map(|note| format!("      {note}")));
-        canonical(&mut scene.state);
+        canonical(&mut scene.state, state.records.leads(), setup);
         state = scene.state;
     }
     lines

@@ -70,12 +70,18 @@ pub enum Mutation {
     UpstreamUnderWay,
     /// A member streams again without having withdrawn a pledge that it never heard of and that may still land.
     ResumeWithoutWithdrawal,
+    /// A takeover does not compare the pledges that it counts.
+    PledgesUncompared,
+    /// Of two records of one epoch nobody knows which is the newer one.
+    SerialIgnored,
+    /// A person's word is enough, whatever those hold who are there.
+    LossAcceptedTooEarly,
     /// A store that went back in time is acted on.
     OldStoreTrusted,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 29] = [
+pub const MUTATIONS: [Mutation; 32] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -104,6 +110,9 @@ pub const MUTATIONS: [Mutation; 29] = [
     Mutation::ClockStopsAsleep,
     Mutation::UpstreamUnderWay,
     Mutation::ResumeWithoutWithdrawal,
+    Mutation::PledgesUncompared,
+    Mutation::SerialIgnored,
+    Mutation::LossAcceptedTooEarly,
     Mutation::OldStoreTrusted,
 ];
 
@@ -132,6 +141,9 @@ impl Scene<'_> {
         if mutation == Mutation::OldStoreTrusted {
             observation.newest = None;
         }
+        if mutation == Mutation::SerialIgnored {
+            observation.newest.iter_mut().for_each(|newest| newest.serial = 0);
+        }
         if mutation == Mutation::PromiseIgnored {
             observation.promised_until = 0;
         }
@@ -146,6 +158,10 @@ impl Scene<'_> {
         let Some(view) = &mut observation.store else { return };
         let nobody_leads = view.leader.is_none();
         let i_lead = view.leader.as_ref().is_some_and(|leader| leader.name == my_name);
+        if mutation == Mutation::LossAcceptedTooEarly && view.failover.is_some() {
+            let others = view.members.iter_mut().filter(|(name, _)| **name != my_name);
+            others.for_each(|(_, member)| member.incarnation = None);
+        }
         let Some(sync) = view.sync.as_mut().map(|sync| &mut sync.value) else { return };
         match mutation {
             Mutation::FenceOneFewer if !i_lead => tamper::invent_pledge(view),
@@ -226,9 +242,12 @@ impl Mutation {
             }
             Mutation::LeaseFromAnswer => Setup::asynchronous(Budget { renewals: 1, ..expiry }),
             Mutation::CrashCalledClean => Setup::three(Budget { crashes: 1, ..write }),
-            Mutation::UpstreamUnderWay | Mutation::ResumeWithoutWithdrawal => {
+            Mutation::UpstreamUnderWay | Mutation::ResumeWithoutWithdrawal | Mutation::PledgesUncompared => {
                 Setup::three(Budget { suspicions: 2, delays: 1, ..write })
             }
+            // A leader that has dropped a voter is shown it in the rule once more.
+            Mutation::SerialIgnored => Setup::three(Budget { cuts: 1, relapses: 1, ..write }),
+            Mutation::LossAcceptedTooEarly => Setup::three(Budget { overrides: 1, ..expiry }),
             Mutation::OldStoreTrusted => Setup::three(Budget { restores: 1, ..expiry }),
             Mutation::HandoverUnchecked => Setup::three(Budget { stops: 1, cuts: 1, ..write }),
         };
@@ -240,6 +259,11 @@ impl Mutation {
         match self {
             Mutation::FenceOneFewer => tamper::drop_invented(decision),
             Mutation::TakeoverUncompared => tamper::take_over_uncompared(decision, key::SYNC),
+            Mutation::PledgesUncompared => {
+                ["a", "b", "c"]
+                    .iter()
+                    .for_each(|name| tamper::take_over_uncompared(decision, &format!("pledges/{name}")));
+            }
             Mutation::StandbyWithoutRule if !leads => tamper::wait_for_nobody(decision),
             Mutation::CrashCalledClean => tamper::call_clean(decision),
             Mutation::EnforceBeforePublish => tamper::enforce_unpublished(decision),

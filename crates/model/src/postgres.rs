@@ -264,7 +264,9 @@ impl Scene<'_> {
             // It fails, and is tried again.
             Job::Clone | Job::Rewind if self.state.left.copies == 0 => return false,
             Job::Clone | Job::Rewind if process != Process::Stopped || !self.copy_leader(me, job == Job::Rewind) => {
-                self.state.member(me).busy = None;
+                let member = self.state.member(me);
+                member.busy = None;
+                member.source = None;
                 return true;
             }
             // It ends with the promotion, or with the process.
@@ -274,6 +276,7 @@ impl Scene<'_> {
         }
         let member = self.state.member(me);
         member.busy = None;
+        member.source = None;
         member.finished = Some(Ended { job, failed: false });
         true
     }
@@ -328,7 +331,7 @@ impl Scene<'_> {
 
     /// A copy of the running leader; a rewind keeps the own data where there is nothing to undo.
     fn copy_leader(&mut self, me: Id, rewind: bool) -> bool {
-        let leader = self.state.at(me).view.leader.as_ref().map(|leader| leader.name);
+        let leader = self.state.at(me).source;
         let Some(source) = leader.filter(|leader| *leader != me).map(|leader| self.state.at(leader)) else {
             return false;
         };

@@ -47,7 +47,7 @@ impl Scene<'_> {
     pub fn begin_promotion(&mut self, me: Id) {
         let member = self.state.at(me);
         let Some(dir) = member.dir.as_ref().filter(|_| member.pg.process == Process::Standby) else { return };
-        let reserved = member.view.sync.as_ref().map_or(0, |sync| sync.value.timeline);
+        let reserved = self.state.view(me).sync.as_ref().map_or(0, |sync| sync.value.timeline);
         let next = match self.setup.mutation {
             Some(Mutation::TimelineNotReserved) => dir.timeline() + 1,
             _ => reserved,

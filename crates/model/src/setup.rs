@@ -9,7 +9,9 @@ use matriarch_core::{Incarnation, Lsn, MemberName};
 
 use crate::agent::{LONG_AGO, TTL};
 use crate::check::Ledger;
+use crate::decided::Decisions;
 use crate::mutation::Mutation;
+use crate::shared::Shared;
 use crate::state::{
     Conf, Dir, Held, Id, Leader, Member, Names, Pg, Process, Record, Records, Sender, State, Timed, name,
 };
@@ -45,6 +47,10 @@ pub struct Budget {
     pub restores: u8,
     /// The store does not answer the leader for a while.
     pub outages: u8,
+    /// A person accepts that acknowledged commits are lost.
+    pub overrides: u8,
+    /// A watch goes back: a member is shown the store older than it has seen it already.
+    pub relapses: u8,
 }
 
 /// One search.
@@ -68,6 +74,8 @@ pub struct Setup {
     pub budget: Budget,
     /// A rule taken away.
     pub mutation: Option<Mutation>,
+    /// What was decided in this search.
+    pub decisions: Decisions,
 }
 
 impl Setup {
@@ -94,6 +102,7 @@ impl Setup {
             clocked: false,
             budget,
             mutation: None,
+            decisions: Decisions::default(),
         }
     }
 
@@ -147,7 +156,7 @@ impl Setup {
             }
             .with_patroni_fields(),
         );
-        let records = Arc::new(Records {
+        let records = Shared::new(Records {
             initialize: Some(1),
             leader: Some(Leader { name: 0, revision: 1, lease: 1, left: crate::agent::TICKS }),
             sync: Some(Versioned { revision: 1, value: sync.clone() }),
@@ -155,9 +164,9 @@ impl Setup {
             failover: None,
             history: Vec::new(),
         });
-        let mut members: Vec<Arc<Member>> =
-            (0..self.members).map(|id| Arc::new(follower(id, &records, &sync, &names))).collect();
-        let leader = Arc::make_mut(&mut members[0]);
+        let mut members: Vec<Shared<Member>> =
+            (0..self.members).map(|id| Shared::new(follower(id, &sync, &names))).collect();
+        let leader = members[0].edit();
         leader.lease = Some(Held { id: 1, left: crate::agent::TICKS });
         leader.timed.guarded = if self.clocked { crate::agent::TICKS } else { 0 };
         leader.pg = Pg {
@@ -191,11 +200,11 @@ fn pledge_of_before(id: Id) -> Option<Versioned<Pledge>> {
     Some(Versioned { revision: 1, value })
 }
 
-fn follower(id: Id, records: &Arc<Records>, sync: &Arc<SyncRecord>, names: &Arc<Names>) -> Member {
+fn follower(id: Id, sync: &Arc<SyncRecord>, names: &Arc<Names>) -> Member {
     let file = Conf { upstream: (id != 0).then_some(0), names: names.clone() };
     Member {
         memory: Arc::new(Memory { started: Some(LONG_AGO), ..Memory::default() }),
-        view: records.clone(),
+        view: None,
         lease: None,
         maybe: None,
         busy: None,
@@ -203,6 +212,8 @@ fn follower(id: Id, records: &Arc<Records>, sync: &Arc<SyncRecord>, names: &Arc<
         suspects: false,
         stopping: false,
         away: false,
+        relapse: None,
+        source: None,
         timed: Timed::default(),
         newest: Some(sync.clone()),
         dir: Some(Dir {

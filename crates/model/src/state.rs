@@ -8,6 +8,7 @@ use matriarch_core::record::{FailoverRequest, Pledge, SyncRecord, Versioned};
 
 use crate::check::{Ledger, Violation};
 use crate::setup::Budget;
+use crate::shared::Shared;
 
 /// A member, by number; its name is [`name`].
 pub type Id = u8;
@@ -26,11 +27,11 @@ pub fn id(name: &str) -> Id {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// The store.
-    pub records: Arc<Records>,
+    pub records: Shared<Records>,
     /// An older content of the store, which may come back.
-    pub saved: Option<Arc<Records>>,
+    pub saved: Option<Shared<Records>>,
     /// Members by number.
-    pub members: Vec<Arc<Member>>,
+    pub members: Vec<Shared<Member>>,
     /// Requests on their way to the store; they land in any order, late, or never.
     pub flight: Vec<Arc<Request>>,
     /// What clients were told.
@@ -133,8 +134,8 @@ pub struct Request {
 pub struct Member {
     /// What `decide` remembers, with times that are either now or long ago.
     pub memory: Arc<Memory>,
-    /// The store as last read.
-    pub view: Arc<Records>,
+    /// The store as last read while it does not answer, or while the watch is late; else it is read as it is.
+    pub view: Option<Shared<Records>>,
     /// The leader lease, as this process believes.
     pub lease: Option<Held>,
     /// A lease whose transaction was never answered.
@@ -149,6 +150,10 @@ pub struct Member {
     pub stopping: bool,
     /// The store does not answer this member.
     pub away: bool,
+    /// What it saw earlier, should its watch go back.
+    pub relapse: Option<Shared<Records>>,
+    /// Whom a copy or a rewind under way reads from.
+    pub source: Option<Id>,
     /// What only counts where time is counted.
     pub timed: Timed,
     /// The newest `sync` record it ever saw; on its disk.
@@ -337,10 +342,33 @@ impl Names {
     }
 }
 
+impl Records {
+    /// Who leads.
+    pub fn leads(&self) -> Option<Id> {
+        self.leader.as_ref().map(|leader| leader.name)
+    }
+}
+
+impl Member {
+    /// Looks at the store again: whoever was suspected leads no more.
+    pub fn look(&mut self, records: &Records) {
+        if let Some(view) = self.view.take()
+            && view.leads() != records.leads()
+        {
+            self.suspects = false;
+        }
+    }
+}
+
 impl State {
     /// A member, to be changed.
     pub fn member(&mut self, id: Id) -> &mut Member {
-        Arc::make_mut(&mut self.members[id as usize])
+        self.members[id as usize].edit()
+    }
+
+    /// The store as this member reads it.
+    pub fn view(&self, id: Id) -> &Shared<Records> {
+        self.at(id).view.as_ref().unwrap_or(&self.records)
     }
 
     /// A member.
@@ -350,12 +378,26 @@ impl State {
 
     /// The store, to be changed.
     pub fn store(&mut self) -> &mut Records {
-        Arc::make_mut(&mut self.records)
+        self.records.edit()
     }
 
     /// The newest `sync` record.
     pub fn sync(&self) -> Option<&SyncRecord> {
         self.records.sync.as_ref().map(|sync| sync.value.as_ref())
+    }
+
+    /// Nothing more is changed in it.
+    pub fn seal(&mut self) {
+        self.records.seal();
+        self.saved.iter_mut().for_each(Shared::seal);
+        for member in &mut self.members {
+            let views = [&member.view, &member.relapse];
+            if views.into_iter().flatten().any(|view| !view.sealed()) {
+                let member = member.edit();
+                member.view.iter_mut().chain(&mut member.relapse).for_each(Shared::seal);
+            }
+            member.seal();
+        }
     }
 
     /// Every member.

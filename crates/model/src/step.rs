@@ -8,14 +8,19 @@ use matriarch_core::decide::Job;
 use crate::agent::How;
 use crate::scene::Scene;
 use crate::state::{Id, Process, State, name};
+use crate::timers;
 
 /// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
-    /// An agent looks, decides and acts.
-    Turn(Id, How),
-    /// The timers of an agent end.
-    Wait(Id),
+    /// An agent looks, decides and acts; those of its timers that are over, as bits.
+    Turn(Id, How, u8),
+    /// A watch of an agent is late from now on.
+    Lag(Id),
+    /// While nobody leads, a person has a member take over, and accepts what that loses.
+    Accept(Id),
+    /// What an agent sees now is what it will be shown once more.
+    Remember(Id),
     /// A leader sends a renewal of its lease, and is not answered at once.
     RenewLate(Id),
     /// The margin of a barrier ends.
@@ -89,12 +94,16 @@ pub fn candidates(state: &State, clocked: bool, steps: &mut Vec<Step>) {
     for id in state.ids() {
         let member = state.at(id);
         let process = member.pg.process;
-        steps.extend([Step::Turn(id, How::Prompt), Step::Wait(id), Step::Margin(id)]);
+        turns(state, id, steps);
+        steps.push(Step::Margin(id));
         if member.lease.is_some() {
             steps.extend(spend(left.renewals, Step::RenewLate(id)));
         }
-        if left.delays > 0 {
-            steps.extend([Step::Turn(id, How::Late), Step::Turn(id, How::Stale), Step::Turn(id, How::Lagging)]);
+        if member.view.is_none() {
+            steps.extend(spend(left.delays, Step::Lag(id)));
+            if member.relapse.is_none() {
+                steps.extend(spend(left.relapses, Step::Remember(id)));
+            }
         }
         if member.busy.is_some() {
             steps.push(Step::JobDone(id));
@@ -134,6 +143,9 @@ pub fn candidates(state: &State, clocked: bool, steps: &mut Vec<Step>) {
         } else if member.lease.is_some() {
             steps.extend(spend(left.outages, Step::Away(id)));
         }
+        if state.records.leader.is_none() && state.records.failover.is_none() {
+            steps.extend(spend(left.overrides, Step::Accept(id)));
+        }
         steps.extend(spend(left.restarts, Step::Restart(id)));
         steps.extend(spend(left.wipes, Step::Wipe(id)));
         steps.extend(spend(left.backups, Step::Backup(id)));
@@ -162,20 +174,52 @@ pub fn candidates(state: &State, clocked: bool, steps: &mut Vec<Step>) {
     }
 }
 
+/// Every way in which an agent may take its turn.
+fn turns(state: &State, id: Id, steps: &mut Vec<Step>) {
+    let member = state.at(id);
+    let mut all = |how, view| (0..timers::ways(state, id, view)).for_each(|over| steps.push(Step::Turn(id, how, over)));
+    if let Some(view) = &member.view {
+        all(How::Stale, view);
+        return;
+    }
+    all(How::Prompt, &state.records);
+    if state.left.delays > 0 {
+        all(How::Late, &state.records);
+        all(How::Lagging, &state.records);
+    }
+    if let Some(view) = &member.relapse {
+        all(How::Stale, view);
+    }
+}
+
 impl Scene<'_> {
     /// Takes a step; false when it is not possible, or would change nothing.
     pub fn take(&mut self, step: Step) -> bool {
         match step {
-            Step::Turn(id, how) => {
-                let done = self.turn(id, how);
-                self.state.left.delays -= u8::from(how != How::Prompt && done);
+            Step::Turn(id, how, over) => {
+                let done = self.turn(id, how, over);
+                self.state.left.delays -= u8::from(matches!(how, How::Late | How::Lagging) && done);
                 done
+            }
+            Step::Lag(id) => {
+                self.state.left.delays -= 1;
+                self.note(|| format!("{}: its watch is late", name(id)));
+                self.state.member(id).view = Some(self.state.records.clone());
+                true
+            }
+            Step::Remember(id) => {
+                self.state.left.relapses -= 1;
+                self.note(|| format!("{}: will be shown this once more", name(id)));
+                let records = self.state.records.clone();
+                let member = self.state.member(id);
+                member.newest = records.sync.as_ref().map(|sync| sync.value.clone());
+                member.relapse = Some(records);
+                true
             }
             Step::RenewLate(id) => {
                 self.state.left.renewals -= 1;
                 self.renew_lease(id, How::Late)
             }
-            Step::Wait(id) => self.wait(id),
             Step::Margin(id) => self.margin(id),
             Step::Land(place) => {
                 let request = Arc::unwrap_or_clone(self.state.flight.remove(place as usize));
@@ -230,11 +274,21 @@ impl Scene<'_> {
             Step::Away(id) => {
                 left.outages -= 1;
                 self.note(|| format!("{}: the store does not answer it", name(id)));
-                self.state.member(id).away = true;
+                let records = self.state.records.clone();
+                let member = self.state.member(id);
+                member.away = true;
+                member.view.get_or_insert(records);
             }
             Step::Back(id) => {
                 self.note(|| format!("{}: the store answers it again", name(id)));
-                self.state.member(id).away = false;
+                let records = self.state.records.clone();
+                let member = self.state.member(id);
+                member.away = false;
+                member.look(&records);
+            }
+            Step::Accept(id) => {
+                left.overrides -= 1;
+                self.accept_loss(id);
             }
             Step::Restart(id) => {
                 left.restarts -= 1;
@@ -253,7 +307,7 @@ impl Scene<'_> {
                 return self.receiver_end(id, true);
             }
             Step::Suspect(id) => {
-                let leads = self.state.at(id).view.leader.as_ref().is_none_or(|leader| leader.name == id);
+                let leads = self.state.view(id).leads().is_none_or(|leader| leader == id);
                 if leads {
                     return false;
                 }
@@ -285,7 +339,10 @@ impl Scene<'_> {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::Turn(id, how) => write!(f, "{}'s agent takes a turn ({how:?})", name(*id)),
+            Step::Turn(id, how, 0) => write!(f, "{}'s agent takes a turn ({how:?})", name(*id)),
+            Step::Turn(id, how, over) => {
+                write!(f, "{}'s agent takes a turn ({how:?}), timers over: {over:b}", name(*id))
+            }
             Step::Land(place) => write!(f, "request {place} reaches the store"),
             other => write!(f, "{other:?}"),
         }

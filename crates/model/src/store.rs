@@ -3,23 +3,27 @@
 use std::sync::Arc;
 
 use matriarch_core::Lsn;
-use matriarch_core::decide::{Change, ClusterView, LeaderKey};
-use matriarch_core::record::{HistoryEntry, MemberRecord, Role, SyncRecord, Versioned, key};
+use matriarch_core::decide::{ClusterView, LeaderKey};
+use matriarch_core::record::{FailoverRequest, HistoryEntry, MemberRecord, Role, SyncRecord, Versioned, key};
 use matriarch_core::transaction::{Compare, Write};
 
 use crate::agent::{How, TICKS};
 use crate::canonical::next_number;
+use crate::decided::Sent;
+use crate::reduce::revision;
 use crate::scene::Scene;
 use crate::setup::{incarnation, member_name};
-use crate::state::{Effect, Held, Id, Key, Leader, Member, Process, Records, Request, id, name};
+use crate::shared::Shared;
+use crate::state::{Effect, Held, Id, Key, Leader, Process, Records, Request, id, name};
 
 /// The identity of the modelled cluster.
 pub const SYSTEM: &str = "7000000000000000000";
 
 impl Scene<'_> {
     /// The view in core's terms. Member records are taken as prompt: nothing that counts rests on them.
-    pub fn cluster_view(&self, reader: &Member) -> ClusterView {
-        let records = &reader.view;
+    pub fn cluster_view(&self, reader: Id) -> ClusterView {
+        let records = self.state.view(reader);
+        let reader = self.state.at(reader);
         ClusterView {
             revision: 1,
             initialize: records.initialize.map(|revision| Versioned { revision, value: SYSTEM.to_owned() }),
@@ -93,18 +97,18 @@ impl Scene<'_> {
     }
 
     /// Sends a transaction; one at a time per agent.
-    pub fn commit(&mut self, me: Id, how: How, change: &Change) -> bool {
+    pub fn send(&mut self, me: Id, how: How, sent: &Sent) -> bool {
         let waits = self.state.flight.iter().any(|request| request.from == me && request.awaited);
         if waits || self.state.at(me).away {
             return false;
         }
-        let lease = change.txn.needs_leader_lease().then(|| next_number(&self.state, Key::Lease));
+        let lease = sent.leased.then(|| next_number(&self.state, Key::Lease));
         let request = Request {
             from: me,
             awaited: true,
-            purpose: change.purpose,
-            compares: change.txn.compares.iter().map(compare).collect(),
-            writes: change.txn.writes.iter().filter_map(effect).map(|effect| self.unnumbered(effect)).collect(),
+            purpose: sent.purpose,
+            compares: sent.compares.clone(),
+            writes: sent.writes.clone(),
             lease,
             age: 0,
             answered: false,
@@ -120,7 +124,7 @@ impl Scene<'_> {
 
     /// A request reaches the store, and its answer the sender, if that still waits.
     pub fn land(&mut self, request: Request) {
-        let holds = request.compares.iter().all(|(key, revision)| self.revision(*key) == *revision);
+        let holds = request.compares.iter().all(|(key, compared)| revision(&self.state.records, *key) == *compared);
         self.note(|| {
             let outcome = if holds { "applied" } else { "refused" };
             format!("store: {:?} of {} is {outcome}", request.purpose, name(request.from))
@@ -137,18 +141,6 @@ impl Scene<'_> {
                 self.guard_until(request.from, left);
             }
             self.read_store(request.from);
-        }
-    }
-
-    fn revision(&self, key: Key) -> Option<u64> {
-        let records = &self.state.records;
-        match key {
-            Key::Initialize => records.initialize,
-            Key::Leader => records.leader.as_ref().map(|leader| leader.revision),
-            Key::Sync => records.sync.as_ref().map(|sync| sync.revision),
-            Key::Failover => records.failover.as_ref().map(|failover| failover.revision),
-            Key::Pledge(id) => records.pledges[id as usize].as_ref().map(|pledge| pledge.revision),
-            Key::Lease => None,
         }
     }
 
@@ -178,7 +170,7 @@ impl Scene<'_> {
         }
         let after = self.state.records.sync.as_ref().map(|sync| sync.value.clone());
         if let Some(after) = after.filter(|after| before.as_ref() != Some(after)) {
-            self.check_sync(before.as_ref(), &after);
+            self.check_sync(before.as_ref(), &after, request.from);
         }
     }
 
@@ -186,6 +178,15 @@ impl Scene<'_> {
     pub fn expire(&mut self) {
         self.note(|| "store: the leader's lease has ended".to_owned());
         self.state.store().leader = None;
+    }
+
+    /// A person asks for a takeover whatever that loses.
+    pub fn accept_loss(&mut self, member: Id) {
+        self.note(|| format!("store: a person accepts the loss of commits on {}", name(member)));
+        let revision = next_number(&self.state, Key::Failover);
+        let request =
+            FailoverRequest { member: Some(member_name(member)), accept_data_loss: true, ..Default::default() };
+        self.state.store().failover = Some(Versioned { revision, value: Arc::new(request) });
     }
 
     /// Gives the lease back.
@@ -213,11 +214,11 @@ impl Scene<'_> {
     }
 
     /// What the store forgets when it comes back with what it held then.
-    pub fn restore(&mut self, saved: Arc<Records>) {
+    pub fn restore(&mut self, saved: Shared<Records>) {
         self.note(|| "store: comes back with an older content".to_owned());
         let mut records = Records::clone(&saved);
         records.leader = None;
-        self.state.records = Arc::new(records);
+        self.state.records = Shared::new(records);
     }
 }
 
@@ -234,33 +235,22 @@ fn key_of(text: &str) -> Key {
     }
 }
 
-impl Scene<'_> {
-    /// Serial numbers tell something only in a store that may go back in time; elsewhere they would keep equal situations
-    /// apart.
-    fn unnumbered(&self, effect: Effect) -> Effect {
-        match effect {
-            Effect::Sync(sync) if self.state.left.restores == 0 && self.state.saved.is_none() => {
-                Effect::Sync(Arc::new(SyncRecord { serial: 0, ..sync.as_ref().clone() }))
-            }
-            effect => effect,
-        }
-    }
-}
-
-fn compare(compare: &Compare) -> (Key, Option<u64>) {
+/// What a transaction compares.
+pub fn compare(compare: &Compare) -> (Key, Option<u64>) {
     match compare {
         Compare::Absent { key } => (key_of(key), None),
         Compare::Revision { key, revision } => (key_of(key), Some(*revision)),
     }
 }
 
-fn effect(write: &Write) -> Option<Effect> {
+/// What it writes; nothing that decisions do not read.
+pub fn effect(write: &Write) -> Option<Effect> {
     Some(match write {
         Write::Put { key, .. } if key == key::HISTORY || key == key::CONFIG => return None,
         Write::Put { key, value, .. } => match key_of(key) {
             Key::Initialize => Effect::Initialize,
             Key::Leader => Effect::Leader(id(value)),
-            Key::Sync => Effect::Sync(Arc::new(parsed(value))),
+            Key::Sync => Effect::Sync(Arc::new(untold(parsed(value)))),
             Key::Pledge(id) => Effect::Pledge(id, parsed(value)),
             Key::Failover | Key::Lease => panic!("decisions do not write '{key}'"),
         },
@@ -270,6 +260,12 @@ fn effect(write: &Write) -> Option<Effect> {
             _ => panic!("decisions do not delete '{key}'"),
         },
     })
+}
+
+/// Without what is there for people only.
+fn untold(mut sync: SyncRecord) -> SyncRecord {
+    sync.accepted_loss.iter_mut().for_each(|loss| loss.text.clear());
+    sync
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(value: &str) -> T {

@@ -9,7 +9,7 @@ use matriarch_model::setup::{Budget, Setup};
 /// Steps generated, at most, before a search is cut off.
 const STATES: usize = 250_000;
 /// The same for a mutation that has to be found.
-const PATIENCE: usize = 4_000_000;
+const PATIENCE: usize = 10_000_000;
 const DEPTH: usize = 200;
 
 fn holds(setup: &Setup) -> Outcome {
@@ -31,6 +31,13 @@ fn holds_for(setup: &Setup, states: usize) -> Outcome {
     outcome
 }
 
+/// Every state within these bounds.
+fn holds_throughout(setup: &Setup) -> Outcome {
+    let outcome = holds_for(setup, PATIENCE);
+    assert!(outcome.finished, "cut off at {} states, depth {}: {:?}", outcome.states, outcome.depth, setup.budget);
+    outcome
+}
+
 /// One commit, and one copy of a data directory.
 fn write() -> Budget {
     Budget { writes: 1, copies: 1, ..Budget::default() }
@@ -38,7 +45,9 @@ fn write() -> Budget {
 
 #[test]
 fn leaders_that_lose_their_lease_lose_nothing() {
-    assert!(holds_for(&Setup::quorum(3, Budget { expiries: 1, ..write() }), 2_000_000).goes_on);
+    holds_throughout(&Setup::quorum(3, Budget { expiries: 1, ..Budget::default() }));
+    holds_throughout(&Setup::quorum(3, Budget { suspicions: 1, writes: 1, ..Budget::default() }));
+    assert!(holds_for(&Setup::quorum(3, Budget { expiries: 1, ..write() }), 1_000_000).goes_on);
     holds(&Setup::quorum(3, Budget { expiries: 2, delays: 1, ..write() }));
 }
 
@@ -49,12 +58,12 @@ fn promotions_open_the_numbers_reserved_when_they_began() {
     holds(&Setup { needed: 2, needed_at_first: 2, ..Setup::quorum(3, budget) });
     let budget = Budget { expiries: 1, delays: 1, ..Budget::default() };
     let pair = Setup { voters: Vec::new(), needed: 0, needed_at_first: 0, ..Setup::quorum(2, budget) };
-    assert!(holds(&pair).finished);
+    holds_throughout(&pair);
 }
 
 #[test]
 fn rules_that_change_meet_each_other() {
-    assert!(holds_for(&Setup::quorum(3, Budget { cuts: 1, copies: 0, ..write() }), 1_000_000).finished);
+    holds_throughout(&Setup::quorum(3, Budget { cuts: 1, copies: 0, ..write() }));
     holds(&Setup::quorum(3, Budget { cuts: 1, delays: 1, ..write() }));
     holds(&Setup { voters: vec![1], ..Setup::quorum(3, Budget { delays: 1, expiries: 1, ..write() }) });
     holds(&Setup { needed: 2, ..Setup::quorum(4, Budget { cuts: 1, ..write() }) });
@@ -62,6 +71,7 @@ fn rules_that_change_meet_each_other() {
 
 #[test]
 fn crashes_and_restarts_between_any_two_steps_lose_nothing() {
+    holds_throughout(&Setup::quorum(3, Budget { crashes: 1, ..Budget::default() }));
     holds(&Setup::quorum(3, Budget { crashes: 1, restarts: 1, delays: 1, ..write() }));
     holds(&Setup::quorum(3, Budget { stops: 1, cuts: 1, restarts: 1, ..write() }));
 }
@@ -76,6 +86,17 @@ fn data_that_is_lost_or_old_vouches_for_nothing() {
 fn leases_keep_two_leaders_apart_where_nothing_else_does() {
     holds(&Setup::asynchronous(Budget { expiries: 1, renewals: 1, delays: 1, ..write() }));
     holds(&Setup { members: 3, ..Setup::asynchronous(Budget { outages: 1, expiries: 1, ..write() }) });
+}
+
+#[test]
+fn a_person_gives_up_only_what_nobody_there_holds() {
+    holds(&Setup::quorum(3, Budget { overrides: 1, expiries: 1, wipes: 2, ..write() }));
+}
+
+#[test]
+fn watches_that_go_back_show_nothing_that_is_acted_on() {
+    holds(&Setup::quorum(3, Budget { relapses: 1, cuts: 1, ..write() }));
+    holds(&Setup::quorum(3, Budget { relapses: 1, expiries: 1, ..write() }));
 }
 
 #[test]
