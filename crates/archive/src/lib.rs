@@ -1,8 +1,8 @@
 //! The archive: what a cluster keeps outside its own disks, and how it comes back.
 //!
 //! Owns: repositories in a directory or an object store ([`repository`]), the form of the objects in them ([`format`]) and
-//! where they lie ([`layout`]), one cluster's incarnation there ([`archive`]), its WAL ([`wal`]), base backups ([`base`]) and
-//! restores ([`restore`]).
+//! where they lie ([`layout`]), one cluster's incarnation there ([`archive`]), its WAL ([`wal`]) and the part of it that has not filled a
+//! segment yet ([`tail`]), base backups ([`base`]) and restores ([`restore`]).
 //! Must not: run or configure PostgreSQL, decide anything about a cluster, or take a store's list or its silence for a
 //! proof: only an object that was asked for by its name, in a repository that answers for itself, is absent.
 //! Start at [`archive::Archive`]. `docs/archive-format.md` says what lies in a repository, byte by byte.
@@ -14,4 +14,5 @@ pub mod layout;
 mod place_file;
 pub mod repository;
 pub mod restore;
+pub mod tail;
 pub mod wal;

@@ -11,5 +11,6 @@ pub(crate) mod records;
 pub(crate) use fetch::read;
 pub use fetch::{FetchError, fetch};
 pub use header::BadSegment;
+pub(crate) use header::check as check_segment;
 pub use name::{BadWalName, Segment, WalName};
 pub use push::{PushError, push};
