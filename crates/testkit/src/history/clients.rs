@@ -26,6 +26,8 @@ const EVERY: Duration = Duration::from_millis(20);
 const LENGTH: i64 = 150;
 /// Lists and registers in use at the same time.
 const WIDTH: i64 = 3;
+/// Keys of one history.
+const KEYS: i64 = 1_000_000_000;
 
 /// Clients at work on tables that are new with each start.
 #[derive(Debug)]
@@ -37,6 +39,9 @@ pub struct Clients {
 #[derive(Debug)]
 struct Shared {
     config: Config,
+    /// Where its keys begin. A statement of an earlier history may arrive long after its client has given it up, as when
+    /// the network heals, and must not be taken for one of this.
+    base: i64,
     every: Duration,
     start: Instant,
     next: AtomicI64,
@@ -57,11 +62,13 @@ impl Clients {
         let client = connect(&config).await.context("connecting to create the tables of the history")?;
         client.batch_execute(CREATE).await.context("creating the tables of the history")?;
         client.batch_execute("truncate history_lists, history_registers").await?;
-        for register in 0..WIDTH {
+        let base = rand::random_range(0..i64::MAX / KEYS) * KEYS;
+        for register in base..base + WIDTH {
             client.batch_execute(&format!("insert into history_registers values ({register}, 0, 0, 0)")).await?;
         }
         let shared = Shared {
             config,
+            base,
             every,
             start: Instant::now(),
             next: AtomicI64::new(1),
@@ -81,7 +88,7 @@ impl Clients {
     pub async fn conclude(mut self, dsn: &str) -> Result<Verdict> {
         self.shared.stop.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
-        let finals = finals(&dsn.parse()?).await?;
+        let finals = finals(&dsn.parse()?, self.shared.base).await?;
         let events = std::mem::take(&mut *self.shared.events());
         Ok(check(&events, &finals))
     }
@@ -124,7 +131,7 @@ impl Shared {
                 _ => return Fate::Failed,
             },
         };
-        match timeout(DEADLINE, client.simple_query(&statement(op))).await {
+        match timeout(DEADLINE, client.simple_query(&statement(self.base, op))).await {
             Ok(Ok(messages)) => {
                 *connection = Some(client);
                 answer(op, &messages).map_or(Fate::Unknown, Fate::Done)
@@ -135,16 +142,18 @@ impl Shared {
     }
 }
 
-fn statement(op: Op) -> String {
+fn statement(base: i64, op: Op) -> String {
     match op {
         Op::Append { list, value } => format!(
-            "insert into history_lists as l values ({list}, '{value}') \
-             on conflict (key) do update set elements = l.elements || ',{value}' returning elements"
+            "insert into history_lists as l values ({}, '{value}') \
+             on conflict (key) do update set elements = l.elements || ',{value}' returning elements",
+            base + list
         ),
-        Op::Read { list } => format!("select elements from history_lists where key = {list}"),
+        Op::Read { list } => format!("select elements from history_lists where key = {}", base + list),
         Op::Write { register, value } => format!(
-            "update history_registers set previous = value, value = {value}, version = version + 1 where key = {register} \
-             returning version, previous"
+            "update history_registers set previous = value, value = {value}, version = version + 1 where key = {} \
+             returning version, previous",
+            base + register
         ),
     }
 }
@@ -169,19 +178,20 @@ fn numbers(text: &str) -> Option<Vec<i64>> {
     text.split(',').map(|word| word.parse().ok()).collect()
 }
 
-async fn finals(config: &Config) -> Result<Finals> {
+async fn finals(config: &Config, base: i64) -> Result<Finals> {
     let client = connect(config).await.context("connecting to read the history's end")?;
+    let ours = format!("where key >= {base} and key < {}", base + KEYS);
     let mut lists = BTreeMap::new();
     let mut registers = BTreeMap::new();
-    for message in client.simple_query("select key, elements from history_lists").await? {
+    for message in client.simple_query(&format!("select key, elements from history_lists {ours}")).await? {
         if let SimpleQueryMessage::Row(row) = message {
             let values = row.get(1).and_then(numbers).context("a list holds numbers")?;
-            lists.insert(number(&row, 0)?, values);
+            lists.insert(number(&row, 0)? - base, values);
         }
     }
-    for message in client.simple_query("select key, version, value from history_registers").await? {
+    for message in client.simple_query(&format!("select key, version, value from history_registers {ours}")).await? {
         if let SimpleQueryMessage::Row(row) = message {
-            registers.insert(number(&row, 0)?, (number(&row, 1)?, number(&row, 2)?));
+            registers.insert(number(&row, 0)? - base, (number(&row, 1)?, number(&row, 2)?));
         }
     }
     Ok(Finals { lists, registers })
