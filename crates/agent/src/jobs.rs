@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use matriarch_core::Timeline;
 use matriarch_core::decide::{Job, JobFailure};
+use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::clone::{CloneOptions, CloneProgress, OldData};
 use matriarch_postgres::control::{self, ControlError};
 use matriarch_postgres::postmaster::{StartAs, StartError};
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::claim;
 use crate::conf_files::ConfFiles;
+use crate::guard::GuardState;
 
 /// How long a standby may take to become consistent, and a primary to recover, before the agent stops waiting. The
 /// server goes on; the agent then sees it become ready by itself.
@@ -67,8 +69,19 @@ pub struct JobContext {
     pub settle_limit: Duration,
     /// Routers have said that they hold new work; else they may not even have heard that they shall.
     pub held: bool,
+    /// What the guard has confirmed; none while the cluster is paused, when it guards nothing.
+    pub guard: Option<watch::Receiver<GuardState>>,
     /// Nobody works any more, and a checkpoint was made just before: the one at shutdown is all that a stop needs.
     pub settled: bool,
+}
+
+impl JobContext {
+    /// Somebody will end a primary that outlives its authority.
+    fn is_guarded(&self) -> bool {
+        let Some(guard) = &self.guard else { return true };
+        let state = guard.borrow();
+        state.alive && state.deadline > boot_clock_ms()
+    }
 }
 
 /// What a job changed.
@@ -145,6 +158,15 @@ async fn start_once(
     start_as: StartAs,
 ) -> Result<(Arc<Postmaster>, Option<Arc<Sql>>), StartError> {
     let started = Arc::new(postmaster::start(&context.instance, start_as, &context.log).await?);
+    // A guard whose deadline has passed while there was no process has found nothing to end, and looks no more. One that
+    // has not will find this.
+    if start_as == StartAs::Primary && !context.is_guarded() {
+        tracing::warn!("the lease may have ended before PostgreSQL ran: ending it before it takes writes");
+        let dir = &context.instance.data_dir;
+        if let Err(error) = matriarch_postgres::process::kill_tree_async(dir, Duration::from_secs(10)).await {
+            tracing::error!("{error}");
+        }
+    }
     match tokio::time::timeout(START_LIMIT, started.wait_ready(&context.instance)).await {
         Ok(ready) => Ok((started, Some(Arc::new(ready?)))),
         Err(_) => Ok((started, None)),

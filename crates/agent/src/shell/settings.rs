@@ -56,6 +56,7 @@ impl Shell {
             primary,
             settle_limit: self.config.switchover_hold_timeout,
             held: view.is_some_and(|view| !view.routers.is_empty()),
+            guard: (!self.config.pause).then(|| self.guard_state.clone()),
             settled: self.is_settled(),
         }
     }
