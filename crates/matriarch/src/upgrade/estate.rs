@@ -120,17 +120,15 @@ fn receive(queue: &OwnedFd) -> rustix::io::Result<Vec<OwnedFd>> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{TcpListener, UdpSocket};
 
     use super::*;
 
     #[test]
     fn hundreds_of_sockets_arrive_in_their_order() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let address = listener.local_addr().expect("it is bound");
-        let sockets: Vec<TcpStream> =
-            (0..3 * PER_MESSAGE).map(|_| TcpStream::connect(address).expect("it listens")).collect();
-        let names: Vec<_> = sockets.iter().map(|socket| socket.local_addr().expect("it is connected")).collect();
+        let sockets: Vec<UdpSocket> =
+            (0..3 * PER_MESSAGE).map(|_| UdpSocket::bind("127.0.0.1:0").expect("a port is free")).collect();
+        let names: Vec<_> = sockets.iter().map(|socket| socket.local_addr().expect("it is bound")).collect();
         let sockets: Vec<OwnedFd> = sockets.into_iter().map(OwnedFd::from).collect();
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (from, to) =
@@ -141,7 +139,7 @@ mod tests {
         drop((from, sockets));
         let received = receive(&to).expect("they are there");
         let received: Vec<_> =
-            received.into_iter().map(TcpStream::from).map(|socket| socket.local_addr().expect("open")).collect();
+            received.into_iter().map(UdpSocket::from).map(|socket| socket.local_addr().expect("open")).collect();
         assert_eq!(received, names);
     }
 
