@@ -223,11 +223,21 @@ mod tests {
         assert_eq!(found, ["10.0.0.1:53".parse().unwrap(), "[fe80::1]:53".parse().unwrap()]);
     }
 
+    /// A port that is free for UDP may be taken for TCP, by any connection of another test: then the next one is tried.
+    async fn one_port_of_both() -> (UdpSocket, tokio::net::TcpListener) {
+        for _ in 0..100 {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(tcp) = tokio::net::TcpListener::bind(udp.local_addr().unwrap()).await {
+                return (udp, tcp);
+            }
+        }
+        panic!("no port is free for both UDP and TCP");
+    }
+
     #[tokio::test]
     async fn a_server_is_asked_by_udp_and_by_tcp_when_that_is_too_small() {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (udp, tcp) = one_port_of_both().await;
         let server = udp.local_addr().unwrap();
-        let tcp = tokio::net::TcpListener::bind(server).await.unwrap();
         let serve = async {
             let mut buffer = [0; 512];
             let (_, client) = udp.recv_from(&mut buffer).await.unwrap();
