@@ -30,6 +30,7 @@ mod units;
 mod yaml;
 
 pub use address::{Address, BadAddress, Listen, PoolerAddress};
+pub use dynamic::archive::{Archive, ArchiveLocation, ArchiveRepository, Compression, CreateBy, Encryption};
 pub use dynamic::{
     Crash, DynamicConfig, SharedPostgres, Slot, SlotKind, SlotMatch, SynchronousMode, SynchronousZones, validate,
 };

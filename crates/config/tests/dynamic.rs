@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use matriarch_config::{Crash, Document, DynamicConfig, Slot, SlotKind, SynchronousMode, to_yaml, validate};
+use matriarch_config::{
+    ArchiveLocation, Compression, Crash, Document, DynamicConfig, Slot, SlotKind, SynchronousMode, to_yaml, validate,
+};
 use serde_json::{Value, json};
 
 fn read(value: Value) -> DynamicConfig {
@@ -296,4 +298,77 @@ fn yaml_and_back_is_the_same() {
     // An unquoted file mode keeps its leading zero, without which PostgreSQL would read it as decimal.
     let typed = Document::parse("postgresql: {parameters: {log_file_mode: 0640}}").unwrap();
     assert_eq!(read(typed.value).postgresql.parameters["log_file_mode"], "0640");
+}
+
+#[test]
+fn an_archive_is_understood() {
+    let age = format!("age1{}", "q".repeat(58));
+    let config = read(json!({"archive": {
+        "repositories": [
+            {"location": "/srv/archive"},
+            {"location": "s3://bucket/a/b/", "endpoint": "http://127.0.0.1:8333", "allow_http": "yes", "path_style": false},
+            {"location": "gs://bucket", "credentials": "/etc/key.json"},
+            {"location": "azure://account/container/x"}
+        ],
+        "compression": "zstd:9", "encryption": {"recipients": [age]}
+    }}));
+    assert_eq!(DynamicConfig::from_json(&config.to_json()).unwrap(), config);
+    let archive = config.archive.unwrap();
+    let s3 = &archive.repositories[1];
+    assert_eq!(s3.location, ArchiveLocation::S3 { bucket: "bucket".into(), prefix: "a/b".into() });
+    assert!(archive.repositories[0].path_style && !s3.path_style);
+    assert_eq!(archive.repositories[2].location.to_string(), "gs://bucket");
+    assert_eq!(archive.compression, Compression::Zstd(9));
+    assert_eq!(read(json!({"archive": null})).archive, None);
+    let least = read(json!({"archive": {"repositories": [{"location": "/a"}]}})).archive.unwrap();
+    assert_eq!((least.compression, least.encryption.recipients.len()), (Compression::Zstd(3), 0));
+}
+
+#[test]
+fn what_is_wrong_with_an_archive_is_named() {
+    let archive = |section: Value| shown(&json!({ "archive": section }));
+    let one = |repository: Value| archive(json!({ "repositories": [repository] }));
+    for (found, told) in [
+        (archive(json!({})), "archive.repositories: required, but missing; add it to the file"),
+        (
+            archive(json!({"repositories": []})),
+            "archive.repositories: an archive without a repository keeps nothing; name one, or remove `archive`",
+        ),
+        (one(json!({"locaton": "/a", "location": "/a"})), "locaton: unknown key; did you mean 'location'?"),
+        (one(json!({"location": "a"})), "'a' is not the location of a repository: it must begin with '/', s3://"),
+        (one(json!({"location": "s4://a"})), "there is no s4://; did you mean s3://?"),
+        (one(json!({"location": "azure://a"})), "it needs a container, as in azure://account/container"),
+        (one(json!({"location": "s3://a/../b"})), "a part of its path is empty, '.' or '..'"),
+        (
+            one(json!({"location": "s3://a", "endpoint": "http://h"})),
+            "archive.repositories[0].endpoint: it is not encrypted on its way; use https://, or set `allow_http: true`",
+        ),
+        (one(json!({"location": "s3://a", "endpoint": "h:1"})), "it must begin with https:// or http://"),
+        (
+            one(json!({"location": "/a", "region": "x"})),
+            "archive.repositories[0].region: it means nothing for /a; remove it",
+        ),
+        (one(json!({"location": "s3://a", "bucket": "a"})), "bucket: it belongs to the location; write"),
+        (one(json!({"location": "s3://a", "access_key": "k"})), "access_key: secrets do not belong in the store"),
+        (
+            archive(json!({"repositories": [{"location": "/a"}, {"location": "/a"}]})),
+            "archive.repositories[1].location: '/a' is named twice; keep one of them",
+        ),
+        (
+            archive(json!({"repositories": [{"location": "/a"}], "compression": "zstd:20"})),
+            "'zstd:20' is not a compression: known are zstd, zstd:1 to zstd:19, lz4 and none",
+        ),
+        (
+            archive(json!({"repositories": [{"location": "/a"}], "encryption": {"recipients": ["AGE-SECRET-KEY-1X"]}})),
+            "this is a private key, which must not be in the store; write its public half (age1…)",
+        ),
+        (
+            shown(&json!({"archive": {"repositories": [{"location": "/a"}]},
+                "postgresql": {"parameters": {"archive_mode": "on", "ARCHIVE_COMMAND": "true", "restore_command": "x"}}})),
+            "postgresql.parameters.archive_mode: with `archive`, PostgreSQL archives through Matriarch",
+        ),
+    ] {
+        assert!(found.iter().any(|problem| problem.contains(told)), "{told}: {found:#?}");
+        assert!(!found.iter().any(|problem| problem.contains("restore_command")), "it stays free: {found:#?}");
+    }
 }

@@ -80,6 +80,11 @@ impl Identities {
         keys.map(parse).collect::<Result<_, _>>().map(Identities)
     }
 
+    /// Whether there is none, so that nothing encrypted can be read.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// A new private key, as text to keep, and its public half.
     pub fn generate() -> (String, String) {
         let identity = age::x25519::Identity::generate();

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::archive;
 use crate::check::join;
 use crate::hba::{hba_line, ident_line};
 use crate::parameters;
@@ -159,6 +160,13 @@ pub(crate) const KEYS: &[Key] = &[
          retain WAL for ever.",
     )
     .default("[]"),
+    key(
+        "archive",
+        Kind::Section { keys: archive::ARCHIVE, rule: Some(archive::rule as Rule) },
+        "Where WAL and backups go. Left out: nothing is archived, unless `postgresql.parameters` have an archive_command of \
+         your own.",
+    )
+    .default("null"),
     key("postgresql", Kind::Section { keys: POSTGRESQL, rule: Some(retention_rule as Rule) }, "PostgreSQL on every member.")
         .effect(Effect::Mixed),
     refused(
@@ -332,6 +340,7 @@ fn retention_rule(postgresql: &Map<String, Value>, path: &str, problems: &mut Pr
 
 /// Across keys of the whole: a synchronous rule and PostgreSQL's own setting must not contradict each other.
 pub(crate) fn rule(config: &Map<String, Value>, path: &str, problems: &mut Problems) {
+    archive::parameters_rule(config, path, problems);
     let synchronous = config.get("synchronous_mode").and_then(Value::as_str) != Some("off");
     let commit = config
         .get("postgresql")

@@ -1,5 +1,6 @@
 //! The dynamic configuration: one JSON document in the store's `config`, the same for every member.
 
+pub(crate) mod archive;
 pub(crate) mod keys;
 
 use std::collections::BTreeMap;
@@ -69,6 +70,8 @@ pub struct DynamicConfig {
     pub slots: BTreeMap<String, Slot>,
     /// Slots that others own.
     pub ignore_slots: Vec<SlotMatch>,
+    /// Where WAL and backups go; nothing is archived without it.
+    pub archive: Option<archive::Archive>,
     /// PostgreSQL on every member.
     pub postgresql: SharedPostgres,
 }

@@ -1,0 +1,383 @@
+//! From the configuration of a cluster to its archive: the one place where keys become repositories.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use matriarch_config::{self as config, ArchiveLocation, ArchiveRepository, Compression};
+use serde::{Deserialize, Serialize};
+
+use crate::archive::{Archive, ArchiveError, Incarnation, Parent};
+use crate::format::{BadKey, Codec, Identities, Recipients, Style};
+use crate::layout::{BadName, Place};
+use crate::repository::{Azure, CreateBy, Gcs, Location, Repository, RepositoryError, S3, Settings};
+
+/// What the section `archive` of a cluster's configuration means on this host.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    cluster: String,
+    repositories: Vec<(Settings, CreateBy)>,
+    style: Style,
+    identities: Identities,
+}
+
+/// A section `archive` that cannot be used on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfiguredError {
+    /// A file that it names.
+    #[error("archive.{key}: {path}: {why}", path = path.display())]
+    File {
+        /// The key.
+        key: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
+    /// A recipient or an identity.
+    #[error("archive.encryption: {0}")]
+    Key(#[from] BadKey),
+    /// The name of the cluster or of an incarnation.
+    #[error(transparent)]
+    Name(#[from] BadName),
+    /// A repository.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The data directory's own record.
+    #[error("{path}: {source}", path = path.display())]
+    Origin {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl From<RepositoryError> for ConfiguredError {
+    fn from(error: RepositoryError) -> Self {
+        ConfiguredError::Archive(error.into())
+    }
+}
+
+impl Configured {
+    /// Reads the files that the section names. `cluster` is the scope; `patience`: how long a call is repeated while a
+    /// store does not answer.
+    pub fn new(
+        section: &config::Archive,
+        cluster: &str,
+        patience: Duration,
+    ) -> Result<Configured, Box<ConfiguredError>> {
+        read(section, cluster, patience).map_err(Box::new)
+    }
+
+    /// The cluster's name in every repository.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Each repository as people write it, in the order of the configuration.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.repositories.iter().map(|(settings, _)| settings.location.describe())
+    }
+
+    /// How objects are written.
+    pub fn style(&self) -> &Style {
+        &self.style
+    }
+
+    /// Whether this host can read what it archives: nothing is encrypted, or there is a private key.
+    pub fn is_readable(&self) -> bool {
+        self.style.recipients.is_empty() || !self.identities.is_empty()
+    }
+
+    /// Opens every repository that was initialised; each has its own outcome, in the order of the configuration.
+    pub async fn repositories(&self) -> Vec<Result<Repository, RepositoryError>> {
+        let mut opened = Vec::new();
+        for (settings, _) in &self.repositories {
+            opened.push(Repository::open(settings).await);
+        }
+        opened
+    }
+
+    /// Makes repositories of places that are none yet; each has its own outcome.
+    pub async fn init(&self) -> Vec<Result<Repository, RepositoryError>> {
+        let mut opened = Vec::new();
+        for (settings, create_by) in &self.repositories {
+            opened.push(Repository::init(settings, *create_by).await);
+        }
+        opened
+    }
+
+    /// One incarnation in one repository, which must have begun.
+    pub async fn open(&self, repository: &Repository, incarnation: &str) -> Result<Archive, ArchiveError> {
+        let place = Place::new(&self.cluster, incarnation)?;
+        Archive::open(repository, place, self.style.clone(), self.identities.clone()).await
+    }
+
+    /// One incarnation in one repository; begins it if nobody has.
+    pub async fn begin(&self, repository: &Repository, own: &Own) -> Result<Archive, ArchiveError> {
+        let place = Place::new(&self.cluster, &own.name)?;
+        Archive::begin(repository, place, own.record.clone(), self.style.clone(), self.identities.clone()).await
+    }
+
+    /// One incarnation in every repository.
+    ///
+    /// # Errors
+    /// When one of them cannot be opened.
+    pub async fn open_all(&self, incarnation: &str) -> Result<Vec<Archive>, Box<ConfiguredError>> {
+        let mut archives = Vec::new();
+        for repository in self.repositories().await {
+            let repository = repository.map_err(|error| Box::new(error.into()))?;
+            let opened = self.open(&repository, incarnation).await;
+            archives.push(opened.map_err(|error| Box::new(error.into()))?);
+        }
+        Ok(archives)
+    }
+}
+
+/// The incarnation that a data directory belongs to: its name in a repository, and its record there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// Name of the incarnation.
+    pub name: String,
+    /// What it is.
+    pub record: Incarnation,
+}
+
+/// Beside the data, so that copies and rewinds carry it along: a restore that went its own way is an incarnation of its
+/// own, although its database has the system identifier of the one it came from.
+pub const ORIGIN: &str = "matriarch_archive.json";
+
+/// The content of [`ORIGIN`]. A restore that opens a new incarnation writes it into the data directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Name of the incarnation.
+    pub incarnation: String,
+    /// What it came from.
+    pub parent: Option<Parent>,
+}
+
+impl Own {
+    /// Of a data directory: what its [`Origin`] says; without one it is the first incarnation of its database, and named
+    /// by the system identifier.
+    pub fn of(data_dir: &Path, identity: Identity) -> Result<Own, Box<ConfiguredError>> {
+        let path = data_dir.join(ORIGIN);
+        let failed = |source| Box::new(ConfiguredError::Origin { path: path.clone(), source });
+        let origin = match std::fs::read(&path) {
+            Ok(text) => Some(serde_json::from_slice::<Origin>(&text).map_err(|error| failed(error.into()))?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
+        let system = identity.system_identifier.to_string();
+        let (name, parent) = origin.map_or((system.clone(), None), |origin| (origin.incarnation, origin.parent));
+        let record = Incarnation {
+            format: 1,
+            system_identifier: system,
+            major: identity.major,
+            segment_size: identity.segment_size,
+            created: jiff::Timestamp::now(),
+            parent,
+        };
+        Ok(Own { name, record })
+    }
+}
+
+/// Which database a data directory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The database system identifier.
+    pub system_identifier: u64,
+    /// Major version of PostgreSQL.
+    pub major: u32,
+    /// Bytes of a WAL segment.
+    pub segment_size: u64,
+}
+
+fn read(section: &config::Archive, cluster: &str, patience: Duration) -> Result<Configured, ConfiguredError> {
+    // Refused here and not by each call later.
+    Place::new(cluster, "x")?;
+    let repositories = section.repositories.iter().enumerate().map(|(index, repository)| {
+        let location = location(repository, index)?;
+        let create_by = match repository.create_by {
+            config::CreateBy::Condition => CreateBy::Condition,
+            config::CreateBy::Claims => CreateBy::Claims,
+        };
+        Ok((Settings { location, patience }, create_by))
+    });
+    let codec = match section.compression {
+        Compression::None => Codec::None,
+        Compression::Lz4 => Codec::Lz4,
+        Compression::Zstd(level) => Codec::Zstd(level),
+    };
+    let recipients = Recipients::parse(section.encryption.recipients.iter().map(String::as_str))?;
+    let identities = match &section.encryption.identity_file {
+        Some(path) => match std::fs::read_to_string(path) {
+            Ok(text) => Identities::parse(&text)?,
+            // A host that only writes has none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Identities::default(),
+            Err(error) => {
+                let key = "encryption.identity_file".to_owned();
+                return Err(ConfiguredError::File { key, path: path.clone(), why: error.to_string() });
+            }
+        },
+        None => Identities::default(),
+    };
+    Ok(Configured {
+        cluster: cluster.to_owned(),
+        repositories: repositories.collect::<Result<_, ConfiguredError>>()?,
+        style: Style { codec, recipients },
+        identities,
+    })
+}
+
+fn location(repository: &ArchiveRepository, index: usize) -> Result<Location, ConfiguredError> {
+    let file = |path: &PathBuf, why: String| ConfiguredError::File {
+        key: format!("repositories[{index}].credentials"),
+        path: path.clone(),
+        why,
+    };
+    let text = |path: &PathBuf| std::fs::read_to_string(path).map_err(|error| file(path, error.to_string()));
+    Ok(match &repository.location {
+        ArchiveLocation::Directory(path) => Location::Directory(path.clone()),
+        ArchiveLocation::S3 { bucket, prefix } => {
+            let profile = match &repository.credentials {
+                Some(path) => profile(&text(path)?).map_err(|why| file(path, why))?,
+                None => Profile::default(),
+            };
+            Location::S3(Box::new(S3 {
+                bucket: bucket.clone(),
+                prefix: prefix.clone(),
+                endpoint: repository.endpoint.clone(),
+                region: repository.region.clone(),
+                virtual_hosted: !repository.path_style,
+                keys: profile.keys,
+                token: profile.token,
+                ca: repository.ca.clone(),
+            }))
+        }
+        ArchiveLocation::Gcs { bucket, prefix } => {
+            if let Some(path) = &repository.credentials {
+                text(path)?;
+            }
+            let service_account = repository.credentials.clone();
+            Location::Gcs(Box::new(Gcs { bucket: bucket.clone(), prefix: prefix.clone(), service_account }))
+        }
+        ArchiveLocation::Azure { account, container, prefix } => {
+            let access_key = match &repository.credentials {
+                Some(path) => match text(path)?.trim() {
+                    "" => return Err(file(path, "it is empty; write the access key into it".to_owned())),
+                    key => Some(key.to_owned()),
+                },
+                None => None,
+            };
+            Location::Azure(Box::new(Azure {
+                account: account.clone(),
+                container: container.clone(),
+                prefix: prefix.clone(),
+                access_key,
+                endpoint: repository.endpoint.clone(),
+            }))
+        }
+    })
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Profile {
+    keys: Option<(String, String)>,
+    token: Option<String>,
+}
+
+/// The first profile of a file as `~/.aws/credentials`.
+fn profile(text: &str) -> Result<Profile, String> {
+    let (mut id, mut secret, mut token) = (None, None, None);
+    let mut headings = 0;
+    for (number, line) in text.lines().enumerate().map(|(number, line)| (number + 1, line.trim())) {
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        if line.starts_with('[') {
+            headings += 1;
+            if headings > 1 || id.is_some() {
+                break;
+            }
+            continue;
+        }
+        let (key, value) = line.split_once('=').ok_or_else(|| format!("line {number} is no `key = value`"))?;
+        let value = Some(value.trim().to_owned());
+        match key.trim() {
+            "aws_access_key_id" => id = value,
+            "aws_secret_access_key" => secret = value,
+            "aws_session_token" => token = value,
+            _ => {}
+        }
+    }
+    match (id, secret) {
+        (Some(id), Some(secret)) => Ok(Profile { keys: Some((id, secret)), token }),
+        (None, _) => Err("its first profile has no aws_access_key_id; write `aws_access_key_id = …`".to_owned()),
+        (_, None) => {
+            Err("its first profile has no aws_secret_access_key; write `aws_secret_access_key = …`".to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(json: serde_json::Value) -> config::Archive {
+        let config = config::DynamicConfig::from_json(&serde_json::json!({ "archive": json })).unwrap();
+        config.archive.unwrap()
+    }
+
+    #[test]
+    fn credentials_come_from_the_first_profile() {
+        let text = "# by hand\n[default]\naws_access_key_id = A\nregion=x\naws_secret_access_key=B=\n[b]\naws_access_key_id = C\n";
+        let keys = Some(("A".to_owned(), "B=".to_owned()));
+        assert_eq!(profile(text), Ok(Profile { keys, token: None }));
+        let bare = "aws_access_key_id=A\naws_secret_access_key=B\naws_session_token=T\n";
+        assert_eq!(profile(bare).unwrap().token.as_deref(), Some("T"));
+        for (text, told) in [
+            ("", "no aws_access_key_id"),
+            ("[a]\naws_access_key_id=A\n[b]\naws_secret_access_key=B", "no aws_secret_access_key"),
+            ("nonsense", "line 1 is no"),
+        ] {
+            assert!(profile(text).unwrap_err().contains(told), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_with_its_key() {
+        let section = section(serde_json::json!({
+            "repositories": [{ "location": "/srv/a" }, { "location": "s3://b/c", "credentials": "/nonexistent/keys" }]
+        }));
+        let error = Configured::new(&section, "main", Duration::ZERO).unwrap_err().to_string();
+        assert!(error.starts_with("archive.repositories[1].credentials: /nonexistent/keys: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_incarnation_is_named_by_its_database_until_a_restore_says_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, place) = (folder.path().join("data"), folder.path().join("archive"));
+        std::fs::create_dir(&data).unwrap();
+        std::fs::create_dir(&place).unwrap();
+        let section = section(serde_json::json!({ "repositories": [{ "location": place }], "compression": "zstd:9" }));
+        let configured = Configured::new(&section, "main", Duration::ZERO).unwrap();
+        assert_eq!(configured.style().codec, Codec::Zstd(9));
+        assert!(configured.repositories().await[0].is_err(), "nobody has initialised it");
+        let repository = configured.init().await.remove(0).unwrap();
+        let identity = Identity { system_identifier: 77, major: 16, segment_size: 16 << 20 };
+        let own = Own::of(&data, identity).unwrap();
+        assert_eq!(own.name, "77");
+        configured.begin(&repository, &own).await.unwrap();
+        let parent = Parent { incarnation: "77".into(), timeline: 3, lsn: matriarch_core::Lsn(0x500_0000) };
+        let origin = Origin { incarnation: "77-20261122T0500".into(), parent: Some(parent.clone()) };
+        std::fs::write(data.join(ORIGIN), serde_json::to_vec(&origin).unwrap()).unwrap();
+        let own = Own::of(&data, identity).unwrap();
+        configured.begin(&repository, &own).await.unwrap();
+        let opened = configured.open_all("77-20261122T0500").await.unwrap();
+        assert_eq!(opened[0].incarnation().parent, Some(parent));
+        std::fs::write(data.join(ORIGIN), "{").unwrap();
+        assert!(Own::of(&data, identity).unwrap_err().to_string().contains(ORIGIN));
+    }
+}

@@ -1,0 +1,396 @@
+//! The archive: which repositories, and in which form objects lie there.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::check::join;
+use crate::nearest::nearest;
+use crate::problem::Problems;
+use crate::schema::{Key, Kind, absolute_path, key, one_line, refused};
+
+/// Where WAL and backups go. Every repository holds all of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archive {
+    /// At least one.
+    pub repositories: Vec<ArchiveRepository>,
+    /// How objects are compressed.
+    pub compression: Compression,
+    /// Who can read them.
+    pub encryption: Encryption,
+}
+
+/// One repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveRepository {
+    /// Where it lies.
+    pub location: ArchiveLocation,
+    /// `https://host:port` of a store that is not the cloud's own.
+    pub endpoint: Option<String>,
+    /// The endpoint may be `http://`.
+    pub allow_http: bool,
+    /// Region of a bucket.
+    pub region: Option<String>,
+    /// The bucket stands in the path of a request, not in its host name.
+    pub path_style: bool,
+    /// File with the credentials, on every host; without it the environment and the cloud's own chain.
+    pub credentials: Option<PathBuf>,
+    /// PEM file with the CA of the endpoint, on every host.
+    pub ca: Option<PathBuf>,
+    /// How objects are created only if they are absent.
+    pub create_by: CreateBy,
+}
+
+/// Where a repository lies, as people write it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum ArchiveLocation {
+    /// A directory on every host: a mounted file system.
+    Directory(PathBuf),
+    /// `s3://bucket/prefix`.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// Path below it, may be empty.
+        prefix: String,
+    },
+    /// `gs://bucket/prefix`.
+    Gcs {
+        /// The bucket.
+        bucket: String,
+        /// Path below it, may be empty.
+        prefix: String,
+    },
+    /// `azure://account/container/prefix`.
+    Azure {
+        /// Storage account.
+        account: String,
+        /// The container.
+        container: String,
+        /// Path below it, may be empty.
+        prefix: String,
+    },
+}
+
+/// How objects are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// LZ4.
+    Lz4,
+    /// Zstandard of a level, 1 to 19.
+    Zstd(i32),
+}
+
+/// How objects are created only if they are absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CreateBy {
+    /// By the store's own condition.
+    Condition,
+    /// By markers.
+    Claims,
+}
+
+/// Who can read what is archived.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encryption {
+    /// Public age keys; none: nothing is encrypted.
+    pub recipients: Vec<String>,
+    /// File with private age keys, on hosts that may read.
+    pub identity_file: Option<PathBuf>,
+}
+
+pub(super) const ARCHIVE: &[Key] = &[
+    key(
+        "repositories",
+        Kind::Records { keys: REPOSITORY },
+        "One or more. WAL counts as archived when every one of them holds it.",
+    )
+    .required(),
+    key(
+        "compression",
+        Kind::Text { what: "a compression", check: compression },
+        "`zstd`, `zstd:LEVEL` (1 to 19), `lz4` or `none`. Objects that are there stay as they are.",
+    )
+    .default("\"zstd:3\""),
+    key("encryption", Kind::Section { keys: ENCRYPTION, rule: None }, "Who can read what is archived."),
+    refused("repository", "there may be several, so it is a list", "write `repositories: [{location: …}]`", &[]),
+    refused("retention", "expiring old backups is not supported yet", "remove it", &[]),
+    refused(
+        "schedule",
+        "scheduled backups are not supported yet",
+        "remove it, and run `matriarch backup` from cron",
+        &[],
+    ),
+];
+
+const REPOSITORY: &[Key] = &[
+    key(
+        "location",
+        Kind::Text { what: "the location of a repository", check: location },
+        "A directory that exists on every host (`/srv/archive`, a mounted file system), `s3://bucket/prefix`, \
+         `gs://bucket/prefix` or `azure://account/container/prefix`. The prefix may be left out. `matriarch archive init` \
+         makes a repository of it.",
+    )
+    .required(),
+    key(
+        "endpoint",
+        Kind::Text { what: "the URL of a store", check: endpoint },
+        "`https://host:port` of an S3-compatible store, or of Azure's emulator. Left out: the cloud's own.",
+    ),
+    key(
+        "allow_http",
+        Kind::Bool,
+        "The endpoint may begin with `http://`: whoever is on the way can read everything that is not encrypted.",
+    )
+    .default("false"),
+    key("region", Kind::Text { what: "a region", check: one_line }, "Region of an S3 bucket; compatible stores take any."),
+    key(
+        "path_style",
+        Kind::Bool,
+        "S3: the bucket stands in the path of a request. Off: in its host name (`bucket.host`).",
+    )
+    .default("true"),
+    key(
+        "credentials",
+        Kind::Text { what: "an absolute path", check: absolute_path },
+        "A file on every host. S3: `aws_access_key_id = …` and `aws_secret_access_key = …`, if need be `aws_session_token = …`, \
+         as in ~/.aws/credentials (the first profile counts). Google: the JSON file of a service account. Azure: the access key \
+         alone. Left out: the agent's environment, and what the cloud gives to the host.",
+    ),
+    key(
+        "ca",
+        Kind::Text { what: "an absolute path", check: absolute_path },
+        "S3: PEM file on every host with the CA that signed the endpoint's certificate, where the system does not know it.",
+    ),
+    key(
+        "create_by",
+        Kind::Choice(&["condition", "claims"]),
+        "What keeps two servers from overwriting each other's WAL; counts when the repository is initialised. `condition`: the \
+         store creates an object only if its name is free, which is tried out. `claims`: for stores that cannot; slower.",
+    )
+    .default("\"condition\""),
+    refused("bucket", "it belongs to the location", "write `location: s3://BUCKET/PREFIX`", &[]),
+    refused("prefix", "it belongs to the location", "write `location: s3://BUCKET/PREFIX`", &[]),
+    refused("path", "it is called location", "rename it", &[]),
+    refused("url", "it is called location", "rename it", &[]),
+    refused(
+        "access_key",
+        "secrets do not belong in the store",
+        "put them in a file on every host and name it as `credentials`, or into the agent's environment",
+        &[],
+    ),
+    refused("storage_class", "it is not supported yet", "remove it; a rule of the bucket can set it", &[]),
+];
+
+const ENCRYPTION: &[Key] = &[
+    key(
+        "recipients",
+        Kind::Lines { what: "the public half of an age key", check: recipient },
+        "Public keys (`age1…`, as age-keygen prints them). Each alone opens what is archived from then on. None: nothing is \
+         encrypted.",
+    )
+    .default("[]"),
+    key(
+        "identity_file",
+        Kind::Text { what: "an absolute path", check: absolute_path },
+        "A file of private keys, as age-keygen writes it, on hosts that are to read the archive. Archiving does without.",
+    ),
+];
+
+/// Parameters of PostgreSQL by which it archives, and by which standbys read an archive.
+pub(crate) const ARCHIVING: &[&str] = &["archive_mode", "archive_command", "archive_library"];
+
+/// Across keys of the section, whose keys are right by themselves.
+pub(super) fn rule(section: &Map<String, Value>, path: &str, problems: &mut Problems) {
+    let path = join(path, "repositories");
+    let repositories = section.get("repositories").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if repositories.is_empty() {
+        problems.add(&path, "an archive without a repository keeps nothing", "name one, or remove `archive`");
+    }
+    let mut seen = Vec::new();
+    for (index, repository) in repositories.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        let Some(text) = repository.get("location").and_then(Value::as_str) else { continue };
+        if seen.contains(&text) {
+            problems.add(join(&path, "location"), format!("'{text}' is named twice"), "keep one of them");
+        }
+        seen.push(text);
+        if let Ok(location) = text.parse::<ArchiveLocation>() {
+            fitting(&location, repository, &path, problems);
+        }
+    }
+}
+
+/// Keys that a repository of this kind has no use for, and an endpoint in the clear.
+fn fitting(location: &ArchiveLocation, repository: &Value, path: &str, problems: &mut Problems) {
+    let given = |key: &str| repository.get(key).is_some_and(|value| !value.is_null());
+    let useless: &[&str] = match location {
+        ArchiveLocation::Directory(_) => &["endpoint", "region", "credentials", "ca"],
+        ArchiveLocation::S3 { .. } => &[],
+        ArchiveLocation::Gcs { .. } => &["endpoint", "region", "ca"],
+        ArchiveLocation::Azure { .. } => &["region", "ca"],
+    };
+    for key in useless.iter().filter(|key| given(key)) {
+        problems.add(join(path, key), format!("it means nothing for {location}"), "remove it");
+    }
+    let is_clear = repository.get("endpoint").and_then(Value::as_str).is_some_and(|url| url.starts_with("http://"));
+    if is_clear && repository.get("allow_http") != Some(&Value::Bool(true)) {
+        problems.add(
+            join(path, "endpoint"),
+            "it is not encrypted on its way",
+            "use https://, or set `allow_http: true` for a store on this host or in a network of its own",
+        );
+    }
+}
+
+/// With an archive of ours, PostgreSQL archives by our command alone.
+pub(super) fn parameters_rule(config: &Map<String, Value>, path: &str, problems: &mut Problems) {
+    if config.get("archive").is_none_or(Value::is_null) {
+        return;
+    }
+    let parameters = config.get("postgresql").and_then(|postgresql| postgresql.get("parameters"));
+    for name in parameters.and_then(Value::as_object).into_iter().flat_map(Map::keys) {
+        if ARCHIVING.contains(&name.to_ascii_lowercase().as_str()) {
+            problems.add(
+                join(&join(&join(path, "postgresql"), "parameters"), name),
+                "with `archive`, PostgreSQL archives through Matriarch, which sets this parameter",
+                "remove it, or remove `archive`",
+            );
+        }
+    }
+}
+
+fn location(text: &str) -> Result<(), String> {
+    text.parse::<ArchiveLocation>().map(drop)
+}
+
+fn compression(text: &str) -> Result<(), String> {
+    text.parse::<Compression>().map(drop)
+}
+
+fn endpoint(text: &str) -> Result<(), String> {
+    one_line(text)?;
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    match host {
+        None => Err("it must begin with https:// or http://".to_owned()),
+        Some(host) if host.is_empty() || host.starts_with(['/', ':']) => Err("it names no host".to_owned()),
+        Some(host) if host.contains('@') => Err("credentials do not belong here; see `credentials`".to_owned()),
+        Some(_) => Ok(()),
+    }
+}
+
+fn recipient(text: &str) -> Result<(), String> {
+    if text.starts_with("AGE-SECRET-KEY-") {
+        return Err("this is a private key, which must not be in the store; write its public half (age1…)".to_owned());
+    }
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    match text.strip_prefix("age1") {
+        Some(rest) if rest.len() == 58 && rest.bytes().all(fits) => Ok(()),
+        _ => Err("it must be 62 letters and digits that begin with age1, as age-keygen prints it".to_owned()),
+    }
+}
+
+impl FromStr for ArchiveLocation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        one_line(text)?;
+        if text.starts_with('/') {
+            return Ok(ArchiveLocation::Directory(text.into()));
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err("it must begin with '/', s3://, gs:// or azure://".to_owned());
+        };
+        let rest = rest.trim_end_matches('/');
+        let (first, below) = rest.split_once('/').unwrap_or((rest, ""));
+        let is_bad = |part: &str| part.is_empty() || part == "." || part == "..";
+        if first.is_empty() || !below.is_empty() && below.split('/').any(is_bad) {
+            return Err("a part of its path is empty, '.' or '..'".to_owned());
+        }
+        let (first, below) = (first.to_owned(), below.to_owned());
+        match scheme {
+            "s3" => Ok(ArchiveLocation::S3 { bucket: first, prefix: below }),
+            "gs" => Ok(ArchiveLocation::Gcs { bucket: first, prefix: below }),
+            "azure" if below.is_empty() => Err("it needs a container, as in azure://account/container".to_owned()),
+            "azure" => {
+                let (container, prefix) = below.split_once('/').unwrap_or((&below, ""));
+                Ok(ArchiveLocation::Azure {
+                    account: first,
+                    container: container.to_owned(),
+                    prefix: prefix.to_owned(),
+                })
+            }
+            other => match nearest(other, ["s3", "gs", "azure"]) {
+                Some(near) => Err(format!("there is no {other}://; did you mean {near}://?")),
+                None => Err(format!("there is no {other}://; known are s3://, gs:// and azure://, or a path")),
+            },
+        }
+    }
+}
+
+impl fmt::Display for ArchiveLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let below = |prefix: &str| if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+        match self {
+            ArchiveLocation::Directory(path) => write!(f, "{}", path.display()),
+            ArchiveLocation::S3 { bucket, prefix } => write!(f, "s3://{bucket}{}", below(prefix)),
+            ArchiveLocation::Gcs { bucket, prefix } => write!(f, "gs://{bucket}{}", below(prefix)),
+            ArchiveLocation::Azure { account, container, prefix } => {
+                write!(f, "azure://{account}/{container}{}", below(prefix))
+            }
+        }
+    }
+}
+
+impl FromStr for Compression {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let level = match text {
+            "none" => return Ok(Compression::None),
+            "lz4" => return Ok(Compression::Lz4),
+            "zstd" => Some(3),
+            other => other.strip_prefix("zstd:").and_then(|level| level.parse().ok()),
+        };
+        let level = level.filter(|level| (1..=19).contains(level));
+        level.map(Compression::Zstd).ok_or_else(|| "known are zstd, zstd:1 to zstd:19, lz4 and none".to_owned())
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Compression::None => f.write_str("none"),
+            Compression::Lz4 => f.write_str("lz4"),
+            Compression::Zstd(level) => write!(f, "zstd:{level}"),
+        }
+    }
+}
+
+macro_rules! as_text {
+    ($name:ident) => {
+        impl TryFrom<String> for $name {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.to_string()
+            }
+        }
+    };
+}
+
+as_text!(ArchiveLocation);
+as_text!(Compression);
