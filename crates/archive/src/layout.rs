@@ -80,6 +80,21 @@ impl Place {
         self.below(&format!("base/{backup}/manifest"))
     }
 
+    /// Another record beside a base backup's manifest.
+    pub(crate) fn of_backup(&self, backup: &str, file: &str) -> String {
+        self.below(&format!("base/{backup}/{file}"))
+    }
+
+    /// The folder of all WAL.
+    pub fn wal_folder(&self) -> String {
+        self.below("wal")
+    }
+
+    /// The folder of all packs.
+    pub fn pack_folder(&self) -> String {
+        self.below("pack")
+    }
+
     /// A pack of a base backup.
     pub fn pack(&self, backup: &str, number: u32) -> String {
         self.below(&format!("pack/{backup}/{number:06}"))

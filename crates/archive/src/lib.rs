@@ -2,8 +2,8 @@
 //!
 //! Owns: repositories in a directory or an object store ([`repository`]), the form of the objects in them ([`format`]) and
 //! where they lie ([`layout`]), one cluster's incarnation there ([`archive`]), its WAL ([`wal`]) and the part of it that has not filled a
-//! segment yet ([`tail`]), base backups ([`base`]) and restores ([`restore`]), and what a cluster's configuration means for all
-//! that ([`configured`]).
+//! segment yet ([`tail`]), base backups ([`base`]), restores ([`restore`]), reading them for damage ([`verify`]), removing
+//! what nobody needs any more ([`retention`]), and what a cluster's configuration means for all that ([`configured`]).
 //! Must not: run or configure PostgreSQL, decide anything about a cluster, or take a store's list or its silence for a
 //! proof: only an object that was asked for by its name, in a repository that answers for itself, is absent.
 //! Start at [`archive::Archive`]. `docs/archive-format.md` says what lies in a repository, byte by byte.
@@ -13,8 +13,12 @@ pub mod base;
 pub mod configured;
 pub mod format;
 pub mod layout;
+mod packs;
 mod place_file;
+pub mod progress;
 pub mod repository;
 pub mod restore;
+pub mod retention;
 pub mod tail;
+pub mod verify;
 pub mod wal;

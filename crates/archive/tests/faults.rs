@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 mod common;
+#[path = "cases/retention.rs"]
+mod retention;
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use common::database::{self, Database, Writer, connect, one};
 use common::{Described, PATIENT};
 use matriarch_archive::base::{self, BackupError, DamagedPage};
 use matriarch_archive::repository::{Repository, RepositoryError};
-use matriarch_archive::restore::{self, RestoreError, Target};
+use matriarch_archive::restore::{self, RestoreError, Target, Wanted};
 use matriarch_archive::wal::{self, FetchError, PushError, Segment, WalName};
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::postgres;
@@ -132,7 +134,9 @@ async fn a_target_out_of_reach_is_said_beforehand() {
         let error = database.plan(&target).await.unwrap_err();
         assert!(matches!(error, RestoreError::NoBackup(_)), "{target}: {error}");
     }
-    let error = restore::plan(&database.archive, &Target::Latest, None, Some("two")).await.unwrap_err();
+    let error = restore::plan(&database.archive, &Wanted { backup: Some("two".into()), ..Wanted::new(Target::Latest) })
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("there are one"), "{error}");
 }
 

@@ -3,9 +3,12 @@
 
 mod common;
 
-use common::Described;
 use common::database::{self, Database, Writer, connect, one};
-use matriarch_archive::restore::{self, Target};
+use common::{Described, PATIENT};
+use matriarch_archive::restore::{self, RestoreError, Target, Wanted};
+use matriarch_archive::tail::{self, Progress, Settings, Start};
+use matriarch_core::Lsn;
+use matriarch_postgres::{Credentials, Source, replication};
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::postgres;
 use matriarch_testkit::s3::S3Server;
@@ -148,6 +151,59 @@ async fn the_way_leads_over_a_promotion() {
     assert_eq!(rows(&again).await, 2);
     drop(again);
     // The old timeline is still there for who asks for it.
-    let old = restore::plan(&database.archive, &Target::Latest, Some(1), None).await.unwrap();
+    let old =
+        restore::plan(&database.archive, &Wanted { timeline: Some(1), ..Wanted::new(Target::Latest) }).await.unwrap();
     assert_eq!((old.history.timeline, old.reach), (1, first.reach));
+}
+
+/// The whole cluster is lost while segments are far from full: the tail has the rest.
+#[tokio::test]
+async fn latest_reaches_what_only_the_tail_has() {
+    let dir = TestDir::new("archive");
+    let described = Described::in_directory(&dir, "repository", "zstd", true);
+    let mut database = Database::start(postgres::any(), &dir, described, "max_wal_senders = 3").await;
+    let client = database.client().await;
+    client.batch_execute("create table marks (id bigint primary key)").await.unwrap();
+    database.backup("one").await.unwrap();
+    let user = Credentials { username: "postgres".into(), password: String::new() };
+    let source = replication::Target::new(Source::new("127.0.0.1", database.server.port()), user, "tail");
+    let (sender, mut progress) = tokio::sync::watch::channel(Progress::default());
+    let settings = Settings::new(database.archive.clone(), source, None);
+    let tail = tokio::spawn(async move { tail::run(&settings, Start::Anew, &sender, std::future::pending()).await });
+    progress.wait_for(|progress| progress.timeline == 1).await.unwrap();
+    client.batch_execute("insert into marks values (1)").await.unwrap();
+    database.archive_all().await;
+    client.batch_execute("insert into marks values (2)").await.unwrap();
+    client.batch_execute("select pg_create_restore_point('in the tail')").await.unwrap();
+    client.batch_execute("insert into marks values (3)").await.unwrap();
+    let promised: Lsn = one::<String>(&client, "select pg_current_wal_flush_lsn()::text").await.parse().unwrap();
+    let stored = progress.wait_for(|progress| progress.stored >= promised);
+    tokio::time::timeout(PATIENT, stored).await.unwrap().unwrap();
+    database.server.stop(rustix::process::Signal::KILL);
+    tail.abort();
+
+    let plan = database.plan(&Target::Latest).await.unwrap();
+    assert!(plan.reach >= promised && !plan.tail.is_empty(), "{plan:?}");
+    let window = restore::window(&database.archive, None).await.unwrap().unwrap();
+    assert_eq!((window.reach, window.missing), (plan.reach, None));
+    assert!(window.last_transaction.unwrap() > plan.summary.stop_time);
+    let latest = database.restored(&dir, "latest", &Target::Latest).await;
+    assert_eq!(rows(&latest).await, 3);
+    drop(latest);
+    let named = database.restored(&dir, "named", &Target::Name("in the tail".into())).await;
+    assert_eq!(rows(&named).await, 2);
+    drop(named);
+    let without = Wanted { tail: false, ..Wanted::new(Target::Latest) };
+    let shorter = restore::plan(&database.archive, &without).await.unwrap();
+    assert!(shorter.tail.is_empty() && shorter.reach < promised, "{shorter:?}");
+
+    // Damage in the tail is not passed over, and there is a way without it.
+    let folder = database.archive.place().tail_folder();
+    let chunk = database.archive.repository().list(&folder).await.unwrap().pop().unwrap();
+    let file = dir.join("repository").join(&chunk.name);
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+    let error = database.plan(&Target::Latest).await.unwrap_err();
+    assert!(matches!(error, RestoreError::Tail(_)) && error.to_string().contains(&chunk.name), "{error}");
+    assert_eq!(restore::plan(&database.archive, &without).await.unwrap(), shorter);
 }

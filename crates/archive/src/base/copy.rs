@@ -19,7 +19,8 @@ use super::page::{self, PAGE, Verdict};
 use super::scan::Found;
 use super::task::{Part, Task, tasks};
 use crate::archive::Archive;
-use crate::format::{FRAME, Kind, Writer, hex, sha256};
+use crate::format::{FRAME, Header, Kind, Writer, hex, sha256};
+use crate::progress::Progress;
 use crate::repository::RepositoryError;
 
 /// A pack is closed when it has this many bytes.
@@ -41,6 +42,7 @@ struct Job {
     /// Pages are checked against this start of the backup.
     checksums: Option<Lsn>,
     pages_per_file: u32,
+    progress: Progress,
 }
 
 /// What was copied.
@@ -73,6 +75,8 @@ pub struct Request {
     pub pages_per_file: u32,
     /// Threads.
     pub workers: usize,
+    /// Counts the bytes that were read.
+    pub progress: Progress,
 }
 
 /// Copies all files. When the future is dropped, workers end at their next batch and unfinished packs get no name.
@@ -87,6 +91,7 @@ pub async fn copy(archive: &Archive, request: Request) -> Result<Copied, BackupE
         backup: request.backup,
         checksums: request.checksums,
         pages_per_file: request.pages_per_file,
+        progress: request.progress,
     });
     let mut all: JoinSet<Result<Option<Copied>, BackupError>> = JoinSet::new();
     for _ in 0..request.workers.max(1) {
@@ -291,6 +296,7 @@ impl Worker<'_> {
         let index = written.map_err(|error| self.job.archive.error(&pack.name, error))?;
         let (at, length) = (pack.sent + before as u64, (self.out.len() - before) as u64);
         let digest = hex(&sha256(&self.input));
+        self.job.progress.add(self.input.len() as u64);
         self.copied.frames.push(Line::Frame(pack.number, index, at, length, digest, parts));
         let full = pack.sent + self.out.len() as u64 >= PACK;
         if self.out.len() >= BATCH {
@@ -305,7 +311,7 @@ impl Worker<'_> {
         let name = self.job.archive.place().pack(&self.job.backup, number);
         self.say(Word::Begin(number))?;
         self.out.clear();
-        let begun = Writer::begin(self.job.archive.style(), Kind::Pack, &name, None, &mut self.out);
+        let begun = Writer::begin(self.job.archive.style(), Header::new(Kind::Pack, &name, None), &mut self.out);
         let writer = begun.map_err(|error| self.job.archive.error(&name, error))?;
         Ok(Pack { number, name, writer, sent: 0 })
     }

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use matriarch_core::{Lsn, Timeline};
 use serde::{Deserialize, Serialize};
 
+use crate::format::Outline;
+
 /// What is known of a backup without its list of files: the first line of its manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
@@ -112,6 +114,12 @@ impl Manifest {
 }
 
 impl Summary {
+    /// What the header repeats in the clear.
+    pub(crate) fn outline(&self) -> Outline {
+        let Summary { timeline, start_lsn, stop_lsn, start_time, stop_time, .. } = *self;
+        Outline { timeline, start_lsn, stop_lsn, start_time, stop_time }
+    }
+
     /// Reads the first line.
     pub fn parse(line: &[u8]) -> Result<Summary, String> {
         let summary: Summary = serde_json::from_slice(line).map_err(|error| format!("line 1: {error}"))?;

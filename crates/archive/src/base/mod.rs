@@ -4,13 +4,21 @@
 //! archive, and only then the manifest, which makes it a backup. Start at [`backup`].
 
 mod copy;
+mod list;
 mod manifest;
+mod marker;
+mod notes;
 pub(crate) mod page;
 mod scan;
 mod session;
 mod task;
 
+pub(crate) use list::{Found, outline};
+pub use list::{list, manifest};
 pub use manifest::{DamagedPage, Line, Manifest, Summary, Tablespace};
+pub(crate) use marker::Marker;
+pub use marker::{GRACE, RENEWAL};
+pub use notes::{Hold, Notes, annotate, hold, hold_of, notes_of, release};
 pub use scan::CONTROL;
 
 use std::collections::BTreeSet;
@@ -25,7 +33,8 @@ use matriarch_core::{Lsn, Timeline};
 use tokio_postgres::Client;
 
 use crate::archive::Archive;
-use crate::format::{self, Content, FRAME, FormatError, Kind, Writer};
+use crate::format::{self, Content, FRAME, FormatError, Header, Kind, Writer};
+use crate::progress::Progress;
 use crate::repository::RepositoryError;
 use crate::wal::{self, PushError, Segment, WalName};
 
@@ -40,6 +49,8 @@ pub struct Options {
     pub fast: bool,
     /// How long to wait for WAL that others must archive: on a standby, what its primary has not archived yet.
     pub wal_patience: Duration,
+    /// Counts the bytes that were read.
+    pub progress: Progress,
 }
 
 /// A backup that did not come about. What it left in the repository is named by no manifest.
@@ -99,6 +110,15 @@ pub enum BackupError {
     /// A thread ended by itself.
     #[error("a worker of the backup failed: {0}")]
     Worker(String),
+    /// The repository was away for so long that retention may have taken the backup for one that was given up.
+    #[error(
+        "the repository could not be told for {silent:?} that this backup is under way; it may have been cleared away as one \
+         that was cut off, so it is given up: take it again"
+    )]
+    Forgotten {
+        /// Since when nothing was told.
+        silent: Duration,
+    },
     /// The upload of a pack ended early; its own error says why.
     #[error("the upload of a pack ended early")]
     UploadEnded,
@@ -111,9 +131,12 @@ pub enum BackupError {
 pub async fn backup(archive: &Archive, client: &Client, name: &str, options: &Options) -> Result<Summary, BackupError> {
     let server = session::look(client).await?;
     check_identity(archive, &server)?;
+    // Before the first byte, so that retention sees it and keeps the WAL that it will need.
+    let under_way = marker::begin(archive, name, session::floor(client).await?).await?;
     let started = session::start(client, &server, &format!("matriarch {name}"), options.fast).await?;
     let data = options.data.clone();
     let scan = blocking(move || Ok(scan::scan(&data)?)).await?;
+    options.progress.expect(scan.files.iter().map(|file| file.size).sum());
     let request = copy::Request {
         data: options.data.clone(),
         files: scan.files.clone(),
@@ -121,6 +144,7 @@ pub async fn backup(archive: &Archive, client: &Client, name: &str, options: &Op
         checksums: server.data_checksums.then_some(started.lsn),
         pages_per_file: server.pages_per_file,
         workers: options.workers,
+        progress: options.progress.clone(),
     };
     let copied = copy::copy(archive, request).await?;
     let control = options.data.join(CONTROL);
@@ -159,7 +183,9 @@ pub async fn backup(archive: &Archive, client: &Client, name: &str, options: &Op
         tablespaces: server.tablespaces,
         damaged: copied.damaged,
     };
+    under_way.check()?;
     commit(archive, &Manifest { summary: summary.clone(), lines }).await?;
+    under_way.end().await;
     Ok(summary)
 }
 
@@ -253,8 +279,9 @@ async fn commit(archive: &Archive, manifest: &Manifest) -> Result<(), BackupErro
     let (text, first) = manifest.to_text().map_err(|why| archive.error(&name, FormatError::Unwritable(why)))?;
     let seal = || -> Result<Vec<u8>, FormatError> {
         let mut out = Vec::new();
-        let content = Some(Content::of(&text));
-        let mut writer = Writer::begin(archive.style(), Kind::Manifest, &name, content, &mut out)?;
+        let header = Header::new(Kind::Manifest, &name, Some(Content::of(&text)));
+        let header = Header { backup: Some(manifest.summary.outline()), ..header };
+        let mut writer = Writer::begin(archive.style(), header, &mut out)?;
         for chunk in text[..first].chunks(FRAME).chain(text[first..].chunks(FRAME)) {
             writer.frame(chunk, false, &mut out)?;
         }
@@ -264,47 +291,6 @@ async fn commit(archive: &Archive, manifest: &Manifest) -> Result<(), BackupErro
     let sealed = seal().map_err(|error| archive.error(&name, error))?;
     archive.repository().put_new(&name, Bytes::from(sealed), format::identity_of).await?;
     Ok(())
-}
-
-/// The backups of an incarnation, by the time they ended. Those that have no manifest (under way, or cut off) are none.
-pub async fn list(archive: &Archive) -> Result<Vec<Summary>, RepositoryError> {
-    let mut found = Vec::new();
-    for entry in archive.repository().list(&archive.place().base_folder()).await? {
-        if entry.name.ends_with("/manifest") {
-            found.push(summary(archive, &entry.name, entry.size).await?);
-        }
-    }
-    found.sort_by(|one, other| (one.stop_time, &one.backup).cmp(&(other.stop_time, &other.backup)));
-    Ok(found)
-}
-
-/// Reads the header and the first frame of a manifest; more only if they are longer than usual.
-async fn summary(archive: &Archive, name: &str, size: u64) -> Result<Summary, RepositoryError> {
-    let mut length = size.min(64 << 10);
-    loop {
-        let bytes = archive.repository().range(name, 0..length).await?;
-        let read = || -> Result<Vec<u8>, FormatError> {
-            let (mut reader, at) = format::Reader::begin(&bytes, Kind::Manifest, name, archive.identities())?;
-            let mut line = Vec::new();
-            reader.frame(&bytes[at..], 0, &mut line)?;
-            Ok(line)
-        };
-        match read() {
-            Ok(line) => {
-                let line = line.strip_suffix(b"\n").unwrap_or(&line);
-                return Summary::parse(line).map_err(|why| archive.repository().corrupt(name, why));
-            }
-            Err(FormatError::Truncated(_)) if length < size => length = size.min(length * 4),
-            Err(error) => return Err(archive.error(name, error)),
-        }
-    }
-}
-
-/// The whole manifest of a backup.
-pub async fn manifest(archive: &Archive, backup: &str) -> Result<Manifest, RepositoryError> {
-    let name = archive.place().manifest(backup);
-    let text = archive.get(Kind::Manifest, &name).await?;
-    Manifest::parse(&text).map_err(|why| archive.repository().corrupt(&name, why))
 }
 
 async fn blocking<T: Send + 'static>(

@@ -83,6 +83,11 @@ pub async fn look(client: &Client) -> Result<Server, BackupError> {
     })
 }
 
+/// Where a backup that begins now would begin at the earliest.
+pub async fn floor(client: &Client) -> Result<Lsn, BackupError> {
+    lsn(&client.query_one("select redo_lsn::text from pg_control_checkpoint()", &[]).await?, 0)
+}
+
 /// Begins backup mode; with `fast` the checkpoint before it does not spare the disks.
 pub async fn start(client: &Client, server: &Server, label: &str, fast: bool) -> Result<Started, BackupError> {
     let call = match server.version {

@@ -1,5 +1,7 @@
 //! What an object says about itself before its frames.
 
+use jiff::Timestamp;
+use matriarch_core::{Lsn, Timeline};
 use serde::{Deserialize, Serialize};
 
 use super::{FormatError, hex, sha256};
@@ -21,6 +23,23 @@ pub enum Kind {
     Manifest,
     /// Frames of files of base backups.
     Pack,
+    /// Takes the place of a manifest that will not come, so that it cannot come any more.
+    Abandoned,
+}
+
+/// What a manifest says in the clear about its backup: what retention must know, which has no private key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outline {
+    /// Timeline of start and stop.
+    pub timeline: Timeline,
+    /// Where recovery begins.
+    pub start_lsn: Lsn,
+    /// Where the copy is consistent.
+    pub stop_lsn: Lsn,
+    /// By the server's clock.
+    pub start_time: Timestamp,
+    /// By the server's clock.
+    pub stop_time: Timestamp,
 }
 
 /// Size and digest of what all frames hold together.
@@ -54,11 +73,15 @@ pub struct Header {
     /// The whole content, where it is known before the frames are written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
+    /// Of a manifest: its backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Outline>,
 }
 
 impl Header {
-    pub(super) fn new(kind: Kind, name: &str, key: Option<String>, content: Option<Content>) -> Header {
-        Header { version: VERSION, kind, name: name.to_owned(), key, content }
+    /// Of an object that is not sealed yet.
+    pub fn new(kind: Kind, name: &str, content: Option<Content>) -> Header {
+        Header { version: VERSION, kind, name: name.to_owned(), key: None, content, backup: None }
     }
 
     /// The bytes before the first frame, and their digest.

@@ -11,9 +11,9 @@ mod reader;
 mod writer;
 
 pub use frame::{Codec, FRAME};
-pub use header::{Content, Header, Kind};
+pub use header::{Content, Header, Kind, Outline};
 pub use key::{BadKey, Identities, Recipients};
-pub use reader::{Reader, identity_of, open};
+pub use reader::{Reader, identity_of, open, peek};
 pub use writer::{Style, Writer, seal};
 
 use aws_lc_rs::digest;

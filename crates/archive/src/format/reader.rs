@@ -80,6 +80,11 @@ pub fn open(object: &[u8], kind: Kind, name: &str, identities: &Identities) -> R
     }
 }
 
+/// The header of an object, without a key. Its first 64 KiB and 44 bytes are enough.
+pub fn peek(object: &[u8]) -> Result<Header, FormatError> {
+    Header::parse(object).map(|(header, ..)| header)
+}
+
 /// The digest of an object's content as its header tells it, without a key: two objects with one identity hold the same.
 pub fn identity_of(object: &[u8]) -> Result<String, String> {
     let (header, ..) = Header::parse(object).map_err(|error| error.to_string())?;

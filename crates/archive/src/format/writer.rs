@@ -24,19 +24,13 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins an object; its first bytes are appended to `out`.
-    pub fn begin(
-        style: &Style,
-        kind: Kind,
-        name: &str,
-        content: Option<Content>,
-        out: &mut Vec<u8>,
-    ) -> Result<Writer, FormatError> {
+    /// Begins an object; its first bytes are appended to `out`. The header gets a key if there is anybody to seal it for.
+    pub fn begin(style: &Style, header: Header, out: &mut Vec<u8>) -> Result<Writer, FormatError> {
         let (key, wrapped) = match style.recipients.is_empty() {
             true => (None, None),
             false => style.recipients.new_key().map(|(key, wrapped)| (Some(key), Some(wrapped)))?,
         };
-        let (bytes, header) = Header::new(kind, name, wrapped, content).to_bytes()?;
+        let (bytes, header) = Header { key: wrapped, ..header }.to_bytes()?;
         out.extend_from_slice(&bytes);
         Ok(Writer { packer: Packer::new(style.codec)?, key, header, next: 0 })
     }
@@ -60,7 +54,7 @@ impl std::fmt::Debug for Writer {
 /// A whole object.
 pub fn seal(style: &Style, kind: Kind, name: &str, content: &[u8]) -> Result<Vec<u8>, FormatError> {
     let mut out = Vec::with_capacity(content.len() / 2 + 1024);
-    let mut writer = Writer::begin(style, kind, name, Some(Content::of(content)), &mut out)?;
+    let mut writer = Writer::begin(style, Header::new(kind, name, Some(Content::of(content))), &mut out)?;
     let count = content.len().div_ceil(FRAME).max(1);
     let mut frames = content.chunks(FRAME);
     for index in 0..count {

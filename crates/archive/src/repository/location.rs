@@ -113,7 +113,9 @@ impl Location {
                     let why = format!("{} is not a directory; make it, or mount its file system", path.display());
                     return Err(Unusable::Said(why));
                 }
-                Arc::new(LocalFileSystem::new_with_prefix(path)?.with_fsync(true))
+                // Folders that retention has emptied go with their last file.
+                let store = LocalFileSystem::new_with_prefix(path)?.with_fsync(true).with_automatic_cleanup(true);
+                Arc::new(store)
             }
             Location::S3(s3) => Arc::new(s3.build(patience)?),
             Location::Gcs(gcs) => {

@@ -4,13 +4,15 @@
 //! it; `pg_control` is written last, so that what was cut off cannot be started. Recovery itself is PostgreSQL's, by the
 //! settings that are left for it.
 
+mod chain;
 mod history;
 mod plan;
 mod settings;
 mod write;
 
 pub use history::{BadHistory, History, Switch};
-pub use plan::{Plan, Target, plan};
+pub use plan::{FromTail, Plan, Target, Wanted, Window, plan, window};
+pub(crate) use plan::{history_of, timelines};
 pub use settings::AtTarget;
 
 use std::collections::BTreeMap;
@@ -24,7 +26,10 @@ use matriarch_core::{Lsn, Timeline};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::base;
+use crate::packs;
+use crate::progress::Progress;
 use crate::repository::RepositoryError;
+use crate::tail::TailError;
 
 /// Where a restore goes, and how.
 #[derive(Clone, Debug)]
@@ -41,6 +46,8 @@ pub struct Options {
     pub owner: Option<(u32, u32)>,
     /// Packs that are read at a time.
     pub workers: usize,
+    /// Counts the bytes that were written.
+    pub progress: Progress,
 }
 
 /// A restore that was not begun, or not finished.
@@ -91,6 +98,11 @@ pub enum RestoreError {
     /// The archive.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// The tail.
+    #[error(
+        "the tail of the WAL cannot be used: {0}; a restore without it (--no-tail) ends with the last complete segment"
+    )]
+    Tail(Box<TailError>),
     /// A thread ended by itself.
     #[error("a worker of the restore failed: {0}")]
     Worker(String),
@@ -118,8 +130,16 @@ pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Resul
     let tree = Arc::new(write::Tree::new(&manifest, options).map_err(broken)?);
     let prepared = Arc::clone(&tree);
     blocking(move || prepared.prepare()).await?;
-    write::files(archive, &manifest, &tree, options.workers).await?;
+    options.progress.expect(manifest.summary.size);
+    let sink = Arc::new(Files { tree: Arc::clone(&tree), progress: options.progress.clone() });
+    packs::read(archive, &manifest, options.workers, &sink).await?;
     let settings = settings::lines(plan, options);
+    // Recovery asks the archive first and then looks here, for what no complete segment has.
+    for tail in &plan.tail {
+        let content = chain::from_tail(archive, tail).await?;
+        let (tree, name) = (Arc::clone(&tree), format!("pg_wal/{}", tail.segment));
+        blocking(move || tree.segment(&name, &content)).await?;
+    }
     let label = manifest.summary.backup_label.clone();
     blocking(move || {
         tree.finish()?;
@@ -129,6 +149,35 @@ pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Resul
         tree.control(&control)
     })
     .await
+}
+
+/// What the frames hold goes into the files.
+struct Files {
+    tree: Arc<write::Tree>,
+    progress: Progress,
+}
+
+impl packs::Sink for Files {
+    type Error = RestoreError;
+
+    fn content(&self, frame: &packs::Frame, content: &[u8]) -> Result<(), RestoreError> {
+        let mut rest = content;
+        for (file, offset, length) in &frame.parts {
+            let (part, after) = rest.split_at((*length as usize).min(rest.len()));
+            self.tree.write_at(*file, *offset, part)?;
+            rest = after;
+        }
+        self.progress.add(content.len() as u64);
+        Ok(())
+    }
+
+    fn lost(&self, _: &[packs::Frame], error: RepositoryError) -> Result<(), RestoreError> {
+        Err(error.into())
+    }
+
+    fn worker(why: String) -> RestoreError {
+        RestoreError::Worker(why)
+    }
 }
 
 async fn blocking<T: Send + 'static>(

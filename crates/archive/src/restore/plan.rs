@@ -1,16 +1,17 @@
 //! Which backup and which WAL serve a target, found out before anything is written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::Timestamp;
 use matriarch_core::{Lsn, Timeline};
 
+use super::chain::{Chain, Wal};
 use super::history::History;
 use super::{RestoreError, at};
 use crate::archive::{Archive, ArchiveError};
 use crate::base::{self, Summary};
-use crate::wal::records::{Event, Records};
+use crate::repository::RepositoryError;
 use crate::wal::{self, Segment, WalName};
 
 /// How far to go.
@@ -43,6 +44,37 @@ impl fmt::Display for Target {
     }
 }
 
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// How far to go.
+    pub target: Target,
+    /// The timeline to follow; the newest one that has a backup unless given.
+    pub timeline: Option<Timeline>,
+    /// Name of the backup to begin with; the one nearest to the target unless given.
+    pub backup: Option<String>,
+    /// Whether WAL that only the tail has is used too. Without it recovery ends with the last complete segment.
+    pub tail: bool,
+}
+
+impl Wanted {
+    /// A target, by whatever backup and timeline serve it, tail included.
+    pub fn new(target: Target) -> Wanted {
+        Wanted { target, timeline: None, backup: None, tail: true }
+    }
+}
+
+/// A segment that only the tail has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FromTail {
+    /// Which.
+    pub segment: Segment,
+    /// The position after its known beginning.
+    pub end: Lsn,
+    /// Where the history leaves the segment's timeline, if it does.
+    pub limit: Option<Lsn>,
+}
+
 /// What a restore will do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -52,34 +84,35 @@ pub struct Plan {
     pub target: Target,
     /// The timeline that recovery follows, and how it came to be.
     pub history: History,
-    /// Segments that recovery will ask for.
-    pub segments: u64,
+    /// Complete segments that recovery will ask for, at most.
+    pub complete: Vec<Segment>,
+    /// Those of them that only the tail has; the restore puts them in place.
+    pub tail: Vec<FromTail>,
     /// Where the WAL ends that follows the backup without a gap.
     pub reach: Lsn,
 }
 
-/// Looks for the newest backup that serves the target on `timeline` (or, without one, on the newest timeline that has a
-/// backup), and makes sure that the archive reaches it. `backup` asks for one by its name.
-pub async fn plan(
-    archive: &Archive,
-    target: &Target,
-    timeline: Option<Timeline>,
-    backup: Option<&str>,
-) -> Result<Plan, RestoreError> {
+/// Looks for the newest backup that serves the target on the timeline, and makes sure that the archive reaches it.
+///
+/// # Errors
+/// [`RestoreError::NoBackup`], [`RestoreError::Gap`] and [`RestoreError::OutOfReach`] say what can be reached instead.
+pub async fn plan(archive: &Archive, wanted: &Wanted) -> Result<Plan, RestoreError> {
     let backups = base::list(archive).await?;
     if backups.is_empty() {
         let place = archive.place();
         let why = format!("there is no backup of {} in incarnation {}", place.cluster(), place.incarnation());
         return Err(RestoreError::NoBackup(why));
     }
-    let named: Vec<&Summary> = backups.iter().filter(|found| backup.is_none_or(|name| name == found.backup)).collect();
+    let asked = wanted.backup.as_deref();
+    let named: Vec<&Summary> = backups.iter().filter(|found| asked.is_none_or(|name| name == found.backup)).collect();
     if named.is_empty() {
         let names: Vec<&str> = backups.iter().map(|found| found.backup.as_str()).collect();
-        let why = format!("there is no backup '{}'; there are {}", backup.unwrap_or_default(), names.join(", "));
+        let why = format!("there is no backup '{}'; there are {}", asked.unwrap_or_default(), names.join(", "));
         return Err(RestoreError::NoBackup(why));
     }
-    let (history, usable) = choose_timeline(archive, target, timeline, &named).await?;
-    let mut wal = Wal { archive, listed: BTreeMap::new() };
+    let target = &wanted.target;
+    let (history, usable) = choose_timeline(archive, target, wanted.timeline, &named).await?;
+    let mut wal = Wal::new(archive, wanted.tail);
     // Newest first; a restore point or a transaction may lie before the newest one.
     let mut nearest = None;
     for summary in usable.iter().rev() {
@@ -92,6 +125,47 @@ pub async fn plan(
         }
     }
     Err(nearest.unwrap_or_else(|| no_backup(target, &named, &history)))
+}
+
+/// What can be restored, on one timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The timeline, and how it came to be.
+    pub history: History,
+    /// The oldest backup on the way; nothing before its end can be restored.
+    pub oldest: Summary,
+    /// The newest one.
+    pub newest: Summary,
+    /// Where the WAL ends that follows the newest one without a gap.
+    pub reach: Lsn,
+    /// When the last transaction before that ended, by the server's clock; `None` if there was none since the backup.
+    pub last_transaction: Option<Timestamp>,
+    /// Segments without which what follows the oldest backup cannot be reached from it.
+    pub missing: Option<Segment>,
+}
+
+/// What can be restored on a timeline (the newest one that has a backup, unless given), or `None` without a backup.
+pub async fn window(archive: &Archive, timeline: Option<Timeline>) -> Result<Option<Window>, RestoreError> {
+    let backups = base::list(archive).await?;
+    let all: Vec<&Summary> = backups.iter().collect();
+    if all.is_empty() {
+        return Ok(None);
+    }
+    let (history, usable) = choose_timeline(archive, &Target::Latest, timeline, &all).await?;
+    let (Some(oldest), Some(newest)) = (usable.first(), usable.last()) else { return Ok(None) };
+    let mut wal = Wal::new(archive, true);
+    let chain = wal.chain(newest, &history).await?;
+    let from_oldest = wal.chain(oldest, &history).await?;
+    let missing = (from_oldest.reach() < newest.stop_lsn).then_some(from_oldest.missing);
+    let last_transaction = wal.last_transaction(&chain).await?.map(|(_, time)| time);
+    Ok(Some(Window {
+        oldest: (*oldest).clone(),
+        newest: (*newest).clone(),
+        reach: chain.reach(),
+        last_transaction,
+        missing,
+        history,
+    }))
 }
 
 fn no_backup(target: &Target, backups: &[&Summary], history: &History) -> RestoreError {
@@ -118,13 +192,8 @@ async fn choose_timeline<'a>(
     {
         return Ok((history_of(archive, newest.timeline).await?, vec![newest]));
     }
-    let mut timelines: BTreeSet<Timeline> = backups.iter().map(|summary| summary.timeline).collect();
-    for entry in archive.repository().list(&archive.place().history_folder()).await? {
-        let name = entry.name.rsplit('/').next().unwrap_or_default();
-        if let Ok(WalName::History(timeline)) = name.parse() {
-            timelines.insert(timeline);
-        }
-    }
+    let mut timelines = timelines(archive).await?;
+    timelines.extend(backups.iter().map(|summary| summary.timeline));
     let candidates: Vec<Timeline> = asked.map_or_else(|| timelines.into_iter().rev().collect(), |asked| vec![asked]);
     let mut last = None;
     for timeline in candidates {
@@ -154,7 +223,18 @@ fn serves(summary: &Summary, target: &Target, history: &History) -> bool {
         }
 }
 
-async fn history_of(archive: &Archive, timeline: Timeline) -> Result<History, RestoreError> {
+/// Timelines whose histories the archive lists.
+pub(crate) async fn timelines(archive: &Archive) -> Result<BTreeSet<Timeline>, RepositoryError> {
+    let entries = archive.repository().list(&archive.place().history_folder()).await?;
+    let timeline = |name: &str| match name.rsplit('/').next()?.parse() {
+        Ok(WalName::History(timeline)) => Some(timeline),
+        _ => None,
+    };
+    Ok(entries.iter().filter_map(|entry| timeline(&entry.name)).collect())
+}
+
+/// How a timeline came to be.
+pub(crate) async fn history_of(archive: &Archive, timeline: Timeline) -> Result<History, RestoreError> {
     if timeline <= 1 {
         return Ok(History::root(timeline));
     }
@@ -173,172 +253,46 @@ async fn try_backup(
     target: &Target,
     history: &History,
 ) -> Result<Result<Plan, RestoreError>, RestoreError> {
-    let size = wal.archive.incarnation().segment_size;
-    let (chain, missing) = wal.chain(summary, history).await?;
-    let reach = chain.last().map_or(summary.start_lsn, |segment| Lsn(segment.start(size).0 + size));
+    let size = wal.segment_size();
+    let chain = wal.chain(summary, history).await?;
+    let reach = chain.reach();
     if reach < summary.stop_lsn {
-        let (backup, segment) = (summary.backup.clone(), missing.to_string());
+        let (backup, segment) = (summary.backup.clone(), chain.missing.to_string());
         return Ok(Err(RestoreError::Gap { backup, target: Target::Immediate.to_string(), segment }));
     }
+    let behind = wal.holds_later(&chain, history);
     let until = match target {
+        Target::Latest if behind => {
+            Err(format!("ask for '--to lsn {reach}' or '--to immediate' to end before the gap"))
+        }
         Target::Latest => Ok(reach),
         Target::Immediate => Ok(summary.stop_lsn),
         _ => wal.find(&chain, summary, target).await?,
     };
-    Ok(match until {
+    match until {
         Ok(until) => {
-            let segments = chain.iter().filter(|segment| segment.start(size) < until).count() as u64;
+            let needed = || chain.pieces.iter().filter(|piece| piece.segment.start(size) < until);
+            let tail = needed().filter_map(|piece| piece.tail);
+            let tail = if *target == Target::Immediate { Vec::new() } else { tail.collect() };
+            let complete = needed().filter(|piece| piece.tail.is_none()).map(|piece| piece.segment).collect();
             let (summary, target, history) = (summary.clone(), target.clone(), history.clone());
-            Ok(Plan { summary, target, history, segments, reach })
+            Ok(Ok(Plan { summary, target, history, complete, tail, reach }))
         }
         Err(why) => {
-            let behind = wal.holds_later(missing);
-            let gap = if behind { format!("; {missing} is missing, and there is WAL after it") } else { String::new() };
-            Err(RestoreError::OutOfReach { target: target.to_string(), why: format!("{why}{gap}") })
+            let gap = |missing: Segment| format!("; {missing} is missing, and there is WAL after it");
+            let gap = if behind { gap(chain.missing) } else { String::new() };
+            let window = reachable(wal, &chain, summary).await?;
+            Ok(Err(RestoreError::OutOfReach { target: target.to_string(), why: format!("{why}{gap}; {window}") }))
         }
-    })
+    }
 }
 
-/// The archive's segments.
-struct Wal<'a> {
-    archive: &'a Archive,
-    listed: BTreeMap<Timeline, BTreeSet<Segment>>,
-}
-
-impl Wal<'_> {
-    /// The segments from the backup's start to the first that is missing, each of the newest timeline that has it; and the
-    /// one that is missing.
-    async fn chain(&mut self, summary: &Summary, history: &History) -> Result<(Vec<Segment>, Segment), RestoreError> {
-        let size = self.archive.incarnation().segment_size;
-        let mut chain = Vec::new();
-        let mut next = Segment::at(summary.timeline, summary.start_lsn, size).start(size);
-        loop {
-            // Timelines that wrote a part of this segment, newest first: that is how PostgreSQL looks for it.
-            let end = Lsn(next.0 + size);
-            let first = history.timeline_at(next);
-            let mut timelines: Vec<Timeline> = history
-                .switches
-                .iter()
-                .map(|switch| switch.timeline)
-                .chain([history.timeline])
-                .filter(|timeline| *timeline >= first && *timeline <= history.timeline_at(Lsn(end.0 - 1)))
-                .collect();
-            timelines.reverse();
-            let mut found = None;
-            for timeline in &timelines {
-                let segment = Segment::at(*timeline, next, size);
-                if self.has(segment).await? {
-                    found = Some(segment);
-                    break;
-                }
-            }
-            match found {
-                Some(segment) => chain.push(segment),
-                None => return Ok((chain, Segment::at(timelines.first().copied().unwrap_or(first), next, size))),
-            }
-            next = end;
-        }
-    }
-
-    async fn has(&mut self, segment: Segment) -> Result<bool, RestoreError> {
-        let place = self.archive.place();
-        if let std::collections::btree_map::Entry::Vacant(vacant) = self.listed.entry(segment.timeline) {
-            let from = place.wal(&WalName::Segment(segment));
-            let entries = self.archive.repository().list_after(&place.wal_of(segment.timeline), Some(&from)).await?;
-            let segments = entries.iter().filter_map(|entry| match entry.name.rsplit('/').next()?.parse() {
-                Ok(WalName::Segment(segment)) => Some(segment),
-                _ => None,
-            });
-            vacant.insert(segments.collect());
-        }
-        if self.listed.get(&segment.timeline).is_some_and(|listed| listed.contains(&segment)) {
-            return Ok(true);
-        }
-        // A list proves nothing.
-        match self.archive.repository().size(&place.wal(&WalName::Segment(segment))).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_absent() => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn holds_later(&self, missing: Segment) -> bool {
-        self.listed.values().flatten().any(|segment| (segment.log, segment.part) > (missing.log, missing.part))
-    }
-
-    /// Where the target lies, or how far the WAL goes without it.
-    async fn find(
-        &self,
-        chain: &[Segment],
-        summary: &Summary,
-        target: &Target,
-    ) -> Result<Result<Lsn, String>, RestoreError> {
-        let size = self.archive.incarnation().segment_size;
-        if let Target::Time(wanted) = target {
-            return self.find_time(chain, *wanted).await;
-        }
-        let from = match target {
-            Target::Lsn(lsn) => *lsn,
-            _ => summary.start_lsn,
-        };
-        let mut records = Records::default();
-        for segment in chain.iter().filter(|segment| segment.start(size).0 + size > from.0) {
-            let mut found = None;
-            self.scan(&mut records, *segment, |lsn, event| {
-                // What the backup already contains is not stopped at.
-                let is_it = match (target, &event) {
-                    (Target::Xid(wanted), Event::End { xid, .. }) => xid == wanted,
-                    (Target::Name(wanted), Event::Point { name }) => name == wanted,
-                    _ => false,
-                };
-                if is_it && lsn >= summary.stop_lsn {
-                    found = found.or(Some(lsn));
-                }
-            })
-            .await?;
-            if let Target::Lsn(wanted) = target
-                && records.last() >= *wanted
-            {
-                found = Some(records.last());
-            }
-            if let Some(lsn) = found {
-                return Ok(Ok(lsn));
-            }
-        }
-        let reach = chain.last().map_or(summary.start_lsn, |segment| Lsn(segment.start(size).0 + size));
-        Ok(Err(format!("the WAL that follows backup {} ends at {reach}, and it is not in there", summary.backup)))
-    }
-
-    /// Recovery stops before the first commit after the time, so there must be one.
-    async fn find_time(&self, chain: &[Segment], wanted: Timestamp) -> Result<Result<Lsn, String>, RestoreError> {
-        let size = self.archive.incarnation().segment_size;
-        for segment in chain.iter().rev() {
-            let mut newest = None;
-            self.scan(&mut Records::default(), *segment, |_, event| {
-                if let Event::End { time, .. } = event {
-                    newest = newest.max(Some(time));
-                }
-            })
-            .await?;
-            match newest {
-                Some(time) if time > wanted => return Ok(Ok(Lsn(segment.start(size).0 + size))),
-                Some(time) => {
-                    return Ok(Err(format!("its last transaction ended at {time}; restore to 'latest' instead")));
-                }
-                None => {}
-            }
-        }
-        Ok(Err("no transaction ended since the backup; restore to 'latest' instead".to_owned()))
-    }
-
-    async fn scan(
-        &self,
-        records: &mut Records,
-        segment: Segment,
-        report: impl FnMut(Lsn, Event),
-    ) -> Result<(), RestoreError> {
-        let content = wal::read(self.archive, &WalName::Segment(segment)).await?;
-        records.feed(&content, segment.start(self.archive.incarnation().segment_size), report);
-        Ok(())
-    }
+/// What this backup and the WAL after it can be restored to, for a message.
+async fn reachable(wal: &Wal<'_>, chain: &Chain, summary: &Summary) -> Result<String, RestoreError> {
+    let last = match wal.last_transaction(chain).await? {
+        Some((_, time)) => format!("where the last transaction ended at {time}"),
+        None => "without a transaction since".to_owned(),
+    };
+    let (backup, stop, reach) = (&summary.backup, summary.stop_lsn, chain.reach());
+    Ok(format!("backup {backup} reaches from {stop} at {} to {reach}, {last}", summary.stop_time))
 }

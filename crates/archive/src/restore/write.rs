@@ -5,20 +5,10 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
-
-use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
 
 use super::settings;
 use super::{Options, RestoreError};
-use crate::archive::Archive;
 use crate::base::{CONTROL, Line, Manifest};
-use crate::format::{Kind, Reader, hex, sha256};
-
-/// Bytes of a pack that are asked for at a time.
-const RANGE: u64 = 8 << 20;
 
 /// The directory as it is to be.
 #[derive(Debug)]
@@ -108,7 +98,7 @@ impl Tree {
         make().map_err(RestoreError::write(path))
     }
 
-    fn write_at(&self, file: u32, offset: u64, bytes: &[u8]) -> Result<(), RestoreError> {
+    pub fn write_at(&self, file: u32, offset: u64, bytes: &[u8]) -> Result<(), RestoreError> {
         let Some(Some((path, ..))) = self.files.get(file as usize) else { return Ok(()) };
         let open = File::options().create(true).truncate(false).write(true).mode(0o600).open(path);
         open.and_then(|opened| opened.write_all_at(bytes, offset)).map_err(RestoreError::write(path))
@@ -143,6 +133,11 @@ impl Tree {
         self.place(name, content.as_bytes())
     }
 
+    /// Writes a WAL segment.
+    pub fn segment(&self, name: &str, content: &[u8]) -> Result<(), RestoreError> {
+        self.place(name, content)
+    }
+
     /// Adds the lines to `postgresql.auto.conf`, which PostgreSQL reads last.
     pub fn settings(&self, lines: &str) -> Result<(), RestoreError> {
         let path = self.data.join("postgresql.auto.conf");
@@ -175,107 +170,4 @@ impl Tree {
 
 fn sync_folder(path: &Path) -> Result<(), RestoreError> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(RestoreError::write(path))
-}
-
-/// A frame of a pack, and where its content goes.
-#[derive(Clone, Debug)]
-struct Frame {
-    index: u32,
-    at: u64,
-    length: u64,
-    sha256: String,
-    parts: Vec<(u32, u64, u64)>,
-}
-
-/// Reads every pack, `workers` at a time, and writes what its frames hold.
-pub async fn files(
-    archive: &Archive,
-    manifest: &Manifest,
-    tree: &Arc<Tree>,
-    workers: usize,
-) -> Result<(), RestoreError> {
-    let mut packs: BTreeMap<u32, Vec<Frame>> = BTreeMap::new();
-    for line in &manifest.lines {
-        if let Line::Frame(pack, index, at, length, sha256, parts) = line {
-            let (sha256, parts) = (sha256.clone(), parts.clone());
-            packs.entry(*pack).or_default().push(Frame { index: *index, at: *at, length: *length, sha256, parts });
-        }
-    }
-    let turns = Arc::new(Semaphore::new(workers.max(1)));
-    let mut all: JoinSet<Result<(), RestoreError>> = JoinSet::new();
-    for (number, frames) in packs {
-        let turn = Arc::clone(&turns).acquire_owned().await.map_err(|error| RestoreError::Worker(error.to_string()))?;
-        let (archive, tree) = (archive.clone(), Arc::clone(tree));
-        let name = archive.place().pack(&manifest.summary.backup, number);
-        all.spawn(async move {
-            let _turn = turn;
-            pack(&archive, name, frames, tree).await
-        });
-        while let Some(ended) = all.try_join_next() {
-            ended.map_err(|error| RestoreError::Worker(error.to_string()))??;
-        }
-    }
-    while let Some(ended) = all.join_next().await {
-        ended.map_err(|error| RestoreError::Worker(error.to_string()))??;
-    }
-    Ok(())
-}
-
-/// One pack: ranges of whole frames are fetched ahead while a thread writes what came before.
-async fn pack(archive: &Archive, name: String, frames: Vec<Frame>, tree: Arc<Tree>) -> Result<(), RestoreError> {
-    let Some(first) = frames.first() else { return Ok(()) };
-    let header = archive.repository().range(&name, 0..first.at).await?;
-    let (sender, receiver) = mpsc::channel::<(Bytes, Vec<Frame>)>(1);
-    let (writer_archive, writer_name) = (archive.clone(), name.clone());
-    let mut writing = JoinSet::new();
-    writing.spawn_blocking(move || unpack(&writer_archive, &writer_name, &header, receiver, &tree));
-    let mut rest = frames.as_slice();
-    while let Some(first) = rest.first() {
-        let count = rest.iter().take_while(|frame| frame.at + frame.length - first.at <= RANGE).count().max(1);
-        let (group, after) = rest.split_at(count);
-        let end = group.last().map_or(first.at, |frame| frame.at + frame.length);
-        let bytes = archive.repository().range(&name, first.at..end).await?;
-        if sender.send((bytes, group.to_vec())).await.is_err() {
-            break; // the thread has an error to tell
-        }
-        rest = after;
-    }
-    drop(sender);
-    match writing.join_next().await {
-        Some(ended) => ended.map_err(|error| RestoreError::Worker(error.to_string()))?,
-        None => Ok(()),
-    }
-}
-
-fn unpack(
-    archive: &Archive,
-    name: &str,
-    header: &[u8],
-    mut groups: mpsc::Receiver<(Bytes, Vec<Frame>)>,
-    tree: &Tree,
-) -> Result<(), RestoreError> {
-    let damaged = |why: String| RestoreError::from(archive.repository().corrupt(name, why));
-    let begun = Reader::begin(header, Kind::Pack, name, archive.identities());
-    let (mut reader, _) = begun.map_err(|error| archive.error(name, error))?;
-    let mut content = Vec::new();
-    while let Some((bytes, frames)) = groups.blocking_recv() {
-        let start = frames.first().map_or(0, |frame| frame.at);
-        for frame in frames {
-            content.clear();
-            let at = (frame.at - start) as usize;
-            reader.frame(&bytes[at..], frame.index, &mut content).map_err(|error| archive.error(name, error))?;
-            if hex(&sha256(&content)) != frame.sha256 {
-                return Err(damaged(format!("frame {} does not hold what the manifest says", frame.index)));
-            }
-            let mut from = 0_usize;
-            for (file, offset, length) in &frame.parts {
-                let part = content.get(from..from + *length as usize);
-                let part =
-                    part.ok_or_else(|| damaged(format!("frame {} is shorter than the manifest says", frame.index)))?;
-                tree.write_at(*file, *offset, part)?;
-                from += *length as usize;
-            }
-        }
-    }
-    Ok(())
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use matriarch_archive::archive::{Archive, Incarnation};
 use matriarch_archive::base::{self, BackupError, Summary};
-use matriarch_archive::restore::{self, AtTarget, Plan, RestoreError, Target};
+use matriarch_archive::progress::Progress;
+use matriarch_archive::restore::{self, AtTarget, Plan, RestoreError, Target, Wanted};
 use matriarch_archive::wal::{self, Segment, WalName};
 use matriarch_core::Lsn;
 use matriarch_testkit::dir::TestDir;
@@ -110,8 +111,13 @@ impl Database {
 
     pub async fn backup_to(&self, archive: &Archive, name: &str) -> Result<Summary, BackupError> {
         let client = self.client().await;
-        let options =
-            base::Options { data: self.server.data().to_owned(), workers: 2, fast: true, wal_patience: PATIENT };
+        let options = base::Options {
+            data: self.server.data().to_owned(),
+            workers: 2,
+            fast: true,
+            wal_patience: PATIENT,
+            progress: Progress::default(),
+        };
         base::backup(archive, &client, name, &options).await
     }
 
@@ -136,7 +142,7 @@ impl Database {
     }
 
     pub async fn plan(&self, target: &Target) -> Result<Plan, RestoreError> {
-        restore::plan(&self.archive, target, None, None).await
+        restore::plan(&self.archive, &Wanted::new(target.clone())).await
     }
 
     pub fn options(&self, data: &Path) -> restore::Options {
@@ -147,6 +153,7 @@ impl Database {
             at_target: AtTarget::Promote,
             owner: user::unprivileged().map(|user| (user.uid, user.gid)),
             workers: 2,
+            progress: Progress::default(),
         }
     }
 

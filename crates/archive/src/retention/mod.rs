@@ -1,0 +1,36 @@
+//! Removing what nobody needs any more.
+//!
+//! [`plan`] says what is kept and why, and lists the removals one by one; [`run`] does them. They come in an order
+//! in which one can stop after any: a backup's manifest goes before its packs, and WAL goes last, the oldest first. What is
+//! left over by a stop is found again by the next plan. Neither needs a private key.
+//!
+//! WAL stays from the oldest backup that is kept on. One that is only held keeps the WAL between its start and its end.
+
+mod keep;
+mod sweep;
+
+pub use keep::{Because, Policy};
+pub use sweep::{Kept, Plan, Step, plan, run};
+
+use crate::repository::RepositoryError;
+use crate::restore::RestoreError;
+
+/// A removal that was not planned or not done.
+#[derive(Debug, thiserror::Error)]
+pub enum RetentionError {
+    /// Nothing would be kept.
+    #[error("a retention of no backup at all would remove everything; keep one at least")]
+    KeepsNothing,
+    /// A backup that somebody holds.
+    #[error("backup {0} is held; release it first (backup hold --release)")]
+    Held(String),
+    /// No such backup.
+    #[error("there is no backup '{0}'")]
+    NoBackup(String),
+    /// The repository, or something in it that cannot be understood: then nothing is removed.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// A timeline's history.
+    #[error(transparent)]
+    Restore(#[from] Box<RestoreError>),
+}
