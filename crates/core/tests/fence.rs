@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use matriarch_core::decide::{
     Action, Ailment, ClusterView, Data, DataFacts, Decision, Doubt, Evidence, Job, LeaderKey, Lease, Memory, Millis,
-    Observation, Policy, Pulse, Purpose, Running, Server, Stance, Support, decide,
+    Observation, Pledging, Policy, Pulse, Purpose, Running, Server, Stance, Support, decide,
 };
 use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
@@ -181,6 +181,8 @@ fn nobody_streams_again_before_its_withdrawal_has_succeeded() {
     assert_eq!((purpose, decision.stance), (Purpose::Withdraw, Stance::Neutral));
     assert_eq!((compared(txn, key::SYNC), compared(txn, "pledges/b")), (Some(60), Some(0)));
     assert!(written::<Pledge>(txn, "pledges/b").unwrap().withdrawn);
+    // It is counted too: a store that goes back to before it is noticed.
+    assert_eq!(written::<SyncRecord>(txn, key::SYNC).map(|next| (next.epoch, next.serial)), Some((3, 41)));
     assert!(!decision.actions.iter().any(|action| matches!(action, Action::Configure(_))));
     // It landed first, so the withdrawal was refused: again, against what stands now.
     pledged(&mut seen, "b", 70, false);
@@ -287,6 +289,20 @@ fn a_store_that_went_back_is_left_alone_but_by_the_running_primary() {
     let decision = decide(&policy("b"), &Memory::default(), &voter);
     assert_eq!((decision.why.code, decision.actions.len()), ("store_went_back", 0));
     assert!(decision.problem.unwrap().contains("--accept-data-loss"), "it says what to do");
+
+    // A pledge that it has withdrawn since, and has streamed beyond, it takes back again: that alone.
+    let mut follower = back("b");
+    pledged(&mut follower, "b", 30, false);
+    let decision = decide(&policy("b"), &Memory::default(), &follower);
+    let (purpose, txn) = committed(&decision).unwrap();
+    assert_eq!((purpose, compared(txn, "pledges/b"), txn.writes.len()), (Purpose::Withdraw, Some(30), 1));
+    assert!(written::<Pledge>(txn, "pledges/b").unwrap().withdrawn);
+    assert_eq!(decision.why.code, "store_went_back");
+    // One that it still stands by says what is true.
+    let mut memory = Memory::default();
+    memory.pledging = Pledging { epoch: Some(3), doubt: Doubt::Sent(None) };
+    detached(&mut follower);
+    assert_eq!(committed(&decide(&policy("b"), &memory, &follower)), None);
 
     let mut primary = back("a");
     pledged(&mut primary, "c", 30, false);

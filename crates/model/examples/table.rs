@@ -7,7 +7,7 @@ use matriarch_model::model::search;
 mod options;
 
 /// Arguments of each; what is not named does not happen.
-const SEARCHES: [&str; 25] = [
+const SEARCHES: [&str; 26] = [
     "--writes 1 --cuts 1",
     "--writes 1 --suspicions 1",
     "--writes 0 --expiries 1",
@@ -23,6 +23,7 @@ const SEARCHES: [&str; 25] = [
     "--writes 1 --wipes 1",
     "--writes 1 --expiries 1 --overrides 1",
     "--writes 1 --cuts 1 --relapses 1",
+    "--writes 1 --expiries 1 --restores 1",
     "--writes 1 --cuts 1 --delays 1",
     "--writes 0 --expiries 1 --delays 1",
     "--writes 0 --suspicions 1 --delays 1",

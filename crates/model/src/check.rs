@@ -58,16 +58,19 @@ pub struct Ledger {
     pub timelines: u16,
     /// Epochs whose newest rule is empty, as bits.
     pub asynchronous: u16,
-    /// The newest epoch there ever was.
-    pub epoch: u64,
 }
 
 impl Ledger {
     /// At the start.
     pub fn new(asynchronous: bool) -> Ledger {
         let asynchronous = u16::from(asynchronous) << 1;
-        Ledger { commits: 0, acknowledged: 0, covered: 0, timelines: 0b10, asynchronous, epoch: 1 }
+        Ledger { commits: 0, acknowledged: 0, covered: 0, timelines: 0b10, asynchronous }
     }
+}
+
+/// Tells older records from newer ones, also in a store that went back.
+fn age(sync: &SyncRecord) -> (u64, u64) {
+    (sync.epoch, sync.serial)
 }
 
 fn bits(set: u16) -> impl Iterator<Item = u8> {
@@ -138,6 +141,9 @@ impl Scene<'_> {
     /// The published rule lets no takeover happen without this commit, as far as voters alone decide.
     fn check_takeovers(&mut self, commit: u8) {
         let Some(sync) = self.state.sync().filter(|sync| !sync.rule.is_empty() && sync.established) else { return };
+        if self.went_back(sync) {
+            return;
+        }
         let lack = |(member, voter): &(&matriarch_core::MemberName, &matriarch_core::Incarnation)| {
             let dir = self.state.at(id(member.as_str())).dir.as_ref();
             dir.is_some_and(|dir| incarnation(dir.incarnation) == **voter && !dir.holds(commit))
@@ -152,9 +158,8 @@ impl Scene<'_> {
     /// The `sync` record has been written, by a member that may not know that there was a newer one.
     pub fn check_sync(&mut self, before: Option<&SyncRecord>, sync: &SyncRecord, by: Id) {
         let leader = id(sync.leader.as_str());
-        let knows = self.state.at(by).newest.as_ref().is_some_and(|newest| newest.epoch > sync.epoch);
-        if sync.epoch < self.state.ledger.epoch && knows {
-            let text = format!("epoch {} was written after epoch {}", sync.epoch, self.state.ledger.epoch);
+        if let Some(newest) = self.state.at(by).newest.as_ref().filter(|newest| age(newest) >= age(sync)) {
+            let text = format!("{} writes epoch {:?} and has seen {:?}", name(by), age(sync), age(newest));
             self.violate(Violation::ActedOnOldStore, || text);
         }
         let epoch_bit = 1 << sync.epoch;
@@ -163,6 +168,12 @@ impl Scene<'_> {
         } else {
             self.state.ledger.asynchronous &= !epoch_bit;
         }
+        // Whoever has never seen what the store lost acts on it as it must.
+        if before.is_some_and(|before| !self.has_seen_newer(by, before) && self.went_back(before)) {
+            self.beyond = true;
+            return;
+        }
+        let anew = self.state.at(by).newest.as_ref().is_some_and(|newest| newest.epoch == sync.epoch);
         let same = before.is_some_and(|before| before.epoch == sync.epoch);
         if let Some(before) = before
             && (before.epoch > sync.epoch
@@ -172,18 +183,27 @@ impl Scene<'_> {
             self.violate(Violation::TwoLeaders, || text);
         }
         if !same {
-            self.state.ledger.epoch = sync.epoch;
             self.state.member(leader).pg.led = sync.epoch;
             match before {
                 Some(before) if before.accepted_loss != sync.accepted_loss => self.check_given_up(leader, before),
-                Some(before) => self.check_voters_kept(before, sync),
-                None => {}
+                Some(before) if !anew => self.check_voters_kept(before, sync),
+                _ => {}
             }
             self.check_new_leader(leader, sync);
         }
         if sync.established {
             self.cover(leader, sync);
         }
+    }
+
+    fn has_seen_newer(&self, id: Id, shown: &SyncRecord) -> bool {
+        self.state.at(id).newest.as_ref().is_some_and(|newest| age(newest) > age(shown))
+    }
+
+    /// The store shows an older record than somebody has seen: who knows does nothing by it, and who does not is not
+    /// followed further.
+    fn went_back(&self, shown: &SyncRecord) -> bool {
+        self.state.ids().any(|id| self.has_seen_newer(id, shown))
     }
 
     fn check_voters_kept(&mut self, before: &SyncRecord, sync: &SyncRecord) {
@@ -254,7 +274,8 @@ impl Scene<'_> {
         let (sync, pledge) = (&sync.value, &pledge.value);
         let mine = self.state.at(standby).dir.as_ref().map(|dir| incarnation(dir.incarnation));
         let stands = pledge.epoch == sync.epoch && !pledge.withdrawn && Some(&pledge.incarnation) == mine.as_ref();
-        if stands && member_name(from) == sync.leader {
+        // A pledge that a store shows again which went back is none, and who knows that counts it nowhere.
+        if stands && !self.has_seen_newer(standby, sync) && member_name(from) == sync.leader {
             let text = format!("{} has pledged and receives from {}", name(standby), name(from));
             self.violate(Violation::PledgedReceives, || text);
         }

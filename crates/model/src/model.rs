@@ -25,7 +25,7 @@ impl Model for Setup {
 
     fn next_state(&self, before: &State, step: Step) -> Option<State> {
         let mut scene = Scene::new(self, before);
-        if !scene.take(step) {
+        if !scene.take(step) || scene.beyond {
             return None;
         }
         canonical(&mut scene.state, before.records.leads(), self);

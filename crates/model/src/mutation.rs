@@ -70,8 +70,11 @@ pub enum Mutation {
     UpstreamUnderWay,
     /// A member streams again without having withdrawn a pledge that it never heard of and that may still land.
     ResumeWithoutWithdrawal,
-    /// A takeover does not compare the pledges that it counts.
+    /// A takeover does not compare the pledges that it counts, beside members of an earlier version, whose withdrawals leave
+    /// `sync` as it is.
     PledgesUncompared,
+    /// A withdrawal leaves `sync` as it is, so that nobody notices a store which goes back to before it.
+    WithdrawalUnnumbered,
     /// Of two records of one epoch nobody knows which is the newer one.
     SerialIgnored,
     /// A person's word is enough, whatever those hold who are there.
@@ -81,7 +84,7 @@ pub enum Mutation {
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 32] = [
+pub const MUTATIONS: [Mutation; 33] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -111,6 +114,7 @@ pub const MUTATIONS: [Mutation; 32] = [
     Mutation::UpstreamUnderWay,
     Mutation::ResumeWithoutWithdrawal,
     Mutation::PledgesUncompared,
+    Mutation::WithdrawalUnnumbered,
     Mutation::SerialIgnored,
     Mutation::LossAcceptedTooEarly,
     Mutation::OldStoreTrusted,
@@ -248,7 +252,9 @@ impl Mutation {
             // A leader that has dropped a voter is shown it in the rule once more.
             Mutation::SerialIgnored => Setup::three(Budget { cuts: 1, relapses: 1, ..write }),
             Mutation::LossAcceptedTooEarly => Setup::three(Budget { overrides: 1, ..expiry }),
-            Mutation::OldStoreTrusted => Setup::three(Budget { restores: 1, ..expiry }),
+            Mutation::OldStoreTrusted | Mutation::WithdrawalUnnumbered => {
+                Setup::three(Budget { restores: 1, ..expiry })
+            }
             Mutation::HandoverUnchecked => Setup::three(Budget { stops: 1, cuts: 1, ..write }),
         };
         Setup { mutation: Some(self), ..setup }
@@ -259,7 +265,9 @@ impl Mutation {
         match self {
             Mutation::FenceOneFewer => tamper::drop_invented(decision),
             Mutation::TakeoverUncompared => tamper::take_over_uncompared(decision, key::SYNC),
+            Mutation::WithdrawalUnnumbered => tamper::withdraw_unnumbered(decision),
             Mutation::PledgesUncompared => {
+                tamper::withdraw_unnumbered(decision);
                 ["a", "b", "c"]
                     .iter()
                     .for_each(|name| tamper::take_over_uncompared(decision, &format!("pledges/{name}")));

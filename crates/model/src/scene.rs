@@ -9,6 +9,8 @@ pub struct Scene<'a> {
     pub setup: &'a Setup,
     /// What it becomes.
     pub state: State,
+    /// What follows is beyond what can be held against anybody.
+    pub beyond: bool,
     /// What is to be told; nothing is told while searching.
     pub notes: Option<Vec<String>>,
 }
@@ -16,7 +18,7 @@ pub struct Scene<'a> {
 impl<'a> Scene<'a> {
     /// Begins a step that nobody tells of.
     pub fn new(setup: &'a Setup, state: &State) -> Self {
-        Scene { setup, state: state.clone(), notes: None }
+        Scene { setup, state: state.clone(), beyond: false, notes: None }
     }
 
     /// Tells something.

@@ -100,6 +100,12 @@ fn watches_that_go_back_show_nothing_that_is_acted_on() {
 }
 
 #[test]
+fn stores_that_go_back_are_noticed_by_those_who_have_seen_more() {
+    holds(&Setup::quorum(3, Budget { restores: 1, suspicions: 1, ..write() }));
+    holds_for(&Setup::quorum(3, Budget { restores: 1, expiries: 1, copies: 0, ..write() }), 1_200_000);
+}
+
+#[test]
 fn five_members_as_far_as_it_goes() {
     holds(&Setup { needed: 2, ..Setup::quorum(5, Budget { expiries: 1, ..write() }) });
 }

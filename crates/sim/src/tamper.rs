@@ -119,6 +119,17 @@ pub fn take_over_uncompared(decision: &mut Decision, unseen: &str) {
     }
 }
 
+/// A pledge is withdrawn without writing `sync` anew, so that its serial number tells nobody.
+pub fn withdraw_unnumbered(decision: &mut Decision) {
+    for action in &mut decision.actions {
+        if let Action::Commit(change) = action
+            && change.purpose == Purpose::Withdraw
+        {
+            change.txn.writes.retain(|write| !writes_sync(write));
+        }
+    }
+}
+
 /// A release says that PostgreSQL stopped cleanly.
 pub fn call_clean(decision: &mut Decision) {
     rewrite_sync(decision, Purpose::Release, |next| {

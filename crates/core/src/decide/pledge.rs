@@ -65,6 +65,19 @@ impl Turn<'_> {
         Some(self.write_pledge(view, sync, position, true, Why::new("pledge_withdraw", text)))
     }
 
+    /// In a store that went back a pledge of ours may stand that we have withdrawn since, and have streamed beyond. Who has
+    /// not seen that would count it. Nothing but the pledge is written: the records are not ours to write anew.
+    pub(super) fn void_old_pledge(&mut self, view: &ClusterView, newest: &SyncRecord) {
+        let Some(own) = view.pledges.get(&self.policy.me).filter(|own| !own.value.withdrawn) else { return };
+        let holds = matches!(self.memory.pledging.doubt, Doubt::Sent(_))
+            && self.obs.running().is_some_and(|running| self.pledge_stands(view, newest, running));
+        if !holds {
+            let at = key::pledge(&self.policy.me);
+            let void = Pledge { withdrawn: true, ..own.value.clone() };
+            self.commit(Purpose::Withdraw, Txn::new().unchanged(&at, own.revision).put(&at, &void));
+        }
+    }
+
     /// Our pledge as it stands in the store, if it says what it would say now.
     pub(super) fn pledge_stands(&self, view: &ClusterView, sync: &SyncRecord, running: &Running) -> bool {
         view.pledges.get(&self.policy.me).is_some_and(|own| {
@@ -101,13 +114,9 @@ impl Turn<'_> {
         let own = key::pledge(&self.policy.me);
         let compared = view.pledges.get(&self.policy.me).map(|pledge| pledge.revision);
         let pledge = Pledge { epoch: sync.value.epoch, incarnation, timeline, lsn, withdrawn };
-        let txn = Txn::new().as_seen(&own, compared).put(&own, &pledge);
-        // Writing the rule anew keeps a leader that is being fenced from changing it behind the pledgers' backs.
-        let txn = if withdrawn {
-            txn.unchanged(key::SYNC, sync.revision)
-        } else {
-            txn.rewrite_sync(sync, sync.value.clone())
-        };
+        // Writing the rule anew keeps a leader that is being fenced from changing it behind the pledgers' backs. Its serial
+        // number tells everybody who has seen it of a store that goes back to before: to a pledge withdrawn since.
+        let txn = Txn::new().as_seen(&own, compared).put(&own, &pledge).rewrite_sync(sync, sync.value.clone());
         self.memory.pledging.doubt = Doubt::Sent(compared);
         self.commit(if withdrawn { Purpose::Withdraw } else { Purpose::Pledge }, txn);
         why

@@ -41,6 +41,9 @@ impl Turn<'_> {
         if self.runs_without_data() {
             return Some(self.stop_without_data());
         }
+        if self.obs.running().is_none_or(|running| running.in_recovery) {
+            self.void_old_pledge(view, newest);
+        }
         if self.obs.stopping {
             return Some(self.stop_replica());
         }
