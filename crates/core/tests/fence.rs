@@ -299,8 +299,8 @@ fn a_store_that_went_back_is_left_alone_but_by_the_running_primary() {
     assert!(written::<Pledge>(txn, "pledges/b").unwrap().withdrawn);
     assert_eq!(decision.why.code, "store_went_back");
     // One that it still stands by says what is true.
-    let mut memory = Memory::default();
-    memory.pledging = Pledging { epoch: Some(3), doubt: Doubt::Sent(None) };
+    let pledging = Pledging { epoch: Some(3), doubt: Doubt::Sent(None) };
+    let memory = Memory { pledging, ..Memory::default() };
     detached(&mut follower);
     assert_eq!(committed(&decide(&policy("b"), &memory, &follower)), None);
 
