@@ -56,10 +56,19 @@ struct Peer {
 /// The ear of one agent process.
 #[derive(Debug, Default)]
 pub struct Ear {
+    /// When its process began.
+    begun: Millis,
     inbox: Vec<Frame>,
     peers: BTreeMap<NodeId, Peer>,
     last_beat: Option<Millis>,
     pulse: Pulse,
+}
+
+impl Ear {
+    /// Of a process that begins now.
+    pub fn new(begun: Millis) -> Ear {
+        Ear { begun, ..Ear::default() }
+    }
 }
 
 impl World {
@@ -157,6 +166,10 @@ impl World {
     fn hear(&mut self, node: NodeId, frame: Frame) {
         let (now, ttl, stance) = (self.clock(node), self.setup.ttl, self.nodes[node].agent.stance);
         let this = &mut self.nodes[node];
+        // What was said to an earlier process says nothing to this one: its clock may have been another.
+        let possible = |clock: &Millis| (this.agent.ear.begun..=now).contains(clock);
+        let echo = frame.echo.filter(possible);
+        let promise = frame.promised_until.filter(|until| possible(&until.saturating_sub(ttl)));
         let known = this.agent.ear.peers.entry(frame.from).or_insert(Peer {
             number: 0,
             heard: now,
@@ -172,14 +185,14 @@ impl World {
         (known.number, known.heard, known.sent) = (frame.number, now, frame.sent);
         (known.stance, known.refused) = (frame.stance, None);
         // A promise binds as long as it says, whatever its giver does afterwards.
-        let promised_until = frame.promised_until.max(known.support.as_ref().and_then(|old| old.promised_until));
+        let promised_until = promise.max(known.support.as_ref().and_then(|old| old.promised_until));
         let stands = match stance {
             Stance::Leads { epoch } if self.setup.mutation == Some(Mutation::PledgedStandBy) => {
                 Stance::Follows { epoch }
             }
             _ => frame.stance,
         };
-        match (stands, frame.echo, frame.incarnation) {
+        match (stands, echo, frame.incarnation) {
             (Stance::Follows { epoch }, Some(heard), Some(incarnation)) => {
                 known.support = Some(Support { incarnation, epoch, heard, promised_until });
             }

@@ -16,6 +16,7 @@ pub use state::{Agent, HeldLease, Pending, Snapshot};
 
 use crate::disk::Disk;
 use crate::event::{AgentEvent, Ask, Event, PgEvent};
+use crate::heartbeat::Ear;
 use crate::node::NodeId;
 use crate::server::Process;
 use crate::store::View;
@@ -67,12 +68,13 @@ impl World {
 
     /// Starts an agent process.
     pub(crate) fn start_agent(&mut self, node: NodeId) {
+        let ear = Ear::new(self.clock(node));
         let this = &mut self.nodes[node];
         if this.agent.alive || !this.powered {
             return;
         }
         let generation = this.agent.generation + 1;
-        this.agent = Agent { generation, alive: true, ..Agent::default() };
+        this.agent = Agent { generation, alive: true, ear, ..Agent::default() };
         self.note(|| format!("{node}: agent starts"));
         self.agent_after(node, 5, AgentEvent::Read);
         let delay = self.random(1000, 2000);
