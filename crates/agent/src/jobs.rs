@@ -73,6 +73,8 @@ pub struct JobContext {
     pub guard: Option<watch::Receiver<GuardState>>,
     /// Nobody works any more, and a checkpoint was made just before: the one at shutdown is all that a stop needs.
     pub settled: bool,
+    /// WAL that is not archived yet is kept when the data directory changes its history.
+    pub keeps_wal: bool,
 }
 
 impl JobContext {
@@ -318,15 +320,20 @@ async fn checkpoint(context: &JobContext) -> Done {
 
 async fn clone_leader(context: &JobContext) -> Done {
     let Some(source) = &context.clone_source else { return Err(failed("there is no leader to copy from")) };
+    keep_wal(context).await?;
     let options = CloneOptions { old_data: OldData::KeepUntilDone, ..CloneOptions::default() };
     clone::clone_from(&context.instance, source, &options, &context.progress).await.map_err(failed)?;
+    settle_wal(context).await;
     claim::clear(&context.instance).map_err(failed)?;
     Ok(JobReport::default())
 }
 
 async fn rewind_to_leader(context: &JobContext) -> Done {
     let Some(leader) = &context.leader else { return Err(failed("there is no leader to rewind to")) };
-    match rewind::rewind(&context.instance, leader, context.leader_timeline).await {
+    keep_wal(context).await?;
+    let rewound = rewind::rewind(&context.instance, leader, context.leader_timeline).await;
+    settle_wal(context).await;
+    match rewound {
         Ok(outcome) => {
             let note = match outcome {
                 RewindOutcome::NotNeeded => "nothing to undo",
@@ -336,6 +343,34 @@ async fn rewind_to_leader(context: &JobContext) -> Done {
         }
         Err(error @ (RewindError::NeedsClone { .. } | RewindError::LocalRecovery { .. })) => Err(hopeless(error)),
         Err(error) => Err(failed(error)),
+    }
+}
+
+/// What was not archived yet would go with the old history.
+async fn keep_wal(context: &JobContext) -> Result<(), JobFailure> {
+    if !context.keeps_wal {
+        return Ok(());
+    }
+    let data_dir = context.instance.data_dir.clone();
+    let kept = tokio::task::spawn_blocking(move || crate::archive::keep(&data_dir)).await;
+    match kept.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        Ok(0) => Ok(()),
+        Ok(count) => {
+            tracing::info!(count, "files of WAL that are not archived yet are kept beside the data directory");
+            Ok(())
+        }
+        Err(error) => Err(failed(format!("the WAL that is not archived yet cannot be kept beside the data: {error}"))),
+    }
+}
+
+async fn settle_wal(context: &JobContext) {
+    if !context.keeps_wal {
+        return;
+    }
+    let data_dir = context.instance.data_dir.clone();
+    let settled = tokio::task::spawn_blocking(move || crate::archive::settle(&data_dir)).await;
+    if let Err(error) = settled.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        tracing::error!("WAL that is not archived yet may be lost: {error}");
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Options {
     pub program: PathBuf,
     /// Where the guard listens.
     pub guard_socket: PathBuf,
+    /// Where PostgreSQL's `archive_command` and `restore_command` reach the agent.
+    pub archive_socket: PathBuf,
     /// Identity of this host: proxies on the same host may use Unix sockets.
     pub host_id: String,
     /// The address that follows the primary.
@@ -97,6 +99,17 @@ impl Options {
     /// Tagged `nostream`: WAL comes through `restore_command` alone.
     pub fn from_archive(&self) -> bool {
         self.tags.get(NOSTREAM) == Some(&Value::Bool(true))
+    }
+
+    /// PostgreSQL's command for WAL: `wal-push %p` or `wal-fetch %f %p` of this very program.
+    pub fn wal_command(&self, verb: &str) -> String {
+        // For the shell, and before it for PostgreSQL, to which a % means something.
+        let quoted = |path: &PathBuf| {
+            let text = path.to_string_lossy().replace('%', "%%").replace('\'', "'\\''");
+            format!("'{text}'")
+        };
+        let (program, socket) = (quoted(&self.program), quoted(&self.archive_socket));
+        format!("{program} {verb} --socket {socket}")
     }
 
     /// This member.

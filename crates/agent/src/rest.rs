@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use matriarch_api::heartbeat::{HeartbeatStream, Hello, NotAdmitted};
 use matriarch_api::{
-    Backend, ClusterStatus, Command, CommandDone, CommandError, DrillLog, DrillRecord, HistoryLine, Live, MemberStatus,
+    ArchiveCheckRow, ArchiveStatus, Backend, ClusterStatus, Command, CommandDone, CommandError, DrillLog, DrillRecord,
+    HistoryLine, Live, MemberStatus,
 };
 use matriarch_config::DynamicConfig;
 use matriarch_core::MemberName;
@@ -220,6 +221,12 @@ impl AgentBackend {
     }
 }
 
+fn checked(rows: Option<Vec<ArchiveCheckRow>>) -> Result<CommandDone, CommandError> {
+    let none = "no archive is configured; name its repositories: matriarch config edit (archive: repositories)";
+    let rows = rows.ok_or_else(|| CommandError::Impossible(none.to_owned()))?;
+    Ok(CommandDone::config(serde_json::json!(rows)))
+}
+
 fn name(text: &str) -> Result<MemberName, CommandError> {
     text.parse().map_err(|error: matriarch_core::name::BadName| CommandError::Invalid(error.to_string()))
 }
@@ -248,6 +255,10 @@ impl Backend for AgentBackend {
 
     fn drills(&self) -> Arc<DrillLog> {
         self.shared.shown().drills
+    }
+
+    fn archive(&self) -> Arc<ArchiveStatus> {
+        Arc::new(self.shared.archive.status())
     }
 
     fn admit(&self, hello: &Hello) -> Result<(), NotAdmitted> {
@@ -308,6 +319,8 @@ impl Backend for AgentBackend {
                 self.shared.ask(Request::Blow(body)).await.map(CommandDone::done).map_err(CommandError::Impossible)
             }
             Command::KeepDrill(record) => self.keep_drill(*record).await,
+            Command::CheckArchive => checked(self.shared.archive.check().await),
+            Command::InitArchive => checked(self.shared.archive.init().await),
             Command::Stop => self.ask(Request::Stop).await,
         }
     }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
+use crate::archive::Board;
 use crate::event::{Event, Reply, Request};
 use crate::heartbeat::Heartbeats;
 
@@ -39,6 +40,7 @@ pub struct Shared {
     store_error: RwLock<Option<String>>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) heartbeats: Arc<Heartbeats>,
+    pub(crate) archive: Arc<Board>,
 }
 
 impl Shared {
@@ -53,6 +55,7 @@ impl Shared {
             store_error: RwLock::new(None),
             store,
             heartbeats,
+            archive: Arc::default(),
         })
     }
 

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::heartbeat::{HeartbeatStream, Hello, NotAdmitted};
-use crate::types::{BlowBody, ClusterStatus, DrillLog, DrillRecord, HistoryLine, MemberStatus, RestartRequest};
+use crate::types::{
+    ArchiveStatus, BlowBody, ClusterStatus, DrillLog, DrillRecord, HistoryLine, MemberStatus, RestartRequest,
+};
 
 /// The agent behind the interface. The reading methods return the newest snapshot and never wait, so a health check is
 /// answered even while the agent's loop is stuck.
@@ -31,6 +33,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Drills that were done.
     fn drills(&self) -> Arc<DrillLog> {
+        Arc::default()
+    }
+
+    /// How this member stands to the archive.
+    fn archive(&self) -> Arc<ArchiveStatus> {
         Arc::default()
     }
 
@@ -112,6 +119,10 @@ pub enum Command {
     Blow(BlowBody),
     /// Keep the result of a drill.
     KeepDrill(Box<DrillRecord>),
+    /// A round trip with every repository of the archive. `Done` carries a list of [`crate::ArchiveCheckRow`].
+    CheckArchive,
+    /// Make repositories of the archive's places that are none yet. `Done` carries the same.
+    InitArchive,
     /// Stop PostgreSQL and the agent, as on SIGTERM.
     Stop,
 }
@@ -123,7 +134,8 @@ pub struct CommandDone {
     pub outcome: Outcome,
     /// In words, as Patroni says it (`Successfully switched over to "b"`).
     pub message: String,
-    /// The new configuration, after [`Command::PatchConfig`] and [`Command::PutConfig`].
+    /// The new configuration, after [`Command::PatchConfig`] and [`Command::PutConfig`]; rows, after
+    /// [`Command::CheckArchive`] and [`Command::InitArchive`].
     pub body: Option<Value>,
 }
 

@@ -14,8 +14,8 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::types::{
-    BlowBody, ClusterStatus, DrillLog, DrillRecord, ErrorBody, FailoverBody, HistoryLine, MemberStatus,
-    ReinitializeBody, RestartBody, StatusPage, SwitchoverBody,
+    ArchiveCheckRow, ArchiveStatus, BlowBody, ClusterStatus, DrillLog, DrillRecord, ErrorBody, FailoverBody,
+    HistoryLine, MemberStatus, ReinitializeBody, RestartBody, StatusPage, SwitchoverBody,
 };
 
 /// Largest answer that is read.
@@ -260,6 +260,23 @@ impl Client {
     /// `POST /drills`.
     pub async fn keep_drill(&self, record: &DrillRecord) -> Result<Reply, ClientError> {
         self.post("/drills", record).await
+    }
+
+    /// `GET /archive`.
+    pub async fn archive(&self) -> Result<ArchiveStatus, ClientError> {
+        self.get("/archive").await
+    }
+
+    /// `POST /archive/check`.
+    pub async fn check_archive(&self) -> Result<Vec<ArchiveCheckRow>, ClientError> {
+        let reply = self.ask(Method::POST, "/archive/check", None, self.command).await?;
+        self.parse("/archive/check", reply.text.as_bytes())
+    }
+
+    /// `POST /archive/init`.
+    pub async fn init_archive(&self) -> Result<Vec<ArchiveCheckRow>, ClientError> {
+        let reply = self.ask(Method::POST, "/archive/init", None, self.command).await?;
+        self.parse("/archive/init", reply.text.as_bytes())
     }
 
     /// `POST /sigterm`.

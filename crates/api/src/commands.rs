@@ -12,8 +12,8 @@ use crate::body::{Presence, json, object};
 use crate::routes::App;
 use crate::schedule::{parse_schedule, parse_span, parse_version};
 use crate::types::{
-    BlowBody, ClusterStatus, DrillRecord, ErrorBody, FailoverBody, MemberRow, ReinitializeBody, RestartBody,
-    RestartRequest, SwitchoverBody,
+    ArchiveCheckRow, BlowBody, ClusterStatus, DrillRecord, ErrorBody, FailoverBody, MemberRow, ReinitializeBody,
+    RestartBody, RestartRequest, SwitchoverBody,
 };
 
 async fn carry_out(app: &App, command: Command) -> Response {
@@ -45,6 +45,7 @@ fn name(command: &Command) -> &'static str {
         Command::Failover { .. } => "Failover",
         Command::Forget { .. } => "Forgetting",
         Command::Blow(_) | Command::KeepDrill(_) => "Drill",
+        Command::CheckArchive | Command::InitArchive => "Archive",
         Command::Stop => "Shutdown",
     }
 }
@@ -379,4 +380,20 @@ pub fn failsafe_is_off() -> Response {
     responses((status = 202, body = String), (status = 401, body = ErrorBody)))]
 pub async fn stop(State(app): State<App>) -> Response {
     accepted(carry_out(&app, Command::Stop).await)
+}
+
+#[utoipa::path(post, path = "/archive/check", tag = "cluster", summary = "A round trip with every repository of the archive",
+    security(("token" = []), ("basic" = [])),
+    responses((status = 200, body = Vec<ArchiveCheckRow>), (status = 401, body = ErrorBody), (status = 412, body = String),
+        (status = 503, body = String)))]
+pub async fn check_archive(State(app): State<App>) -> Response {
+    carry_out(&app, Command::CheckArchive).await
+}
+
+#[utoipa::path(post, path = "/archive/init", tag = "cluster", summary = "Make repositories of the archive's places",
+    security(("token" = []), ("basic" = [])),
+    responses((status = 200, body = Vec<ArchiveCheckRow>), (status = 401, body = ErrorBody), (status = 412, body = String),
+        (status = 503, body = String)))]
+pub async fn init_archive(State(app): State<App>) -> Response {
+    carry_out(&app, Command::InitArchive).await
 }

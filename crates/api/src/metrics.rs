@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
 use crate::backend::Live;
-use crate::types::{ClusterStatus, DrillKind, DrillLog, MemberStatus};
+use crate::types::{ArchiveStatus, ClusterStatus, DrillKind, DrillLog, MemberStatus};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,6 +36,7 @@ pub fn render(
     member: &MemberStatus,
     cluster: &ClusterStatus,
     drills: &DrillLog,
+    archive: &ArchiveStatus,
     live: Live,
     failsafe: Option<&BTreeMap<String, String>>,
 ) -> String {
@@ -45,6 +46,7 @@ pub fn render(
     of_member(&mut page, member, live);
     of_cluster(&mut page, cluster);
     of_drills(&mut page, drills);
+    of_archive(&mut page, archive);
     page.finish()
 }
 
@@ -220,6 +222,32 @@ fn of_drills(page: &mut Page, log: &DrillLog) {
     for (drill, lost) in last.iter().filter_map(|drill| Some((drill, drill.lost_writes?))) {
         page.sample("matriarch_drill_last_lost_writes", &[("kind", drill.kind.as_str())], lost);
     }
+}
+
+fn of_archive(page: &mut Page, archive: &ArchiveStatus) {
+    if !archive.configured {
+        return;
+    }
+    page.family("matriarch_archive_repository_open", "gauge", "1 if a repository was opened.");
+    for repository in &archive.repositories {
+        let labels = [("repository", repository.name.as_str())];
+        page.sample("matriarch_archive_repository_open", &labels, u8::from(repository.open));
+    }
+    page.family("matriarch_archived_files", "counter", "Files of WAL that every repository has confirmed.");
+    page.sample("matriarch_archived_files_total", &[], archive.archived);
+    page.family("matriarch_archive_failures", "counter", "Attempts to archive WAL that failed.");
+    page.sample("matriarch_archive_failures_total", &[], archive.failures);
+    page.gauge(
+        "matriarch_archive_last_timestamp_seconds",
+        "When a file of WAL was last archived, seconds since 1970, 0 when none was.",
+        archive.last_archived.as_ref().map_or(0.0, |file| seconds(&file.at)),
+    );
+    page.gauge("matriarch_archive_waiting_files", "Files of WAL that are not archived yet.", archive.waiting);
+    page.gauge(
+        "matriarch_archive_oldest_waiting_timestamp_seconds",
+        "Since when the oldest of them waits, seconds since 1970, 0 when none does.",
+        archive.oldest_waiting.as_ref().map_or(0.0, |file| seconds(&file.at)),
+    );
 }
 
 /// `4.1.5` as Patroni pads it: 40105.

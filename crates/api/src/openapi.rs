@@ -12,10 +12,11 @@ use crate::{commands, heartbeat, routes, types};
 #[openapi(
     info(title = "Matriarch", description = "REST interface of a member: Patroni's paths and codes, and Matriarch's.", license(name = "Apache-2.0", identifier = "Apache-2.0")),
     paths(
-        routes::member, routes::cluster, routes::history, routes::drills, routes::status, routes::metrics_text, routes::openapi_json,
+        routes::member, routes::cluster, routes::history, routes::drills, routes::archive, routes::status, routes::metrics_text, routes::openapi_json,
         routes::config, commands::patch_config, commands::put_config, routes::failsafe, commands::failsafe,
         commands::reload, commands::restart, commands::cancel_restart, commands::reinitialize, commands::switchover,
-        commands::cancel_switchover, commands::failover, commands::forget, commands::drill, commands::keep_drill, commands::stop,
+        commands::cancel_switchover, commands::failover, commands::forget, commands::drill, commands::keep_drill,
+        commands::check_archive, commands::init_archive, commands::stop,
         heartbeat::heartbeat,
     ),
     components(schemas(types::MemberStatus)),

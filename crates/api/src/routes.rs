@@ -21,7 +21,7 @@ use crate::backend::Backend;
 use crate::health::{CHECKS, Check, judge};
 use crate::nearest::nearest;
 use crate::server::Limits;
-use crate::types::{ClusterStatus, DrillLog, ErrorBody, HistoryLine, MemberStatus, StatusPage};
+use crate::types::{ArchiveStatus, ClusterStatus, DrillLog, ErrorBody, HistoryLine, MemberStatus, StatusPage};
 use crate::{answer, commands, heartbeat, metrics, openapi};
 
 /// What every handler needs.
@@ -58,6 +58,9 @@ pub fn router_with(backend: Arc<dyn Backend>, auth: Auth, limits: Limits) -> Rou
         .route("/reinitialize", post(commands::reinitialize))
         .route("/switchover", post(commands::switchover).delete(commands::cancel_switchover))
         .route("/failover", post(commands::failover))
+        .route("/archive", get(archive))
+        .route("/archive/check", post(commands::check_archive))
+        .route("/archive/init", post(commands::init_archive))
         .route("/members/{name}", delete(commands::forget))
         .route("/sigterm", post(commands::stop))
         .route(heartbeat::PATH, get(heartbeat::heartbeat))
@@ -87,6 +90,9 @@ pub const OTHER_PATHS: &[&str] = &[
     "/reinitialize",
     "/switchover",
     "/failover",
+    "/archive",
+    "/archive/check",
+    "/archive/init",
     "/members/{name}",
     "/sigterm",
     heartbeat::PATH,
@@ -171,6 +177,12 @@ pub async fn drills(State(app): State<App>) -> Response {
     Json(&*app.backend.drills()).into_response()
 }
 
+#[utoipa::path(get, path = "/archive", tag = "read", summary = "How this member stands to the archive",
+    responses((status = 200, body = ArchiveStatus)))]
+pub async fn archive(State(app): State<App>) -> Response {
+    Json(&*app.backend.archive()).into_response()
+}
+
 #[utoipa::path(get, path = "/status", tag = "read",
     summary = "One page: cluster, rule, store, replication, slots, certificates, pending restarts",
     responses((status = 200, body = StatusPage)))]
@@ -185,7 +197,8 @@ pub async fn status(State(app): State<App>) -> Response {
 pub async fn metrics_text(State(app): State<App>) -> Response {
     let backend = &app.backend;
     let (member, cluster, drills) = (backend.status(), backend.cluster(), backend.drills());
-    let text = metrics::render(&member, &cluster, &drills, backend.live(), backend.failsafe().as_ref());
+    let archive = backend.archive();
+    let text = metrics::render(&member, &cluster, &drills, &archive, backend.live(), backend.failsafe().as_ref());
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 

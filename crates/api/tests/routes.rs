@@ -95,12 +95,50 @@ async fn drills_are_asked_for_and_kept() {
     assert_eq!(server.asked(), []);
     let mut log = DrillLog::default();
     log.add(DrillRecord { lost_writes: Some(0), result: DrillResult::Passed, ..record });
-    let text = metrics::render(&primary(), &cluster(), &log, leading(), None);
+    let archive = ArchiveStatus::default();
+    let text = metrics::render(&primary(), &cluster(), &log, &archive, leading(), None);
+    assert!(!text.contains("matriarch_archive"), "none is configured:\n{text}");
     for line in [
         "matriarch_drills_total{scope=\"demo\",name=\"a\",kind=\"failover\",result=\"passed\"} 1\n",
         "matriarch_drill_last_gap_seconds{scope=\"demo\",name=\"a\",kind=\"failover\"} 0.25\n",
         "matriarch_drill_last_timestamp_seconds{scope=\"demo\",name=\"a\",kind=\"failover\"} 1795255200\n",
         "matriarch_drill_last_lost_writes{scope=\"demo\",name=\"a\",kind=\"failover\"} 0\n",
+    ] {
+        assert!(text.contains(line), "{line} is missing:\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_archive_is_shown_checked_and_counted() {
+    let server = start().await;
+    let client = server.client();
+    assert_eq!(client.archive().await.unwrap(), ArchiveStatus::default());
+    let rows = vec![ArchiveCheckRow { name: "/srv/a".into(), ok: true, took_ms: Some(3), problem: None }];
+    for _ in 0..2 {
+        server.script.answers.lock().unwrap().push_back(Ok(CommandDone::config(json!(rows))));
+    }
+    assert_eq!(client.check_archive().await.unwrap(), rows);
+    assert_eq!(client.init_archive().await.unwrap(), rows);
+    assert_eq!(server.asked(), [Command::CheckArchive, Command::InitArchive]);
+    let file = ArchivedFile { file: "00000002.history".into(), at: "2026-11-21T10:00:00Z".into() };
+    let archive = ArchiveStatus {
+        configured: true,
+        repositories: vec![ArchiveRepositoryRow { name: "/srv/a".into(), open: true, problem: None }],
+        archived: 7,
+        last_archived: Some(file.clone()),
+        failures: 2,
+        waiting: 3,
+        oldest_waiting: Some(file),
+        ..ArchiveStatus::default()
+    };
+    let text = metrics::render(&primary(), &cluster(), &DrillLog::default(), &archive, leading(), None);
+    for line in [
+        "matriarch_archive_repository_open{scope=\"demo\",name=\"a\",repository=\"/srv/a\"} 1\n",
+        "matriarch_archived_files_total{scope=\"demo\",name=\"a\"} 7\n",
+        "matriarch_archive_failures_total{scope=\"demo\",name=\"a\"} 2\n",
+        "matriarch_archive_last_timestamp_seconds{scope=\"demo\",name=\"a\"} 1795255200\n",
+        "matriarch_archive_waiting_files{scope=\"demo\",name=\"a\"} 3\n",
+        "matriarch_archive_oldest_waiting_timestamp_seconds{scope=\"demo\",name=\"a\"} 1795255200\n",
     ] {
         assert!(text.contains(line), "{line} is missing:\n{text}");
     }

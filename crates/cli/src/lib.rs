@@ -5,6 +5,7 @@
 //! Must not: open the store or PostgreSQL, or know how a cluster is found: the caller hands over a [`Target`].
 //! Start reading at [`run`].
 
+mod archive;
 mod configuration;
 mod connect;
 mod diff;
@@ -35,6 +36,6 @@ pub use run::run;
 pub use target::{Connection, Endpoint, Target};
 pub use ui::{Format, OutputArgs, Ui};
 pub use verbs::{
-    ConfigCheckArgs, ConfigSetArgs, ConfigVerb, DsnArgs, DsnRole, FailoverArgs, ListArgs, MembersArgs, PauseArgs,
-    PsqlArgs, ReinitArgs, RestartArgs, RoleFilter, SwitchoverArgs, Verb,
+    ArchiveVerb, ConfigCheckArgs, ConfigSetArgs, ConfigVerb, DsnArgs, DsnRole, FailoverArgs, ListArgs, MembersArgs,
+    PauseArgs, PsqlArgs, ReinitArgs, RestartArgs, RoleFilter, SwitchoverArgs, Verb,
 };

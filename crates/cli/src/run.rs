@@ -7,7 +7,7 @@ use crate::movement::in_turn;
 use crate::target::Target;
 use crate::ui::{Format, Ui};
 use crate::verbs::{ListArgs, Verb};
-use crate::{configuration, connect, history, list, maintenance, movement, restart, status, topology, view};
+use crate::{archive, configuration, connect, history, list, maintenance, movement, restart, status, topology, view};
 
 /// Does what a verb says. [`crate::exit_code`] turns an error into the exit code.
 pub async fn run(verb: Verb, target: &Target, ui: &mut Ui) -> anyhow::Result<()> {
@@ -43,6 +43,7 @@ async fn dispatch(verb: Verb, target: &Target, ui: &mut Ui) -> anyhow::Result<()
             ui.show(&history::lines(&lines), || history::parts(&lines))
         }
         Verb::Config(verb) => configuration::run(target, ui, verb).await,
+        Verb::Archive(verb) => archive::run(target, ui, verb).await,
         Verb::Psql(args) => connect::psql(target, ui, args).await,
         Verb::Dsn(args) => connect::dsn(target, ui, args).await,
         Verb::Version => connect::version(target, ui).await,

@@ -73,6 +73,9 @@ pub enum Verb {
     /// Dynamic configuration of the cluster
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Repositories for WAL and backups
+    #[command(subcommand)]
+    Archive(ArchiveVerb),
     /// Open psql on the primary
     #[command(
         long_about = "Opens psql on the primary, as the superuser, with the cluster's password file. Arguments go to psql.",
@@ -86,6 +89,31 @@ pub enum Verb {
     Dsn(DsnArgs),
     /// Versions of this program, of the agents and of PostgreSQL
     Version,
+}
+
+/// `archive`.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum ArchiveVerb {
+    /// What is archived and what waits, by repository and by member
+    #[command(
+        after_long_help = "Examples:\n  matriarch archive status\n  matriarch archive status -o json | jq .waiting"
+    )]
+    Status,
+    /// A round trip with every repository, by the leader's agent
+    #[command(
+        long_about = "Creates an object in every repository, has a second one of its name refused, reads the first and removes \
+        it. The leader's agent does it, with its credentials. Ends with 75 when a repository does not do all of that.",
+        after_long_help = "Example:\n  matriarch archive check"
+    )]
+    Check,
+    /// Make repositories of the places that the configuration names
+    #[command(
+        long_about = "Leaves the mark that makes a place a repository, where none is, and then does what 'archive check' does. \
+        For a cluster that is less than an hour old the agent does it unasked. Later it does not: an empty directory may be \
+        one whose file system is not mounted.",
+        after_long_help = "Example:\n  matriarch archive init"
+    )]
+    Init,
 }
 
 /// `list`.

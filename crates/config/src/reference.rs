@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::dynamic::archive::ARCHIVING;
 use crate::parameters::{OWNED, SHARED};
 use crate::schema::{Effect, Key, Kind};
 use crate::units::show_bytes;
@@ -140,8 +141,9 @@ fn parameters(page: &mut String) {
         format_args!(
             "\nThese must be the same on every member, so only the dynamic configuration takes them: {}.\n\n\
              `wal_level` must be `replica` or `logical`. While `synchronous_mode` is on, a cluster-wide \
-             `synchronous_commit` may be `on` or `remote_apply`.\n",
-            shared.join(", ")
+             `synchronous_commit` may be `on` or `remote_apply`.\n\nWith a section `archive`, {} belong to Matriarch as well.\n",
+            shared.join(", "),
+            ARCHIVING.map(|name| format!("`{name}`")).join(", ")
         ),
     );
 }

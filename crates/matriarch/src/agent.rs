@@ -223,6 +223,7 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
     };
     let run_dir = absolute(&local.run_dir())?;
     let guard_socket = beside(&run_dir, ".guard");
+    let archive_socket = beside(&run_dir, ".archive");
     let postgres_log = match &config.log.postgresql {
         PostgresLog::File(path) => absolute(path)?,
         PostgresLog::Stream => beside(&data_dir, ".log"),
@@ -266,6 +267,7 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
         bootstrap_config: config.bootstrap.dcs.is_object().then(|| config.bootstrap.dcs.clone()),
         program: upgrade::program().context("cannot find our own program, which is the guard's too")?,
         guard_socket,
+        archive_socket,
         host_id: crate::host::id(),
         virtual_ip: config.virtual_ip.clone(),
         watchdog: config.watchdog.clone(),

@@ -14,9 +14,11 @@ mod store;
 mod up;
 mod upgrade;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use matriarch_agent::archive::WalCommand;
 use matriarch_agent::guard::GuardOptions;
 use matriarch_cli::{OutputArgs, Ui, Verb};
 use matriarch_drill::DrillVerb;
@@ -52,19 +54,58 @@ enum Mode {
     /// Practise a failover or a switchover on the live cluster, and measure it
     #[command(subcommand)]
     Drill(DrillVerb),
+    /// Archive a file of WAL: PostgreSQL's archive_command
+    #[command(
+        long_about = "Asks the agent on this host to bring a file of pg_wal into every repository of the archive, and ends with 0 \
+        when each of them has confirmed it. PostgreSQL calls it; the agent sets archive_command.",
+        after_long_help = "Example:\n  matriarch wal-push pg_wal/000000010000000000000001"
+    )]
+    WalPush {
+        /// Where the agent listens
+        #[arg(long, value_name = "SOCKET")]
+        socket: Option<PathBuf>,
+        /// The file (%p)
+        path: PathBuf,
+    },
+    /// Fetch a file of WAL from the archive: PostgreSQL's restore_command
+    #[command(
+        long_about = "Asks the agent on this host for a file of the archive. Ends with 1 only when every repository has proven that \
+        it is not there, and with 126 when that is not known, so that PostgreSQL does not take an outage for the end of the WAL.",
+        after_long_help = "Example:\n  matriarch wal-fetch 00000002.history /tmp/00000002.history"
+    )]
+    WalFetch {
+        /// Where the agent listens
+        #[arg(long, value_name = "SOCKET")]
+        socket: Option<PathBuf>,
+        /// Name of the file (%f)
+        name: String,
+        /// Where it is to be (%p)
+        to: PathBuf,
+    },
     #[command(flatten)]
     Cluster(Verb),
 }
 
 fn main() -> ExitCode {
     let arguments = || std::env::args_os().skip(1);
-    // First of all, and without a runtime: the guard must stay tiny.
+    // PostgreSQL starts these once for each file: no parser, no runtime.
+    if let Some(command) = WalCommand::from_arguments(arguments()) {
+        return ExitCode::from(command.run());
+    }
+    // And without a runtime: the guard must stay tiny.
     let done = if let Some(options) = GuardOptions::from_arguments(arguments()) {
         matriarch_agent::guard::run(&options)
     } else if let Some((args, config)) = agent::AgentArgs::from_arguments(arguments()) {
         block_on(agent::run(args, &config))
     } else {
         match Cli::try_parse() {
+            // Options stand where the short way does not look for them.
+            Ok(Cli { verb: Mode::WalPush { socket, path }, .. }) => {
+                return ExitCode::from(WalCommand::Push { socket, path }.run());
+            }
+            Ok(Cli { verb: Mode::WalFetch { socket, name, to }, .. }) => {
+                return ExitCode::from(WalCommand::Fetch { socket, name, to }.run());
+            }
             Ok(cli) => run(cli),
             Err(error) => return misused(&error),
         }
@@ -91,6 +132,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             clap_complete::generate(shell, &mut Cli::command(), "matriarch", &mut std::io::stdout());
             Ok(())
         }
+        Mode::WalPush { .. } | Mode::WalFetch { .. } => Ok(()),
         Mode::Up(args) => block_on(up::run(args, cli.which)),
         Mode::Agent(args) => match &cli.which.config {
             Some(config) => block_on(agent::run(args, config)),

@@ -39,6 +39,8 @@ pub struct Probe {
     pub primary_conninfo: String,
     /// There is a `restore_command`.
     pub restores: bool,
+    /// It hands its WAL over to an archive.
+    pub archives: bool,
     /// When the postmaster started.
     pub postmaster_start_time: f64,
     /// The server's clock.
@@ -178,6 +180,7 @@ SELECT json_build_object(
   'synchronous_standby_names', current_setting('synchronous_standby_names'),
   'primary_conninfo', current_setting('primary_conninfo'),
   'restores', current_setting('restore_command') <> '',
+  'archives', current_setting('archive_mode') <> 'off',
   'postmaster_start_time', extract(epoch FROM pg_postmaster_start_time()),
   'now', extract(epoch FROM clock_timestamp())
 )::text FROM s";

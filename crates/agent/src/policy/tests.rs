@@ -47,6 +47,7 @@ fn options(tags: Value) -> Options {
         bootstrap_config: None,
         program: "/bin/true".into(),
         guard_socket: "/d/guard".into(),
+        archive_socket: "/d/a'b.archive".into(),
         host_id: "h".into(),
         require_tls: false,
         supervised: false,

@@ -4,6 +4,7 @@
 mod act;
 mod address;
 mod ailment;
+mod archive;
 mod blow;
 mod ending;
 mod events;
@@ -37,6 +38,7 @@ use matriarch_postgres::volumes::VolumeProbe;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
+use crate::archive::{Archiver, Place as ArchivePlace};
 use crate::event::Event;
 use crate::guard::{GuardLink, GuardOptions, GuardState};
 use crate::heartbeat::{Asked, Heartbeats};
@@ -80,6 +82,7 @@ pub struct Shell {
     armed: Millis,
     pg: Pg,
     guard: GuardLink,
+    archiver: Archiver,
     virtual_ip: VirtualIp,
     guard_state: watch::Receiver<GuardState>,
     /// Its word as last looked at.
@@ -127,7 +130,14 @@ impl Shell {
             GuardOptions { data_dir: options.instance.data_dir.clone(), socket: options.guard_socket.clone() },
             options.virtual_ip.as_ref().map(Place::new),
         );
+        let archive = ArchivePlace {
+            scope: options.scope.clone(),
+            data_dir: options.instance.data_dir.clone(),
+            socket: options.archive_socket.clone(),
+            owner: options.instance.owner.clone(),
+        };
         Shell {
+            archiver: Archiver::new(archive, shared.archive.clone()),
             pg: Pg::new(options.clone(), sender.clone()),
             storage: Storage::new(store, sender.clone(), crate::policy::ttl(&config)),
             watch,
@@ -298,6 +308,7 @@ impl Shell {
         for action in decision.actions {
             self.act(action, restricted);
         }
+        self.keep_archive();
         self.tell_guard(now);
         self.keep_virtual_ip();
         self.promise_if_asked(now);

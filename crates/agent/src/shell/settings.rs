@@ -58,6 +58,7 @@ impl Shell {
             held: view.is_some_and(|view| !view.routers.is_empty()),
             guard: (!self.config.pause).then(|| self.guard_state.clone()),
             settled: self.is_settled(),
+            keeps_wal: self.config.archive.is_some(),
         }
     }
 
@@ -125,6 +126,7 @@ impl Shell {
     fn postgres_settings(&self, settings: &Settings) -> matriarch_postgres::Settings {
         let mut parameters = crate::policy::parameters(&self.config);
         parameters.extend(self.options.parameters.clone());
+        crate::policy::archiving(&self.options, &self.config, &mut parameters);
         let from_archive = self.options.from_archive();
         if from_archive {
             crate::policy::from_archive(&mut parameters);

@@ -71,12 +71,14 @@ impl Shell {
             Some(format!("the watchdog {} does not work: {failure}", self.options.watchdog.device.display()))
         };
         let archive = || self.pg.probe.as_ref().filter(|_| self.options.from_archive()).and_then(no_archive);
+        let archiver = || self.archiver.problem();
         self.pg
             .files
             .problem()
             .or_else(watchdog)
             .or_else(address)
             .or_else(archive)
+            .or_else(archiver)
             .or_else(stream)
             .or_else(|| self.pooler_role_problem())
             .or_else(|| certificates::problem(&self.certificates()))
@@ -87,6 +89,7 @@ impl Shell {
         if self.upkeep.task.as_ref().is_some_and(|task| !task.is_finished()) || self.pg.busy().is_some() {
             return;
         }
+        let archived_to = self.archived_to();
         let (Some(reading), Some(probe), Some(sql)) = (&self.reading, &self.pg.probe, self.pg.sql()) else { return };
         let settled = match &self.pg.server {
             Server::Running(running) if running.in_recovery => running.streaming || self.options.from_archive(),
@@ -97,7 +100,12 @@ impl Shell {
             return;
         }
         let seen = (probe, &reading.slots);
-        let wanted = self.upkeep.keeper.wanted(now, self.options.name(), &self.config, &reading.view, seen);
+        let mut wanted = self.upkeep.keeper.wanted(now, self.options.name(), &self.config, &reading.view, seen);
+        if self.config.archive.is_some() {
+            wanted.members.insert(super::archive::SLOT.to_owned(), archived_to);
+        } else {
+            wanted.abandoned.insert(super::archive::SLOT.to_owned());
+        }
         let mut steps = slots::plan(&wanted, &probe.slots);
         if now >= self.upkeep.due {
             self.upkeep.due = now + self.config.loop_wait.as_millis() as Millis;
@@ -124,6 +132,7 @@ impl Shell {
             .filter(|(_, slot)| **slot == Slot::Physical)
             .map(|(name, _)| name.clone())
             .collect();
+        names.extend(self.config.archive.is_some().then(|| super::archive::SLOT.to_owned()));
         if let Some(reading) = self.reading.as_ref().filter(|_| self.config.postgresql.use_slots) {
             let mut members: std::collections::BTreeSet<&MemberName> = reading.view.members.keys().collect();
             members.extend(reading.view.sync.iter().flat_map(|sync| &sync.value.membership));
@@ -136,7 +145,11 @@ impl Shell {
 
     /// Where the configuration's slots stand here, for the replicas.
     pub(super) fn slot_positions(&self) -> BTreeMap<String, u64> {
-        self.pg.probe.as_ref().map(|probe| slots::positions(&self.config, probe)).unwrap_or_default()
+        let Some(probe) = &self.pg.probe else { return BTreeMap::new() };
+        let mut positions = slots::positions(&self.config, probe);
+        let archived = self.archiver.safe().filter(|_| self.config.archive.is_some());
+        positions.extend(archived.map(|lsn| (super::archive::SLOT.to_owned(), lsn.0)));
+        positions
     }
 }
 

@@ -94,6 +94,7 @@ fn probe(in_recovery: bool, slots: Vec<SlotRow>) -> Probe {
         synchronous_standby_names: String::new(),
         primary_conninfo: String::new(),
         restores: false,
+        archives: false,
         postmaster_start_time: 0.0,
         now: 0.0,
     }

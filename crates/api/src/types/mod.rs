@@ -3,12 +3,14 @@
 //! Field names and units at the top level of `/patroni` and `/cluster` are Patroni's, because dashboards and scripts
 //! read them; ours are under `matriarch` or stand beside them.
 
+mod archive;
 mod cluster;
 mod drill;
 mod member;
 mod page;
 mod request;
 
+pub use archive::{ArchiveCheckRow, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchivedFile};
 pub use cluster::{
     ClusterDetail, ClusterStatus, HistoryLine, KnownRow, Lag, MemberRow, PreviousRuleView, RouterRow, RuleView,
     ScheduledSwitchover, StoreView, Unknown,

@@ -140,6 +140,32 @@ impl Repository {
         Ok(Created::Yes)
     }
 
+    /// A round trip: an object is created, a second one of its name is refused, the first is read and removed. Returns how
+    /// long that took.
+    ///
+    /// # Errors
+    /// Whatever of it the store does not do.
+    pub async fn check(&self) -> Result<Duration, RepositoryError> {
+        let begun = Instant::now();
+        self.read_mark().await?;
+        match self.mark.create_by {
+            CreateBy::Condition => self.probe().await?,
+            CreateBy::Claims => {
+                let name = format!("probe/{}", random_name());
+                let content = Bytes::from_static(b"probe");
+                self.put(&name, content.clone()).await?;
+                if self.get(&name).await? != content || self.list("probe").await?.iter().all(|entry| entry.name != name)
+                {
+                    return Err(
+                        self.corrupt(&name, "it did not come back as it was written, or a list does not show it")
+                    );
+                }
+                self.delete(&name).await?;
+            }
+        }
+        Ok(begun.elapsed())
+    }
+
     /// Creates one name twice, with two contents: the second must be refused and the first must stay.
     pub(super) async fn probe(&self) -> Result<(), RepositoryError> {
         let name = format!("probe/{}", random_name());

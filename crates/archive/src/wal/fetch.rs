@@ -49,16 +49,21 @@ impl FetchError {
     }
 }
 
-/// Writes a file of the archive to `to` (whole or not at all, synced). It is taken from the first archive that has it;
-/// it is absent only if every archive proves so.
+/// Writes a file of the archive to `to` (whole or not at all, synced); see [`content`].
 pub async fn fetch(archives: &[Archive], name: &WalName, to: &Path) -> Result<(), FetchError> {
+    write(to, content(archives, name).await?).await
+}
+
+/// A file of the archive, verified. It is taken from the first archive that has it; it is absent only if every archive
+/// proves so.
+pub async fn content(archives: &[Archive], name: &WalName) -> Result<Vec<u8>, FetchError> {
     if archives.is_empty() {
         return Err(FetchError::NoRepository);
     }
     let mut failed = None;
     for archive in archives {
         match read(archive, name).await {
-            Ok(content) => return write(to, content).await,
+            Ok(content) => return Ok(content),
             Err(error) if is_absent(&error) => {}
             Err(error) => {
                 tracing::warn!(file = %name, repository = archive.repository().name(), %error, "not fetched from here");

@@ -9,7 +9,7 @@ mod push;
 pub(crate) mod records;
 
 pub(crate) use fetch::read;
-pub use fetch::{FetchError, fetch};
+pub use fetch::{FetchError, content, fetch};
 pub use header::BadSegment;
 pub(crate) use header::check as check_segment;
 pub use name::{BadWalName, Segment, WalName};

@@ -204,8 +204,8 @@ const ENCRYPTION: &[Key] = &[
     ),
 ];
 
-/// Parameters of PostgreSQL by which it archives, and by which standbys read an archive.
-pub(crate) const ARCHIVING: &[&str] = &["archive_mode", "archive_command", "archive_library"];
+/// Parameters of PostgreSQL by which it archives.
+pub(crate) const ARCHIVING: [&str; 3] = ["archive_mode", "archive_command", "archive_library"];
 
 /// Across keys of the section, whose keys are right by themselves.
 pub(super) fn rule(section: &Map<String, Value>, path: &str, problems: &mut Problems) {

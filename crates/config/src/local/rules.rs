@@ -134,7 +134,8 @@ pub(crate) fn notes(config: &Section) -> Vec<String> {
             .any(|parameters| {
                 parameters.get("restore_command").and_then(Value::as_str).is_some_and(|text| !text.is_empty())
             });
-    let missing = nostream && !restores;
+    let archived = whole.pointer("/bootstrap/dcs/archive").is_some_and(Value::is_object);
+    let missing = nostream && !restores && !archived;
     let text = "tags.nostream: this file has no restore_command, the only way for WAL to reach such a member; add it to \
                 `postgresql.parameters`, unless the cluster's configuration has one";
     missing.then(|| text.to_owned()).into_iter().collect()

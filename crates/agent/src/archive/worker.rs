@@ -1,0 +1,464 @@
+//! The worker: opens repositories, uploads what waits, answers whoever waits for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use matriarch_api::{ArchiveCheckRow, ArchiveFailure, ArchivedFile};
+use matriarch_archive::wal::{self, Segment, WalName};
+use matriarch_core::{Lsn, Timeline};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::backfill::{Failure, backfill};
+use super::open::{Opened, Opening, check, open};
+use super::waiting::{self, Waiting};
+use super::wire::Answer;
+use super::{Ask, Board, Charge, Place, Shown, Standing};
+
+/// How often the data directory is looked at without a reason.
+const LOOK: Duration = Duration::from_secs(10);
+/// Pauses between attempts that nobody waits for.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// Bytes of segments that are read ahead at the same time, and the most of them.
+const AHEAD: u64 = 64 << 20;
+const MOST_AHEAD: u64 = 4;
+/// A failure is a member's problem once files have waited so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The thread's whole life.
+pub(super) fn main(
+    place: &Place,
+    charge: watch::Receiver<Charge>,
+    asks: mpsc::UnboundedReceiver<Ask>,
+    board: &Arc<Board>,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(4).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(Worker::new(place, charge, asks, board).run()),
+        Err(error) => tracing::error!("the archive's thread cannot work: {error}"),
+    }
+}
+
+enum Done {
+    Opened(u64, Opened),
+    Pushed(WalName, bool, Result<(), Failure>),
+    Backfilled(Timeline, Result<usize, Failure>),
+    Checked(oneshot::Sender<Vec<ArchiveCheckRow>>, Vec<ArchiveCheckRow>),
+}
+
+struct Worker {
+    place: Place,
+    charge: watch::Receiver<Charge>,
+    told: Charge,
+    asks: mpsc::UnboundedReceiver<Ask>,
+    board: Arc<Board>,
+    opened: watch::Sender<Arc<Opened>>,
+    /// Counts openings, so that one of an earlier configuration is not taken for the present one's.
+    generation: u64,
+    opening: bool,
+    tasks: JoinSet<Done>,
+    waiting: BTreeMap<WalName, Waiting>,
+    in_flight: BTreeSet<WalName>,
+    /// Confirmed by every repository, and still marked as ready.
+    held: BTreeSet<WalName>,
+    askers: BTreeMap<WalName, Vec<oneshot::Sender<Answer>>>,
+    backfilling: bool,
+    backfilled: Option<Timeline>,
+    look: bool,
+    looked: Instant,
+    retry: Instant,
+    pause: Duration,
+}
+
+impl Worker {
+    fn new(
+        place: &Place,
+        charge: watch::Receiver<Charge>,
+        asks: mpsc::UnboundedReceiver<Ask>,
+        board: &Arc<Board>,
+    ) -> Worker {
+        Worker {
+            place: place.clone(),
+            told: Charge::default(),
+            charge,
+            asks,
+            board: board.clone(),
+            opened: watch::channel(Arc::default()).0,
+            generation: 0,
+            opening: false,
+            tasks: JoinSet::new(),
+            waiting: BTreeMap::new(),
+            in_flight: BTreeSet::new(),
+            held: BTreeSet::new(),
+            askers: BTreeMap::new(),
+            backfilling: false,
+            backfilled: None,
+            look: true,
+            looked: Instant::now(),
+            retry: Instant::now(),
+            pause: PAUSES.0,
+        }
+    }
+
+    async fn run(mut self) {
+        tokio::spawn(super::serve::serve(self.place.clone(), self.board.clone(), self.opened.subscribe()));
+        self.take_charge();
+        loop {
+            self.step();
+            self.show();
+            let wake = if self.wants_retry() { self.retry } else { self.looked + LOOK };
+            tokio::select! {
+                changed = self.charge.changed() => match changed {
+                    Ok(()) => self.take_charge(),
+                    // The agent has ended.
+                    Err(_) => return,
+                },
+                Some(ask) = self.asks.recv() => self.hear(ask),
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(done) => self.done(done),
+                    Err(error) => tracing::error!("a task of the archive has failed: {error}"),
+                },
+                () = sleep_until(wake) => self.look = true,
+            }
+        }
+    }
+
+    fn take_charge(&mut self) {
+        let charge = self.charge.borrow_and_update().clone();
+        let moved = (charge.section != self.told.section, charge.identity != self.told.identity);
+        if moved != (false, false) || self.begins(&charge) {
+            self.close();
+        }
+        if charge.standing != self.told.standing {
+            self.backfilled = None;
+        }
+        if charge.standing == Standing::Stopping {
+            for (_, askers) in std::mem::take(&mut self.askers) {
+                askers.into_iter().for_each(|asker| drop(asker.send(Answer::Stopping)));
+            }
+        }
+        self.told = charge;
+        self.look = true;
+        self.try_now();
+    }
+
+    /// A primary may begin what a standby could only find missing.
+    fn begins(&self, charge: &Charge) -> bool {
+        let is_primary = |charge: &Charge| matches!(charge.standing, Standing::Primary(_));
+        is_primary(charge) && !is_primary(&self.told) && self.opened.borrow().all().is_err()
+    }
+
+    fn close(&mut self) {
+        self.generation += 1;
+        self.opening = false;
+        self.held.clear();
+        self.opened.send_replace(Arc::default());
+    }
+
+    fn try_now(&mut self) {
+        (self.retry, self.pause) = (Instant::now(), PAUSES.0);
+    }
+
+    fn hear(&mut self, ask: Ask) {
+        let section = self.told.section.clone();
+        let (sender, init) = match ask {
+            Ask::Push(name, sender) => return self.asked_to_push(name, sender),
+            Ask::Check(sender) => (sender, false),
+            Ask::Init(sender) => (sender, true),
+        };
+        // Whoever asked learns from the closed channel that no archive is configured.
+        let Some(section) = section else { return };
+        let scope = self.place.scope.clone();
+        self.tasks.spawn(async move { Done::Checked(sender, check(&section, &scope, init).await) });
+    }
+
+    fn asked_to_push(&mut self, name: WalName, sender: oneshot::Sender<Answer>) {
+        let at_once = if self.held.contains(&name) {
+            Some(Answer::Done)
+        } else if self.told.standing == Standing::Stopping {
+            Some(Answer::Stopping)
+        } else if self.told.section.is_none() {
+            Some(Answer::Failed("no archive is configured any more; restart PostgreSQL".to_owned()))
+        } else {
+            None
+        };
+        match at_once {
+            Some(answer) => drop(sender.send(answer)),
+            None => {
+                self.askers.entry(name).or_default().push(sender);
+                self.try_now();
+            }
+        }
+        self.look = true;
+    }
+
+    /// Begins what is to be done.
+    fn step(&mut self) {
+        if self.told.section.is_none() {
+            self.waiting.clear();
+            return;
+        }
+        if self.look {
+            self.look_around();
+        }
+        if Instant::now() < self.retry {
+            return;
+        }
+        self.open();
+        let Ok(archives) = self.opened.borrow().all() else { return };
+        let size = archives.first().map_or(AHEAD, |archive| archive.incarnation().segment_size);
+        let most = (AHEAD / size).clamp(1, MOST_AHEAD) as usize;
+        for (name, path, kept) in self.next_files(most.saturating_sub(self.in_flight.len())) {
+            self.in_flight.insert(name.clone());
+            let archives = archives.clone();
+            self.tasks.spawn(async move {
+                let pushed = wal::push(&archives, &path, &name).await;
+                let pushed = pushed.map_err(|error| Failure::of(&name, &error));
+                Done::Pushed(name, kept, pushed)
+            });
+        }
+        if let Standing::Primary(timeline) = self.told.standing
+            && self.backfilled != Some(timeline)
+            && !self.backfilling
+        {
+            self.backfilling = true;
+            let data_dir = self.place.data_dir.clone();
+            self.tasks.spawn(async move { Done::Backfilled(timeline, backfill(&archives, &data_dir, timeline).await) });
+        }
+    }
+
+    fn open(&mut self) {
+        let (Some(section), Some(identity)) = (self.told.section.clone(), self.told.identity) else { return };
+        if self.opening || self.opened.borrow().all().is_ok() {
+            return;
+        }
+        self.opening = true;
+        let primary = matches!(self.told.standing, Standing::Primary(_));
+        let opening = Opening { section, scope: self.place.scope.clone(), identity, primary };
+        let (generation, data_dir) = (self.generation, self.place.data_dir.clone());
+        self.tasks.spawn(async move { Done::Opened(generation, open(&opening, &data_dir).await) });
+    }
+
+    /// What somebody waits for first, then the oldest.
+    fn next_files(&self, most: usize) -> Vec<(WalName, PathBuf, bool)> {
+        let mut order: Vec<&WalName> = self.askers.keys().chain(self.waiting.keys()).collect();
+        order.sort_by_key(|name| (!self.askers.contains_key(name), !matches!(name, WalName::History(_))));
+        order.dedup();
+        let free = order.into_iter().filter(|name| !self.in_flight.contains(name) && !self.held.contains(name));
+        let place = |name: &WalName| match self.waiting.get(name) {
+            Some(waiting) => (name.clone(), waiting.path.clone(), waiting.kept),
+            None => (name.clone(), self.place.data_dir.join("pg_wal").join(name.to_string()), false),
+        };
+        free.take(most).map(place).collect()
+    }
+
+    fn look_around(&mut self) {
+        (self.look, self.looked) = (false, Instant::now());
+        // Before the files: a segment that was complete then is marked by now.
+        let flushed = self.board.flushed();
+        match waiting::waiting(&self.place.data_dir) {
+            Ok(found) => {
+                self.waiting = found.into_iter().collect();
+                let (waiting, askers) = (&self.waiting, &self.askers);
+                self.held.retain(|name| waiting.contains_key(name) || askers.contains_key(name));
+            }
+            Err(error) => {
+                tracing::warn!("the WAL of {} cannot be looked at: {error}", self.place.data_dir.display());
+                return;
+            }
+        }
+        let safe = self.safe(flushed);
+        self.board.shown().safe = safe;
+    }
+
+    /// All WAL before it is archived: known only of a primary that hands its WAL over, and that has made up for the one before.
+    fn safe(&self, flushed: Lsn) -> Option<Lsn> {
+        let Standing::Primary(timeline) = self.told.standing else { return None };
+        let size = self.told.identity?.segment_size;
+        if !self.told.archives || self.backfilled != Some(timeline) || flushed == Lsn::ZERO {
+            return None;
+        }
+        let missing = self.waiting.iter().filter(|(name, waiting)| !waiting.kept && !self.held.contains(name));
+        let oldest = waiting::oldest(missing.map(|(name, _)| name.clone()), size);
+        let current = Segment::at(timeline, flushed, size).start(size);
+        Some(oldest.map_or(current, |oldest| oldest.min(current)))
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Opened(generation, _) if generation != self.generation => {}
+            Done::Opened(_, opened) => {
+                self.opening = false;
+                let failure = opened.all().err();
+                self.opened.send_replace(Arc::new(opened));
+                if let Some(why) = failure {
+                    self.failed_all(&why);
+                }
+            }
+            Done::Pushed(name, kept, pushed) => self.pushed(name, kept, pushed),
+            Done::Backfilled(timeline, result) => {
+                self.backfilling = false;
+                match result {
+                    Ok(count) => {
+                        if count > 0 {
+                            tracing::info!(count, "files of earlier timelines are archived now");
+                        }
+                        self.backfilled = Some(timeline);
+                    }
+                    Err(failure) => self.note_failure(&failure),
+                }
+                self.look = true;
+            }
+            Done::Checked(sender, rows) => {
+                // What was initialised can be opened now.
+                if self.opened.borrow().all().is_err() {
+                    self.try_now();
+                }
+                let _ = sender.send(rows);
+            }
+        }
+    }
+
+    fn pushed(&mut self, name: WalName, kept: bool, pushed: Result<(), Failure>) {
+        self.in_flight.remove(&name);
+        self.look = true;
+        let answer = match pushed {
+            Ok(()) => {
+                self.note_archived(&name);
+                if let Err(error) = self.tidy(&name, kept) {
+                    tracing::warn!(file = %name, "it is archived, and its mark could not be removed: {error}");
+                }
+                self.held.insert(name.clone());
+                Answer::Done
+            }
+            Err(failure) => {
+                self.note_failure(&failure);
+                if let Some(waiting) = self.waiting.get(&name).filter(|waiting| waiting.kept && failure.conflict) {
+                    // The repository has both contents; it would be refused for ever.
+                    let refused = waiting.path.with_file_name(format!("{name}.refused"));
+                    let _ = std::fs::rename(&waiting.path, refused);
+                }
+                Answer::Failed(failure.why)
+            }
+        };
+        for asker in self.askers.remove(&name).unwrap_or_default() {
+            let _ = asker.send(answer.clone());
+        }
+    }
+
+    /// What no archiver of PostgreSQL looks after.
+    fn tidy(&self, name: &WalName, kept: bool) -> std::io::Result<()> {
+        match self.waiting.get(name) {
+            Some(waiting) if kept => std::fs::remove_file(&waiting.path),
+            _ if self.told.standing == Standing::Other => waiting::mark_done(&self.place.data_dir, name),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing can be archived at the moment.
+    fn failed_all(&mut self, why: &str) {
+        let waiting = self.waiting.keys().next().cloned();
+        for (name, askers) in std::mem::take(&mut self.askers) {
+            self.note_failure(&Failure { file: name.to_string(), why: why.to_owned(), conflict: false });
+            askers.into_iter().for_each(|asker| drop(asker.send(Answer::Failed(why.to_owned()))));
+        }
+        if let Some(name) = waiting {
+            self.note_failure(&Failure { file: name.to_string(), why: why.to_owned(), conflict: false });
+        }
+        self.later();
+    }
+
+    fn later(&mut self) {
+        self.retry = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(PAUSES.1);
+    }
+
+    /// There is something that was not done.
+    fn wants_retry(&self) -> bool {
+        let Standing::Primary(timeline) = self.told.standing else { return self.has_waiting() };
+        let open = self.opened.borrow().all().is_ok();
+        !self.opening && !open && self.told.section.is_some()
+            || self.has_waiting()
+            || open && !self.backfilling && self.backfilled != Some(timeline)
+    }
+
+    fn has_waiting(&self) -> bool {
+        self.told.section.is_some()
+            && !self.opening
+            && self.waiting.keys().any(|name| !self.held.contains(name) && !self.in_flight.contains(name))
+            && self.in_flight.is_empty()
+    }
+
+    fn note_archived(&mut self, name: &WalName) {
+        self.try_now();
+        let mut shown = self.board.shown();
+        shown.status.archived += 1;
+        shown.status.last_archived =
+            Some(ArchivedFile { file: name.to_string(), at: jiff::Timestamp::now().to_string() });
+        shown.status.last_failure = None;
+    }
+
+    fn note_failure(&mut self, failure: &Failure) {
+        self.later();
+        let Failure { file, why, .. } = failure;
+        let mut shown = self.board.shown();
+        let same = shown.status.last_failure.as_ref().is_some_and(|last| last.why == *why);
+        shown.status.failures += 1;
+        let at = jiff::Timestamp::now().to_string();
+        shown.status.last_failure = Some(ArchiveFailure { file: file.clone(), why: why.clone(), at });
+        if !same {
+            tracing::warn!(file, "WAL is not archived: {why}");
+        }
+    }
+
+    fn show(&self) {
+        let opened = self.opened.borrow().clone();
+        let missing: Vec<(&WalName, &Waiting)> =
+            self.waiting.iter().filter(|(name, _)| !self.held.contains(name)).collect();
+        let oldest = missing.iter().min_by_key(|(_, waiting)| waiting.since);
+        let settled = self.opened.borrow().all().is_ok() || self.told.section.is_none();
+        let mut shown = self.board.shown();
+        let Shown { status, idle, safe } = &mut *shown;
+        if !matches!(self.told.standing, Standing::Primary(_)) {
+            *safe = None;
+        }
+        *idle = missing.is_empty() && self.in_flight.is_empty() && !self.look
+            || settled && status.last_failure.is_some()
+            || !settled && !self.opening;
+        status.configured = self.told.section.is_some();
+        status.incarnation = opened.incarnation.clone();
+        status.repositories = opened.rows();
+        // Its words name the repository.
+        for row in status.repositories.iter_mut().filter(|row| row.problem.is_none()) {
+            let about = status.last_failure.as_ref().filter(|failure| failure.why.contains(&row.name));
+            row.problem = about.map(|failure| failure.why.clone());
+        }
+        status.archiving = self.told.archives;
+        status.waiting = missing.len() as u64;
+        status.kept = missing.iter().filter(|(_, waiting)| waiting.kept).count() as u64;
+        status.oldest_waiting = oldest.map(|(name, waiting)| ArchivedFile {
+            file: name.to_string(),
+            at: jiff::Timestamp::try_from(waiting.since).unwrap_or_default().to_string(),
+        });
+        let waited = oldest.and_then(|(_, waiting)| SystemTime::now().duration_since(waiting.since).ok());
+        status.problem = self.problem(&opened, status.last_failure.as_ref(), waited);
+    }
+
+    fn problem(&self, opened: &Opened, failure: Option<&ArchiveFailure>, waited: Option<Duration>) -> Option<String> {
+        self.told.section.as_ref()?;
+        let primary = matches!(self.told.standing, Standing::Primary(_));
+        if let Some(failure) = failure.filter(|_| waited.is_some_and(|waited| waited >= PATIENCE)) {
+            return Some(format!("WAL is not archived and piles up, {} first: {}", failure.file, failure.why));
+        }
+        if !self.opening && primary {
+            return opened
+                .all()
+                .err()
+                .filter(|_| self.generation > 0 && opened.failure.is_some() || !opened.archives.is_empty());
+        }
+        None
+    }
+}

@@ -1,0 +1,90 @@
+//! The archive as one member sees it: `/archive`.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// How a member stands to the archive. `archived` and `failures` count from the start of its agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ArchiveStatus {
+    /// There is a section `archive` in the configuration.
+    pub configured: bool,
+    /// Name of the data's incarnation in every repository.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<String>,
+    /// The repositories, in the order of the configuration.
+    pub repositories: Vec<ArchiveRepositoryRow>,
+    /// PostgreSQL hands its WAL over: `archive_mode` is in force.
+    pub archiving: bool,
+    /// Files that every repository has confirmed.
+    pub archived: u64,
+    /// The last of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_archived: Option<ArchivedFile>,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// The last of them, until a file was archived after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<ArchiveFailure>,
+    /// Files that are to be archived and are not yet.
+    pub waiting: u64,
+    /// The one that has waited longest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_waiting: Option<ArchivedFile>,
+    /// Of those that wait: kept beside the data when a rewind or a copy replaced it.
+    pub kept: u64,
+    /// What stands in the way, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// One repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ArchiveRepositoryRow {
+    /// Where it lies (`s3://bucket/prefix`).
+    pub name: String,
+    /// It was opened.
+    pub open: bool,
+    /// Why it was not, or why the last check failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// A file and a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ArchivedFile {
+    /// Name of the file in `pg_wal`.
+    pub file: String,
+    /// When (RFC 3339): archived, or marked as ready.
+    pub at: String,
+}
+
+/// An attempt that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ArchiveFailure {
+    /// Name of the file.
+    pub file: String,
+    /// Why.
+    pub why: String,
+    /// When (RFC 3339).
+    pub at: String,
+}
+
+/// The result of `/archive/check` and `/archive/init` for one repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ArchiveCheckRow {
+    /// Where it lies.
+    pub name: String,
+    /// It does all that is asked of it.
+    pub ok: bool,
+    /// Milliseconds of the round trip: create, refuse a second create, read, delete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
+    /// What it does not do, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}

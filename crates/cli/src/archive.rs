@@ -1,0 +1,161 @@
+//! `archive`: what is archived, and whether repositories do what they must.
+
+use matriarch_api::{ArchiveCheckRow, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchivedFile};
+use serde::Serialize;
+
+use crate::fail::{Failure, code};
+use crate::grid::{Grid, Part, Tone};
+use crate::movement::in_turn;
+use crate::target::Target;
+use crate::ui::Ui;
+use crate::verbs::ArchiveVerb;
+use crate::view;
+
+pub(crate) async fn run(target: &Target, ui: &mut Ui, verb: ArchiveVerb) -> anyhow::Result<()> {
+    match verb {
+        ArchiveVerb::Status => status(target, ui).await,
+        ArchiveVerb::Check => check(target, ui, false).await,
+        ArchiveVerb::Init => check(target, ui, true).await,
+    }
+}
+
+/// The archive as `archive status -o json` shows it: the leader's word, and each member's.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Page {
+    leader: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incarnation: Option<String>,
+    repositories: Vec<ArchiveRepositoryRow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_archived: Option<ArchivedFile>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_failure: Option<ArchiveFailure>,
+    /// Files that wait on all members together.
+    waiting: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_waiting: Option<ArchivedFile>,
+    members: Vec<Line>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Line {
+    member: String,
+    #[serde(flatten)]
+    status: ArchiveStatus,
+}
+
+async fn status(target: &Target, ui: &mut Ui) -> anyhow::Result<()> {
+    let view = view::read(target).await?;
+    let mut members = Vec::new();
+    for endpoint in view.in_order(view.leader()) {
+        if let Ok(status) = target.client(&endpoint.api_url)?.archive().await {
+            members.push(Line { member: endpoint.name.clone(), status });
+        }
+    }
+    if !members.iter().any(|line| line.status.configured) {
+        let text =
+            "this cluster has no archive; name its repositories with 'matriarch config edit' (archive: repositories)";
+        return Err(Failure::new(code::CONFIG, text).into());
+    }
+    let page = page(view.leader(), members);
+    ui.show(&page, || parts(&page))
+}
+
+fn page(leader: Option<&str>, members: Vec<Line>) -> Page {
+    let best = members.iter().find(|line| leader == Some(line.member.as_str())).or(members.first());
+    let best = best.map(|line| line.status.clone()).unwrap_or_default();
+    let waiting = members.iter().map(|line| line.status.waiting).sum();
+    let oldest = members.iter().filter_map(|line| line.status.oldest_waiting.clone()).min_by(|a, b| a.at.cmp(&b.at));
+    Page {
+        leader: leader.map(str::to_owned),
+        incarnation: best.incarnation,
+        repositories: best.repositories,
+        last_archived: best.last_archived,
+        last_failure: best.last_failure,
+        waiting,
+        oldest_waiting: oldest,
+        members,
+    }
+}
+
+fn parts(page: &Page) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut line = |tone: Tone, name: &str, text: String| parts.push(Part::Line(tone, format!("{name:<15} {text}")));
+    line(Tone::Plain, "Incarnation:", page.incarnation.clone().unwrap_or_else(|| "not known yet".to_owned()));
+    let file = |file: &ArchivedFile| format!("{} at {}", file.file, file.at);
+    let last = page.last_archived.as_ref().map_or("none since the agent started".to_owned(), file);
+    line(Tone::Plain, "Last archived:", last);
+    match &page.oldest_waiting {
+        Some(oldest) => {
+            line(
+                Tone::Warn,
+                "Waiting:",
+                format!("{} files, the oldest {} since {}", page.waiting, oldest.file, oldest.at),
+            );
+        }
+        None => line(Tone::Plain, "Waiting:", "nothing".to_owned()),
+    }
+    if let Some(failure) = &page.last_failure {
+        line(Tone::Bad, "Last failure:", format!("{} at {}: {}", failure.file, failure.at, failure.why));
+    }
+    let mut repositories = Grid::new(&["Repository", "State", "Problem"]);
+    for row in &page.repositories {
+        let (tone, state) = match (row.open, &row.problem) {
+            (true, None) => (Tone::Plain, "open"),
+            (true, Some(_)) => (Tone::Bad, "in trouble"),
+            (false, _) => (Tone::Bad, "not open"),
+        };
+        repositories.row(tone, vec![row.name.clone(), state.to_owned(), row.problem.clone().unwrap_or_default()]);
+    }
+    parts.push(Part::Grid(repositories));
+    let mut members = Grid::new(&["Member", "Archives", "Archived", "Failures", "Waiting", "Kept", "Problem"])
+        .numeric(&["Archived", "Failures", "Waiting", "Kept"]);
+    for Line { member, status } in &page.members {
+        let leads = page.leader.as_deref() == Some(member.as_str());
+        let archives = match (status.archiving, leads) {
+            (true, true) => "yes",
+            (true, false) => "when it leads",
+            (false, _) => "after a restart",
+        };
+        let tone = if status.problem.is_some() { Tone::Bad } else { Tone::Plain };
+        let number = |number: u64| number.to_string();
+        members.row(
+            tone,
+            vec![
+                member.clone(),
+                archives.to_owned(),
+                number(status.archived),
+                number(status.failures),
+                number(status.waiting),
+                number(status.kept),
+                status.problem.clone().unwrap_or_default(),
+            ],
+        );
+    }
+    parts.push(Part::Grid(members));
+    parts
+}
+
+async fn check(target: &Target, ui: &mut Ui, init: bool) -> anyhow::Result<()> {
+    let view = view::read(target).await?;
+    let endpoints = view.in_order(view.leader());
+    let rows = in_turn(target, &endpoints, |client| async move {
+        if init { client.init_archive().await } else { client.check_archive().await }
+    })
+    .await?;
+    ui.show(&rows, || vec![Part::Grid(checks(&rows))])?;
+    match rows.iter().find_map(|row| row.problem.as_ref().map(|_| &row.name)) {
+        None => Ok(()),
+        Some(name) => Err(Failure::new(code::TEMPORARY, format!("{name} cannot be archived to as it is")).into()),
+    }
+}
+
+fn checks(rows: &[ArchiveCheckRow]) -> Grid {
+    let mut grid = Grid::new(&["Repository", "Result", "Round trip", "Problem"]).numeric(&["Round trip"]);
+    for row in rows {
+        let (tone, result) = if row.ok { (Tone::Plain, "good") } else { (Tone::Bad, "failed") };
+        let took = row.took_ms.map(|took| format!("{took} ms")).unwrap_or_default();
+        grid.row(tone, vec![row.name.clone(), result.to_owned(), took, row.problem.clone().unwrap_or_default()]);
+    }
+    grid
+}

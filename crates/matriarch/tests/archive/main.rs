@@ -1,0 +1,243 @@
+//! WAL on its way from real clusters into repositories and back: under load, over failovers and through outages.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use matriarch_archive::archive::Archive;
+use matriarch_archive::format::Kind;
+use matriarch_archive::wal::{Segment, WalName};
+use matriarch_config::Archive as Section;
+use matriarch_core::Lsn;
+use matriarch_testkit::faults;
+use matriarch_testkit::s3::{BUCKET, KEYS, S3Server};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use harness::{Cluster, PATIENCE, Plan, health, verb, wire};
+
+const SIZE: u64 = 16 << 20;
+
+/// Names an archive and restarts PostgreSQL for it, as a person does.
+async fn configure(cluster: &Cluster, section: &Value) {
+    cluster.verb(&["config", "set", &format!("archive={section}")]).await.ok();
+    health::wait(cluster, PATIENCE, "a restart is pending", |_, rows| {
+        let waits = rows.iter().all(|row| row["pending_restart"].as_bool() == Some(true));
+        (!waits).then(|| format!("{rows:?}"))
+    })
+    .await;
+    cluster.verb(&["restart", "--pending", "--force"]).await.ok();
+    health::well(cluster, PATIENCE).await;
+}
+
+async fn status(cluster: &Cluster) -> Value {
+    cluster.verb(&["archive", "status", "-o", "json"]).await.json()
+}
+
+/// Waits until the page of `archive status` fits.
+async fn until(cluster: &Cluster, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    let begun = std::time::Instant::now();
+    loop {
+        let page = status(cluster).await;
+        if fits(&page) {
+            return page;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: {page:#}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Fills segments, and ends the last of them.
+async fn write(cluster: &Cluster, segments: u32) {
+    for _ in 0..segments {
+        let fill = "INSERT INTO t SELECT n, repeat('x', 200) FROM generate_series(1, 5000) n";
+        cluster.ask(cluster.read_write(), fill).await.expect("the primary serves");
+        cluster.ask(cluster.read_write(), "SELECT pg_switch_wal()").await.expect("the primary serves");
+    }
+}
+
+async fn table(cluster: &Cluster) {
+    cluster.ask(cluster.read_write(), "CREATE TABLE t (n int, x text)").await.expect("the primary serves");
+}
+
+/// The objects of the only incarnation in a directory, below `wal`.
+fn objects(place: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![place.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.path() {
+                path if path.is_dir() => folders.push(path),
+                path => found.push(path.file_name().expect("it has one").to_string_lossy().into_owned()),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// There is no gap between the first segment of the first timeline and the last of the newest.
+fn assert_continuous(names: &[String]) {
+    let segments: Vec<Segment> = names
+        .iter()
+        .filter_map(|name| match name.parse() {
+            Ok(WalName::Segment(segment)) => Some(segment),
+            _ => None,
+        })
+        .collect();
+    let (first, last) = (segments.first().expect("there are some"), segments.last().expect("there are some"));
+    let mut position = first.start(SIZE);
+    while position <= last.start(SIZE) {
+        assert!(segments.iter().any(|segment| segment.start(SIZE) == position), "{position} is missing: {names:?}");
+        position = Lsn(position.0 + SIZE);
+    }
+    for timeline in first.timeline + 1..=last.timeline {
+        let history = WalName::History(timeline).to_string();
+        assert!(names.contains(&history), "{history} is missing: {names:?}");
+    }
+}
+
+/// Runs `wal-fetch` as somebody else's recovery would; its exit code and what it said.
+async fn fetch(cluster: &Cluster, member: &str, name: &str, to: &Path) -> (i32, String) {
+    let socket = cluster.member(member).join("data.run.archive");
+    let mut command = Command::new(verb::program());
+    command.current_dir(cluster.root()).arg("wal-fetch").arg("--socket").arg(socket).arg(name).arg(to);
+    let output = command.output().await.expect("the binary runs");
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn section(location: &str) -> Value {
+    json!({ "repositories": [{ "location": location }] })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_segment_is_missing_after_a_failover_during_an_outage() {
+    let cluster = Plan::new("archived").start().await;
+    let place: PathBuf = cluster.root().join("repository");
+    std::fs::create_dir(&place).expect("there is room");
+    cluster.verb(&["archive", "status"]).await.refused_naming(78, &["no archive", "config edit"]);
+    configure(&cluster, &section(&place.display().to_string())).await;
+    table(&cluster).await;
+    write(&cluster, 2).await;
+    let page = until(&cluster, "archived", |page| page["waiting"] == 0 && page["last_archived"].is_object()).await;
+    assert_eq!(page["repositories"][0]["open"], true, "{page:#}");
+    cluster.verb(&["archive", "check"]).await.ok();
+
+    // What is there, what is proven not to be, and what nobody knows.
+    let leader = health::leader(&cluster).await;
+    let last = page["last_archived"]["file"].as_str().expect("a name").to_owned();
+    let to = cluster.root().join("fetched");
+    assert_eq!(fetch(&cluster, &leader, &last, &to).await.0, 0);
+    let own = std::fs::read(cluster.data(&leader).join("pg_wal").join(&last)).expect("it is still there");
+    assert!(std::fs::read(&to).expect("it was fetched") == own, "{last} came back changed");
+    let (code, said) = fetch(&cluster, &leader, "0000000900000000000000FF", &to).await;
+    assert_eq!((code, said.as_str()), (1, ""));
+    assert_eq!(fetch(&cluster, &leader, "nonsense", &to).await.0, 126);
+
+    // The file system is unmounted; the primary dies before it is back.
+    let away = cluster.root().join("away");
+    std::fs::rename(&place, &away).expect("they are on one file system");
+    let unknown = fetch(&cluster, &leader, &last, &to);
+    let trouble = async {
+        write(&cluster, 3).await;
+        let page = until(&cluster, "a failure", |page| page["last_failure"].is_object()).await;
+        let why = page["last_failure"]["why"].as_str().expect("a reason");
+        assert!(why.contains("mounted") && page["waiting"].as_u64() > Some(0), "{page:#}");
+        assert!(page["repositories"][0]["problem"].is_string(), "{page:#}");
+        cluster.verb(&["archive", "check"]).await.refused_naming(75, &["repository"]);
+        faults::kill(&[harness::fault::postmaster(&cluster.data(&leader))]);
+        health::wait(&cluster, PATIENCE, "another leader", |_, rows| {
+            let other = rows.iter().any(|row| row["role"] == "Leader" && row["member"] != leader.as_str());
+            let led = rows.iter().any(|row| row["role"] == "leader" && row["member"] != leader.as_str());
+            (!other && !led).then(|| format!("{rows:?}"))
+        })
+        .await;
+        health::well(&cluster, PATIENCE).await;
+        write(&cluster, 1).await;
+        // A clean stop does not wait for the store either.
+        cluster.verb(&["switchover", "--force"]).await.ok();
+        health::well(&cluster, PATIENCE).await;
+        write(&cluster, 1).await;
+    };
+    let ((code, said), ()) = tokio::join!(unknown, trouble);
+    assert_eq!(code, 126, "an outage is not the end of the WAL: {said}");
+    assert!(said.contains("not a repository") || said.contains("mounted"), "{said}");
+
+    std::fs::rename(&away, &place).expect("they are on one file system");
+    until(&cluster, "nothing waits", |page| page["waiting"] == 0 && page["last_failure"].is_null()).await;
+    let names = objects(&place);
+    assert_continuous(&names);
+    assert!(!names.iter().any(|name| name.contains("conflict")), "{names:?}");
+    for name in cluster.names() {
+        assert!(!cluster.member(&name).join("data.unarchived").read_dir().is_ok_and(|mut kept| kept.next().is_some()));
+    }
+    let metrics = wire::http(cluster.api_port("a"), "GET", "/metrics", None, "").await.expect("it answers").body;
+    assert!(metrics.contains("matriarch_archive_waiting_files{"), "{metrics}");
+
+    // Nobody is there to ask.
+    let nobody =
+        Command::new(verb::program()).args(["wal-push", "--socket", "/nonexistent/socket", "pg_wal/x"]).output();
+    let nobody = nobody.await.expect("the binary runs");
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("no agent answers"), "{nobody:?}");
+}
+
+async fn open(section: &Value, incarnation: &str) -> Archive {
+    let config = matriarch_config::DynamicConfig::from_json(&json!({ "archive": section })).expect("it is valid");
+    let section: Section = config.archive.expect("it is there");
+    let configured =
+        matriarch_archive::configured::Configured::new(&section, "demo", Duration::from_secs(10)).expect("it is valid");
+    configured.open_all(incarnation).await.expect("it was begun").remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_refuses_another_content_and_survives_an_outage() {
+    let cluster = Plan::new("bucket").members(1).start().await;
+    let dir = matriarch_testkit::dir::TestDir::new("bucket-store");
+    let mut server = S3Server::start(&dir).expect("the server starts");
+    let credentials = cluster.root().join("credentials");
+    let text = format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", KEYS.0, KEYS.1);
+    std::fs::write(&credentials, text).expect("there is room");
+    let section = json!({
+        "repositories": [{
+            "location": format!("s3://{BUCKET}/pre/fix"), "endpoint": server.endpoint(), "allow_http": true,
+            "region": "us-east-1", "credentials": credentials,
+        }],
+        "compression": "lz4",
+    });
+    configure(&cluster, &section).await;
+    cluster.verb(&["archive", "init"]).await.ok();
+    table(&cluster).await;
+    write(&cluster, 3).await;
+    let page = until(&cluster, "archived", |page| page["waiting"] == 0 && page["last_archived"].is_object()).await;
+
+    // Somebody else has written what only this primary may write.
+    let incarnation = page["incarnation"].as_str().expect("it is known");
+    let archive = open(&section, incarnation).await;
+    cluster.ask(cluster.read_write(), "INSERT INTO t VALUES (0)").await.expect("the next segment begins");
+    let current = cluster.ask(cluster.read_write(), "SELECT pg_walfile_name(pg_current_wal_lsn())").await;
+    let current: WalName = current.expect("it serves").parse().expect("a segment");
+    let name = archive.place().wal(&current);
+    archive.put_new(Kind::Wal, &name, vec![7; 1000].into()).await.expect("nobody has");
+    write(&cluster, 1).await;
+    let page = until(&cluster, "a refusal", |page| page["last_failure"].is_object()).await;
+    let why = page["last_failure"]["why"].as_str().expect("a reason");
+    assert!(why.contains("split brain") && why.contains("conflict-"), "{why}");
+    assert_eq!(archive.get(Kind::Wal, &name).await.expect("it stays"), vec![7; 1000]);
+    // A person has compared both.
+    archive.repository().delete(&name).await.expect("it answers");
+    until(&cluster, "taken after all", |page| page["waiting"] == 0).await;
+
+    server.stop();
+    write(&cluster, 2).await;
+    until(&cluster, "a failure", |page| page["last_failure"].is_object() && page["waiting"].as_u64() > Some(0)).await;
+    server.run().expect("it starts again");
+    until(&cluster, "nothing waits", |page| page["waiting"] == 0 && page["last_failure"].is_null()).await;
+    let listed = archive.repository().list(&archive.place().wal_of(1)).await.expect("it answers");
+    let last = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut names: Vec<String> = listed.iter().map(|entry| last(&entry.name)).collect();
+    names.retain(|name| !name.contains("conflict"));
+    assert_continuous(&names);
+}
