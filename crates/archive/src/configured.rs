@@ -115,6 +115,22 @@ impl Configured {
         Archive::open(repository, place, self.style.clone(), self.identities.clone()).await
     }
 
+    /// All incarnations of the cluster in one repository, by the time they began.
+    pub async fn incarnations(&self, repository: &Repository) -> Result<Vec<Archive>, ArchiveError> {
+        let mut found = Vec::new();
+        for name in repository.folders(&self.cluster).await? {
+            match self.open(repository, &name).await {
+                Ok(archive) => found.push(archive),
+                // What somebody else put there.
+                Err(ArchiveError::Repository(error)) if error.is_absent() => {}
+                Err(ArchiveError::Name(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        found.sort_by_key(|archive| archive.incarnation().created);
+        Ok(found)
+    }
+
     /// One incarnation in one repository; begins it if nobody has.
     pub async fn begin(&self, repository: &Repository, own: &Own) -> Result<Archive, ArchiveError> {
         let place = Place::new(&self.cluster, &own.name)?;

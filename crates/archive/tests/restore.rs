@@ -150,6 +150,12 @@ async fn the_way_leads_over_a_promotion() {
     let again = database.restored(&dir, "again", &Target::Latest).await;
     assert_eq!(rows(&again).await, 2);
     drop(again);
+    // With all WAL in place nothing is fetched, also over the change of timelines.
+    let placed = restore::Options { place_wal: true, ..database.options(&dir.join("placed")) };
+    restore::restore(&database.archive, &database.plan(&Target::Latest).await.unwrap(), &placed).await.unwrap();
+    let server = database.start_restored(&placed.data).await;
+    assert_eq!(rows(&server).await, 2);
+    drop(server);
     // The old timeline is still there for who asks for it.
     let old =
         restore::plan(&database.archive, &Wanted { timeline: Some(1), ..Wanted::new(Target::Latest) }).await.unwrap();

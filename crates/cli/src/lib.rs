@@ -24,7 +24,7 @@ mod status;
 mod target;
 mod topology;
 mod ui;
-mod units;
+pub mod units;
 mod verbs;
 pub mod view;
 

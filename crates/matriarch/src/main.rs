@@ -1,6 +1,7 @@
 //! One binary: chooses the verb, picks the store's engine, and hands over to the crates.
 
 mod agent;
+mod backup;
 mod cluster;
 mod host;
 mod logging;
@@ -46,6 +47,30 @@ enum Mode {
     Agent(agent::AgentArgs),
     /// Route sessions to the primary and to the replicas
     Proxy(Box<proxy::ProxyArgs>),
+    /// Take a base backup, and look after those there are
+    #[command(
+        long_about = "Takes a full backup of a running server on this machine into every repository of the cluster's archive: \
+        files, and all WAL that makes them consistent; page checksums are verified on the way. It exists once it is complete: \
+        an interrupted one leaves none. With a word after it, looks after the backups that there are.",
+        after_long_help = "Examples:\n  matriarch backup --config member.yml\n  matriarch backup --archive archive.yml --scope \
+        main --data-dir /var/lib/postgresql/16/main --dsn 'host=/run/postgresql user=postgres'\n  matriarch backup list\n  \
+        matriarch backup verify\n  matriarch backup expire --keep 7"
+    )]
+    Backup(Box<backup::BackupArgs>),
+    /// Restore a cluster's data into an empty directory, at any moment that is in the archive
+    #[command(
+        long_about = "Restores a backup into an empty directory, and sets PostgreSQL up to replay WAL from the archive to the \
+        target when it is started; no agent is needed for that. Before anything is written it makes sure that the archive \
+        reaches the target, and otherwise says what it does reach. An interrupted restore leaves a directory that PostgreSQL \
+        refuses to start.",
+        after_long_help = "Examples:\n  matriarch restore /var/lib/postgresql/restored --dry-run\n  matriarch restore \
+        /srv/restored --to '2026-11-22 06:00:00+01:00'\n  matriarch restore /srv/restored --to xid=7421 --at-target pause\n  \
+        matriarch restore /srv/restored --archive archive.yml --scope main --identity key.txt"
+    )]
+    Restore(Box<backup::RestoreArgs>),
+    /// What a restored directory fetches its WAL with
+    #[command(hide = true)]
+    RestoreFetch(backup::FetchArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -142,6 +167,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             }
         },
         Mode::Proxy(args) => block_on(proxy::run(*args, cli.which)),
+        Mode::Backup(args) => block_on(async move {
+            let mut ui = Ui::terminal(cli.output.output);
+            backup::run(*args, &cli.which, &mut ui).await
+        }),
+        Mode::Restore(args) => block_on(async move {
+            let mut ui = Ui::terminal(cli.output.output);
+            backup::restore(*args, &cli.which, &mut ui).await
+        }),
+        Mode::RestoreFetch(args) => block_on(backup::fetch(args)),
         Mode::Drill(verb) => block_on(async move {
             let mut ui = Ui::terminal(cli.output.output);
             let target = cluster::find(&cli.which).await?.target();

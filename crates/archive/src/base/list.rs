@@ -3,6 +3,7 @@
 use super::manifest::{Manifest, Summary};
 use crate::archive::Archive;
 use crate::format::{self, FormatError, Kind, Outline};
+use crate::layout::Place;
 use crate::repository::RepositoryError;
 
 /// Longer than any header.
@@ -70,6 +71,20 @@ pub async fn outline(archive: &Archive, name: &str, size: u64) -> Result<Found, 
         (Kind::Manifest, Some(outline)) if header.name == name => Ok(Found::Backup(outline)),
         _ => Err(archive.repository().corrupt(name, "its header does not describe a backup of this name")),
     }
+}
+
+/// Whether anything lies under the name: a backup, one under way, or what one that was cut off has left. Needs no key.
+pub async fn is_known(archive: &Archive, backup: &str) -> Result<bool, RepositoryError> {
+    // A name that cannot be one is none.
+    let Ok(place) = Place::new(archive.place().cluster(), backup) else { return Ok(false) };
+    let backup = place.incarnation();
+    match archive.repository().size(&archive.place().manifest(backup)).await {
+        Ok(_) => return Ok(true),
+        Err(error) if error.is_absent() => {}
+        Err(error) => return Err(error),
+    }
+    let packs = format!("{}/{backup}", archive.place().pack_folder());
+    Ok(!archive.repository().list(&packs).await?.is_empty())
 }
 
 /// The whole manifest of a backup.

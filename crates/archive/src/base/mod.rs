@@ -14,12 +14,12 @@ mod session;
 mod task;
 
 pub(crate) use list::{Found, outline};
-pub use list::{list, manifest};
+pub use list::{is_known, list, manifest};
 pub use manifest::{DamagedPage, Line, Manifest, Summary, Tablespace};
 pub(crate) use marker::Marker;
 pub use marker::{GRACE, RENEWAL};
 pub use notes::{Hold, Notes, annotate, hold, hold_of, notes_of, release};
-pub use scan::CONTROL;
+pub use scan::{CONTROL, SOURCE};
 
 use std::collections::BTreeSet;
 use std::io;

@@ -12,7 +12,7 @@ use super::page::relation_file;
 const EMPTIED: [&str; 8] =
     ["pg_wal", "pg_replslot", "pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans"];
 /// Files of the top folder that belong to the running server, to another backup, or to this very copy.
-const LEFT_OUT: [&str; 11] = [
+const LEFT_OUT: [&str; 12] = [
     "postmaster.pid",
     "postmaster.opts",
     "backup_label",
@@ -24,7 +24,10 @@ const LEFT_OUT: [&str; 11] = [
     "postgresql.auto.conf.tmp",
     "backup_manifest",
     "standby.signal",
+    SOURCE,
 ];
+/// Where a restored directory keeps what its `restore_command` fetches WAL from.
+pub const SOURCE: &str = "matriarch_restore.json";
 /// Copied by itself, last.
 pub const CONTROL: &str = "global/pg_control";
 

@@ -183,6 +183,20 @@ impl Repository {
         Ok(entries)
     }
 
+    /// Names of the folders that lie directly in `folder`.
+    pub async fn folders(&self, folder: &str) -> Result<Vec<String>, RepositoryError> {
+        let path = self.path(folder)?;
+        let listed = self.store.list_with_delimiter(Some(&path)).await;
+        let found = listed.map_err(|error| self.error("list", folder, error))?;
+        if found.common_prefixes.is_empty() {
+            self.still_there().await?;
+        }
+        let mut names: Vec<String> =
+            found.common_prefixes.iter().filter_map(|path| Some(path.filename()?.to_owned())).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// Removes an object; one that is not there is no error.
     pub async fn delete(&self, name: &str) -> Result<(), RepositoryError> {
         let path = self.path(name)?;

@@ -30,6 +30,7 @@ use crate::packs;
 use crate::progress::Progress;
 use crate::repository::RepositoryError;
 use crate::tail::TailError;
+use crate::wal::{self, WalName};
 
 /// Where a restore goes, and how.
 #[derive(Clone, Debug)]
@@ -40,6 +41,10 @@ pub struct Options {
     pub tablespaces: BTreeMap<u32, PathBuf>,
     /// `restore_command` for the settings: what fetches WAL from the same archive, with `%f` and `%p`.
     pub restore_command: String,
+    /// Whether all WAL is put in place, so that recovery needs nothing else. Then the command is not used.
+    pub place_wal: bool,
+    /// Further files for the top of the new directory: name and content.
+    pub files: Vec<(String, String)>,
     /// What PostgreSQL does when the target is reached.
     pub at_target: AtTarget,
     /// User and group that files are given to, when the caller may.
@@ -134,21 +139,54 @@ pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Resul
     let sink = Arc::new(Files { tree: Arc::clone(&tree), progress: options.progress.clone() });
     packs::read(archive, &manifest, options.workers, &sink).await?;
     let settings = settings::lines(plan, options);
-    // Recovery asks the archive first and then looks here, for what no complete segment has.
-    for tail in &plan.tail {
-        let content = chain::from_tail(archive, tail).await?;
-        let (tree, name) = (Arc::clone(&tree), format!("pg_wal/{}", tail.segment));
-        blocking(move || tree.segment(&name, &content)).await?;
-    }
+    place_wal(archive, plan, options, &tree).await?;
+    let files = options.files.clone();
     let label = manifest.summary.backup_label.clone();
     blocking(move || {
         tree.finish()?;
+        for (name, content) in &files {
+            tree.text(name, content)?;
+        }
         tree.text("backup_label", &label)?;
         tree.settings(&settings)?;
         tree.text("recovery.signal", "")?;
         tree.control(&control)
     })
     .await
+}
+
+/// Recovery asks the archive first and then looks here: for what only the tail has, and for all if that is wanted.
+async fn place_wal(
+    archive: &Archive,
+    plan: &Plan,
+    options: &Options,
+    tree: &Arc<write::Tree>,
+) -> Result<(), RestoreError> {
+    let place = |name: String, content: Vec<u8>| {
+        let tree = Arc::clone(tree);
+        blocking(move || tree.segment(&format!("pg_wal/{name}"), &content))
+    };
+    if options.place_wal {
+        let size = archive.incarnation().segment_size;
+        options.progress.expect(size * plan.complete.len() as u64);
+        if plan.history.timeline > 1 {
+            let name = WalName::History(plan.history.timeline);
+            match wal::read(archive, &name).await {
+                Ok(content) => place(name.to_string(), content).await?,
+                Err(ArchiveError::Repository(error)) if error.is_absent() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for segment in &plan.complete {
+            let content = wal::read(archive, &WalName::Segment(*segment)).await?;
+            place(segment.to_string(), content).await?;
+            options.progress.add(size);
+        }
+    }
+    for tail in &plan.tail {
+        place(tail.segment.to_string(), chain::from_tail(archive, tail).await?).await?;
+    }
+    Ok(())
 }
 
 /// What the frames hold goes into the files.

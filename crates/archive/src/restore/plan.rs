@@ -9,8 +9,9 @@ use matriarch_core::{Lsn, Timeline};
 use super::chain::{Chain, Wal};
 use super::history::History;
 use super::{RestoreError, at};
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::{Archive, ArchiveError, Parent};
 use crate::base::{self, Summary};
+use crate::configured::Origin;
 use crate::repository::RepositoryError;
 use crate::wal::{self, Segment, WalName};
 
@@ -90,6 +91,23 @@ pub struct Plan {
     pub tail: Vec<FromTail>,
     /// Where the WAL ends that follows the backup without a gap.
     pub reach: Lsn,
+    /// Where recovery ends at the latest.
+    pub until: Lsn,
+}
+
+impl Plan {
+    /// The record of a new incarnation that begins with this restore: it has in common with the one it came from what lies
+    /// before the segment in which recovery ends.
+    pub fn origin(&self, archive: &Archive, name: &str) -> Origin {
+        let size = archive.incarnation().segment_size;
+        let last = self.until.0.saturating_sub(1);
+        let parent = Parent {
+            incarnation: archive.place().incarnation().to_owned(),
+            timeline: self.history.timeline_at(Lsn(last)),
+            lsn: Lsn(last - last % size),
+        };
+        Origin { incarnation: name.to_owned(), parent: Some(parent) }
+    }
 }
 
 /// Looks for the newest backup that serves the target on the timeline, and makes sure that the archive reaches it.
@@ -276,7 +294,7 @@ async fn try_backup(
             let tail = if *target == Target::Immediate { Vec::new() } else { tail.collect() };
             let complete = needed().filter(|piece| piece.tail.is_none()).map(|piece| piece.segment).collect();
             let (summary, target, history) = (summary.clone(), target.clone(), history.clone());
-            Ok(Ok(Plan { summary, target, history, complete, tail, reach }))
+            Ok(Ok(Plan { summary, target, history, complete, tail, reach, until }))
         }
         Err(why) => {
             let gap = |missing: Segment| format!("; {missing} is missing, and there is WAL after it");

@@ -31,7 +31,8 @@ pub const OURS: [&str; 9] = [
 pub fn lines(plan: &Plan, options: &Options) -> String {
     let mut lines = String::new();
     let mut set = |name: &str, value: &str| lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
-    set("restore_command", &options.restore_command);
+    // Recovery must have one; what is not found by it is looked for in pg_wal.
+    set("restore_command", if options.place_wal { "false" } else { &options.restore_command });
     set("recovery_target_timeline", &plan.history.timeline.to_string());
     match &plan.target {
         Target::Latest => {}

@@ -22,8 +22,11 @@ pub enum RetentionError {
     #[error("a retention of no backup at all would remove everything; keep one at least")]
     KeepsNothing,
     /// A backup that somebody holds.
-    #[error("backup {0} is held; release it first (backup hold --release)")]
+    #[error("backup {0} is held; release it first (matriarch backup hold --release {0})")]
     Held(String),
+    /// A backup that somebody takes.
+    #[error("backup {0} is under way, or was until less than an hour ago; interrupt it first")]
+    UnderWay(String),
     /// No such backup.
     #[error("there is no backup '{0}'")]
     NoBackup(String),

@@ -127,7 +127,7 @@ pub async fn plan(
     }
     let seen = look(archive, now).await?;
     if let Some(name) = only {
-        return one(&seen, name);
+        return one(&seen, name, policy, now);
     }
     let mut backups: Vec<(&String, &Outline, bool)> = seen
         .iter()
@@ -293,13 +293,21 @@ async fn look(archive: &Archive, now: Timestamp) -> Result<BTreeMap<String, Seen
     Ok(seen)
 }
 
-fn one(seen: &BTreeMap<String, Seen>, name: &str) -> Result<Plan, RetentionError> {
+fn one(seen: &BTreeMap<String, Seen>, name: &str, policy: &Policy, now: Timestamp) -> Result<Plan, RetentionError> {
     match seen.get(name) {
         Some(found) if matches!(found.manifest, Some(Found::Backup(_))) => {
             if found.held {
                 return Err(RetentionError::Held(name.to_owned()));
             }
             Ok(Plan { steps: whole(name, found), ..Plan::default() })
+        }
+        Some(found) if found.manifest.is_none() => {
+            if is_fresh(found.newest, policy, now) {
+                return Err(RetentionError::UnderWay(name.to_owned()));
+            }
+            let mut steps = vec![Step::Abandon { backup: name.to_owned() }];
+            steps.extend(objects(&found.others));
+            Ok(Plan { steps, ..Plan::default() })
         }
         _ => Err(RetentionError::NoBackup(name.to_owned())),
     }

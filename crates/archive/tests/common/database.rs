@@ -150,6 +150,8 @@ impl Database {
             data: data.to_owned(),
             tablespaces: BTreeMap::new(),
             restore_command: command("fetch", &self.description, "%p %f"),
+            place_wal: false,
+            files: Vec::new(),
             at_target: AtTarget::Promote,
             owner: user::unprivileged().map(|user| (user.uid, user.gid)),
             workers: 2,

@@ -1,0 +1,198 @@
+//! Looking after backups: verify, hold, annotate, delete, expire.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use matriarch_archive::base::{self, Hold};
+use matriarch_archive::progress::Progress;
+use matriarch_archive::retention::{self, Because, Kept, Policy, Step};
+use matriarch_archive::verify;
+use matriarch_cli::{Failure, Grid, Part, Tone, Ui, code, consent, units};
+use serde::Serialize;
+
+use super::archives::Found;
+use super::fail::failed;
+use super::list::seconds;
+use super::meter::{Meter, interrupted};
+
+/// `backup verify`.
+pub async fn verify(found: &Found, backup: Option<String>, wal: bool, jobs: u16, ui: &mut Ui) -> anyhow::Result<()> {
+    let repository = found.repository().await?;
+    let (archive, summary) = found.backup(&repository, backup.as_deref()).await?;
+    let options = verify::Options { workers: jobs.into(), all_wal: wal, progress: Progress::default() };
+    let meter = Meter::start("verify", &options.progress);
+    let report = tokio::select! {
+        report = verify::verify(&archive, &summary.backup, &options) => report.map_err(failed)?,
+        () = interrupted()? => return Err(Failure::new(code::TEMPORARY, "interrupted; nothing was changed").into()),
+    };
+    drop(meter);
+    ui.show(&report, || {
+        let text = format!(
+            "Backup {}: {} in {} frames and {} WAL segments are good",
+            report.backup,
+            units::bytes(report.bytes),
+            report.frames,
+            report.segments
+        );
+        let mut parts = vec![Part::Line(if report.faults.is_empty() { Tone::Strong } else { Tone::Plain }, text)];
+        if !report.faults.is_empty() {
+            let mut grid = Grid::new(&["Damaged", "Blocks", "Why"]);
+            for fault in &report.faults {
+                let blocks = fault.blocks.map(|(first, last)| format!("{first} to {last}")).unwrap_or_default();
+                grid.row(Tone::Bad, vec![fault.what.clone(), blocks, fault.why.clone()]);
+            }
+            parts.push(Part::Grid(grid));
+        }
+        parts
+    })?;
+    if report.faults.is_empty() {
+        return Ok(());
+    }
+    let text = format!("backup {} is damaged: take another one, and look at its repository", report.backup);
+    Err(Failure::new(code::DATA, text).into())
+}
+
+/// `backup hold`: with an end and a reason, or released.
+pub async fn hold(
+    found: &Found,
+    backup: &str,
+    hold: Option<(Option<Timestamp>, String)>,
+    ui: &mut Ui,
+) -> anyhow::Result<()> {
+    let held = hold.is_some();
+    for repository in found.repositories().await? {
+        let archive = found.holder(&repository, backup).await?;
+        match &hold {
+            Some((until, reason)) => {
+                let hold = Hold { since: Timestamp::now(), until: *until, reason: reason.clone() };
+                base::hold(&archive, backup, &hold).await.map_err(failed)?;
+            }
+            None => base::release(&archive, backup).await.map_err(failed)?,
+        }
+    }
+    ui.say(Tone::Plain, &format!("Backup {backup} is {}", if held { "held" } else { "no longer held" }))
+}
+
+/// `backup annotate`.
+pub async fn annotate(found: &Found, backup: &str, notes: Vec<(String, String)>, ui: &mut Ui) -> anyhow::Result<()> {
+    let changes = notes.into_iter().collect();
+    let mut all = Default::default();
+    for repository in found.repositories().await? {
+        let archive = found.holder(&repository, backup).await?;
+        all = base::annotate(&archive, backup, &changes).await.map_err(failed)?;
+    }
+    ui.show(&all, || all.iter().map(|(key, value)| Part::Line(Tone::Plain, format!("{key}: {value}"))).collect())
+}
+
+/// `backup delete`.
+pub async fn delete(found: &Found, backup: &str, force: bool, ui: &mut Ui) -> anyhow::Result<()> {
+    let mut plans = Vec::new();
+    for repository in found.repositories().await? {
+        let archive = found.holder(&repository, backup).await?;
+        let plan = retention::plan(&archive, &Policy::new(None, None), Some(backup), Timestamp::now()).await;
+        plans.push((archive, plan.map_err(failed)?));
+    }
+    let bytes: u64 = plans.iter().map(|(_, plan)| plan.bytes()).sum();
+    consent(ui.prompt.as_mut(), force, &format!("Remove backup {backup} ({})?", units::bytes(bytes)))?;
+    for (archive, plan) in &plans {
+        retention::run(archive, plan, |_| {}).await.map_err(failed)?;
+    }
+    ui.say(Tone::Plain, &format!("Backup {backup} is removed"))
+}
+
+/// What `backup expire` does in one incarnation of one repository.
+#[derive(Clone, Debug, Serialize)]
+struct Expired {
+    repository: String,
+    incarnation: String,
+    kept: Vec<Kept>,
+    under_way: Vec<String>,
+    /// Backups that are removed.
+    expired: Vec<String>,
+    /// What was left by backups that were cut off.
+    cleared: Vec<String>,
+    /// WAL files and chunks of the tail that are removed.
+    wal: usize,
+    /// Bytes of all that is removed.
+    bytes: u64,
+    dry_run: bool,
+}
+
+/// `backup expire`.
+pub async fn expire(
+    found: &Found,
+    keep: Option<u32>,
+    window: Option<Duration>,
+    dry_run: bool,
+    ui: &mut Ui,
+) -> anyhow::Result<()> {
+    let policy = Policy::new(keep, window);
+    let mut all = Vec::new();
+    let work = async {
+        for repository in found.repositories().await? {
+            for archive in found.incarnations(&repository).await? {
+                let plan = retention::plan(&archive, &policy, None, Timestamp::now()).await.map_err(failed)?;
+                let cleared = |step: &Step| match step {
+                    Step::Abandon { backup } => Some(backup.clone()),
+                    _ => None,
+                };
+                all.push(Expired {
+                    repository: repository.name().to_owned(),
+                    incarnation: archive.place().incarnation().to_owned(),
+                    kept: plan.kept.clone(),
+                    under_way: plan.under_way.clone(),
+                    expired: plan.expired().into_iter().map(str::to_owned).collect(),
+                    cleared: plan.steps.iter().filter_map(cleared).collect(),
+                    wal: plan.steps.iter().filter(|step| matches!(step, Step::Wal { .. })).count(),
+                    bytes: plan.bytes(),
+                    dry_run,
+                });
+                if !dry_run {
+                    retention::run(&archive, &plan, |step| tracing::debug!(?step, "removing")).await.map_err(failed)?;
+                }
+            }
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        done = work => done?,
+        () = interrupted()? => {
+            let text = "interrupted; what is left over is removed the next time, and nothing that is kept is harmed";
+            return Err(Failure::new(code::TEMPORARY, text).into());
+        }
+    }
+    ui.show(&all, || all.iter().flat_map(parts).collect())
+}
+
+fn parts(one: &Expired) -> Vec<Part> {
+    let mut grid = Grid::new(&["Backup", "Ended", "Outcome"]);
+    for kept in &one.kept {
+        let because = match kept.because {
+            Because::NoPolicy => "kept: neither --keep nor --window is given",
+            Because::Count => "kept: among the newest",
+            Because::Window => "kept: within the window",
+            Because::BeginsWindow => "kept: the window begins with it",
+            Because::Held => "kept: held",
+        };
+        grid.row(Tone::Plain, vec![kept.backup.clone(), seconds(kept.stop_time), because.to_owned()]);
+    }
+    for name in &one.under_way {
+        grid.row(
+            Tone::Plain,
+            vec![name.clone(), String::new(), "under way, or cut off within the last hour".to_owned()],
+        );
+    }
+    let removed = if one.dry_run { "would be removed" } else { "removed" };
+    for name in &one.expired {
+        grid.row(Tone::Warn, vec![name.clone(), String::new(), removed.to_owned()]);
+    }
+    for name in &one.cleared {
+        grid.row(Tone::Warn, vec![name.clone(), String::new(), format!("{removed}: it was cut off")]);
+    }
+    let bytes = units::bytes(one.bytes);
+    vec![
+        Part::Line(Tone::Strong, format!("{}, incarnation {}", one.repository, one.incarnation)),
+        Part::Grid(grid),
+        Part::Line(Tone::Plain, format!("{bytes} {removed}, {} WAL files among it", one.wal)),
+    ]
+}

@@ -1,0 +1,91 @@
+//! What went wrong with an archive, as an exit code.
+
+use std::fmt::Display;
+
+use matriarch_archive::archive::ArchiveError;
+use matriarch_archive::base::BackupError;
+use matriarch_archive::configured::ConfiguredError;
+use matriarch_archive::repository::RepositoryError;
+use matriarch_archive::restore::RestoreError;
+use matriarch_archive::retention::RetentionError;
+use matriarch_cli::{Failure, code};
+
+/// An error that knows which of sysexits(3) it is.
+pub trait Code: Display {
+    /// The code.
+    fn code(&self) -> u8;
+}
+
+/// For `map_err`.
+pub fn failed(error: impl Code) -> anyhow::Error {
+    Failure::new(error.code(), error.to_string()).into()
+}
+
+impl Code for RepositoryError {
+    fn code(&self) -> u8 {
+        match self {
+            RepositoryError::Absent { .. } | RepositoryError::Corrupt { .. } | RepositoryError::Conflict { .. } => {
+                code::DATA
+            }
+            RepositoryError::Unreachable { .. } => code::UNAVAILABLE,
+            RepositoryError::Refused { .. } | RepositoryError::NoKey { .. } => code::PERMISSION,
+            RepositoryError::NoConditionalCreate { .. }
+            | RepositoryError::NotARepository { .. }
+            | RepositoryError::Settings { .. } => code::CONFIG,
+        }
+    }
+}
+
+impl Code for ArchiveError {
+    fn code(&self) -> u8 {
+        match self {
+            ArchiveError::Repository(error) => error.code(),
+            ArchiveError::Name(_) | ArchiveError::Foreign { .. } => code::CONFIG,
+        }
+    }
+}
+
+impl Code for Box<ConfiguredError> {
+    fn code(&self) -> u8 {
+        match self.as_ref() {
+            ConfiguredError::Archive(error) => error.code(),
+            ConfiguredError::Origin { .. } => code::DATA,
+            _ => code::CONFIG,
+        }
+    }
+}
+
+impl Code for BackupError {
+    fn code(&self) -> u8 {
+        match self {
+            BackupError::Repository(error) => error.code(),
+            BackupError::Sql(_) | BackupError::WalMissing { .. } => code::UNAVAILABLE,
+            BackupError::Unsupported(_) | BackupError::Foreign { .. } => code::CONFIG,
+            BackupError::TimelineChanged { .. } | BackupError::Forgotten { .. } => code::TEMPORARY,
+            BackupError::Read { .. } | BackupError::Scan(_) | BackupError::Push(_) => code::IO,
+            BackupError::Worker(_) | BackupError::UploadEnded => code::SOFTWARE,
+        }
+    }
+}
+
+impl Code for RestoreError {
+    fn code(&self) -> u8 {
+        match self {
+            RestoreError::Archive(error) => error.code(),
+            RestoreError::Write { .. } => code::IO,
+            RestoreError::Worker(_) => code::SOFTWARE,
+            _ => code::DATA,
+        }
+    }
+}
+
+impl Code for RetentionError {
+    fn code(&self) -> u8 {
+        match self {
+            RetentionError::Repository(error) => error.code(),
+            RetentionError::Restore(error) => error.code(),
+            RetentionError::UnderWay(_) => code::TEMPORARY,
+            _ => code::DATA,
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! `restore`: into an empty directory.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use matriarch_archive::archive::Archive;
+use matriarch_archive::base::{self, SOURCE, Summary};
+use matriarch_archive::configured::ORIGIN;
+use matriarch_archive::progress::Progress;
+use matriarch_archive::restore::{self, AtTarget, Options, Plan, RestoreError, Target, Wanted, Window};
+use matriarch_cli::{Failure, Grid, Part, Tone, Ui, code, units};
+use matriarch_postgres::{Owner, owner};
+use serde::Serialize;
+
+use super::archives::{Found, WhereArgs, find};
+use super::fail::{Code, failed};
+use super::fetch::{Source, command};
+use super::list::seconds;
+use super::meter::{Meter, interrupted};
+use super::time;
+use crate::cluster::Which;
+
+/// `restore`.
+#[derive(Args, Clone, Debug)]
+pub struct RestoreArgs {
+    /// The new data directory: absent or empty
+    #[arg(value_name = "DIRECTORY")]
+    data: PathBuf,
+    /// How far: `latest`, `immediate` (the end of the backup), a time with its zone, a position (0/3000148), `xid=NUMBER` or
+    /// `name=RESTORE_POINT`
+    #[arg(long, value_name = "TARGET", default_value = "latest", value_parser = target)]
+    to: Target,
+    /// Timeline to follow; the newest one that has a backup unless given
+    #[arg(long, value_name = "NUMBER")]
+    timeline: Option<u32>,
+    /// Backup to begin with; the one nearest to the target unless given
+    #[arg(long, value_name = "BACKUP")]
+    backup: Option<String>,
+    /// Another place for a tablespace; the one it had unless given
+    #[arg(long, value_name = "NAME=DIRECTORY", value_parser = place)]
+    tablespace: Vec<(String, PathBuf)>,
+    /// What PostgreSQL does when the target is reached
+    #[arg(long, value_enum, default_value_t)]
+    at_target: Action,
+    /// Put all WAL into pg_wal now: then the start needs neither this program nor keys nor the network, but space for all of it
+    #[arg(long)]
+    place_wal: bool,
+    /// End with the last complete segment, without what only the tail has
+    #[arg(long)]
+    no_tail: bool,
+    /// User that the files belong to, when root restores; postgres unless given
+    #[arg(long, value_name = "USER")]
+    owner: Option<String>,
+    /// Packs that are read at a time
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: u16,
+    /// Say which backup and which WAL would be used, and what can be reached; write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    place: WhereArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Action {
+    /// Takes writes, on a new timeline.
+    #[default]
+    Promote,
+    /// Waits, read-only, for pg_wal_replay_resume().
+    Pause,
+    /// Stops.
+    Shutdown,
+}
+
+fn target(text: &str) -> Result<Target, String> {
+    let number = |text: &str| text.parse().map_err(|_| format!("'{text}' is no transaction number"));
+    match text.split_once('=') {
+        None if text == "latest" => Ok(Target::Latest),
+        None if text == "immediate" => Ok(Target::Immediate),
+        Some(("xid", xid)) => number(xid).map(Target::Xid),
+        Some(("name", "")) => Err("the name of a restore point is missing".to_owned()),
+        Some(("name", name)) => Ok(Target::Name(name.to_owned())),
+        Some(("time", text)) => time(text).map(Target::Time),
+        Some(("lsn", text)) => {
+            text.parse().map(Target::Lsn).map_err(|_| format!("'{text}' is no position, such as 0/3000148"))
+        }
+        _ => {
+            let lsn = text.parse().map(Target::Lsn);
+            lsn.or_else(|_| time(text).map(Target::Time)).map_err(|_| {
+                "expected latest, immediate, a time with its zone (2026-12-24T03:00:00+01:00), a position (0/3000148), \
+                 xid=NUMBER or name=RESTORE_POINT"
+                    .to_owned()
+            })
+        }
+    }
+}
+
+fn place(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && path.starts_with('/') => Ok((name.to_owned(), path.into())),
+        _ => Err("expected NAME=DIRECTORY with an absolute path".to_owned()),
+    }
+}
+
+/// What a restore does or has done, as `-o json` shows it. Units: bytes.
+#[derive(Clone, Debug, Serialize)]
+struct Page {
+    directory: PathBuf,
+    target: String,
+    backup: String,
+    repository: String,
+    incarnation: String,
+    /// The one that begins with this restore.
+    new_incarnation: String,
+    timeline: u32,
+    /// When the backup ended; nothing before can be reached with it.
+    backup_ended: Timestamp,
+    /// Bytes of all files.
+    size: u64,
+    /// Bytes of them in the repository.
+    stored: u64,
+    /// Complete segments that recovery replays, at most.
+    segments: usize,
+    /// Segments of which only the tail has a part.
+    tail_segments: usize,
+    /// Bytes of all these segments, uncompressed.
+    wal: u64,
+    /// Where the WAL ends.
+    reach: String,
+    window: Reach,
+    dry_run: bool,
+}
+
+/// What can be reached on this timeline.
+#[derive(Clone, Debug, Serialize)]
+struct Reach {
+    /// The end of the oldest backup.
+    from: Timestamp,
+    /// The end of the last transaction, if there is one since the newest backup.
+    to: Option<Timestamp>,
+    /// The end of the WAL.
+    to_lsn: String,
+    /// The segment at which what follows the oldest backup ends before the newest one.
+    missing: Option<String>,
+}
+
+/// Restores, or says what it would do.
+pub async fn restore(args: RestoreArgs, which: &Which, ui: &mut Ui) -> anyhow::Result<()> {
+    let found = find(which, &args.place).await?;
+    let data = std::path::absolute(&args.data)?;
+    let (archive, plan) = choose(&found, &args).await?;
+    let window = restore::window(&archive, Some(plan.history.timeline)).await.map_err(failed)?;
+    let now = Timestamp::now();
+    let name = format!("{}-{}", plan.summary.system_identifier, now.strftime("%Y%m%dT%H%M%SZ"));
+    let options = options(&args, &found, &archive, &plan, &data, &name)?;
+    let page = page(&args, &archive, &plan, window, data, name);
+    if args.dry_run {
+        return ui.show(&page, || parts(&page));
+    }
+    let meter = Meter::start("restore", &options.progress);
+    tokio::select! {
+        restored = restore::restore(&archive, &plan, &options) => restored.map_err(failed)?,
+        () = interrupted()? => {
+            let text = format!("interrupted: {} is not complete and cannot be started; remove it", page.directory.display());
+            return Err(Failure::new(code::TEMPORARY, text).into());
+        }
+    }
+    drop(meter);
+    ui.show(&page, || parts(&page))
+}
+
+/// The incarnation and the plan that serve the target: of the newest incarnation that does.
+async fn choose(found: &Found, args: &RestoreArgs) -> anyhow::Result<(Archive, Plan)> {
+    let repository = found.repository().await?;
+    let wanted =
+        Wanted { target: args.to.clone(), timeline: args.timeline, backup: args.backup.clone(), tail: !args.no_tail };
+    if let Some(name) = &args.backup {
+        let (archive, _) = found.backup(&repository, Some(name)).await?;
+        let plan = restore::plan(&archive, &wanted).await.map_err(failed)?;
+        return Ok((archive, plan));
+    }
+    let mut refused: Option<RestoreError> = None;
+    for archive in found.incarnations(&repository).await?.into_iter().rev() {
+        let begun = archive.incarnation().created;
+        let reaches_into = match &args.to {
+            Target::Latest => true,
+            Target::Time(time) => *time >= begun,
+            _ => false,
+        };
+        if base::list(&archive).await.map_err(failed)?.is_empty() {
+            if reaches_into && archive.incarnation().parent.is_some() {
+                let text = format!(
+                    "incarnation {} began at {} by a restore and has no backup yet, so what was written since cannot be \
+                     restored; --incarnation names an older one (matriarch backup list)",
+                    archive.place().incarnation(),
+                    seconds(begun)
+                );
+                return Err(Failure::new(code::DATA, text).into());
+            }
+            continue;
+        }
+        match restore::plan(&archive, &wanted).await {
+            Ok(plan) => return Ok((archive, plan)),
+            Err(error @ (RestoreError::NoBackup(_) | RestoreError::OutOfReach { .. } | RestoreError::Gap { .. })) => {
+                refused = refused.or(Some(error));
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Err(match refused {
+        Some(error) => Failure::new(error.code(), error.to_string()).into(),
+        None => {
+            let text = format!("{} holds no backup of cluster '{}'", repository.name(), found.scope);
+            Failure::new(code::DATA, text).into()
+        }
+    })
+}
+
+fn options(
+    args: &RestoreArgs,
+    found: &Found,
+    archive: &Archive,
+    plan: &Plan,
+    data: &std::path::Path,
+    name: &str,
+) -> anyhow::Result<Options> {
+    let owner = Owner::choose(args.owner.as_deref())?;
+    if let (Some(owner), Some(parent)) = (&owner, data.parent())
+        && parent.exists()
+    {
+        owner::check_reachable(parent, owner)?;
+    }
+    if let (Some(owner), false) = (&owner, args.place_wal) {
+        readable(&found.section, owner)?;
+    }
+    let program = std::env::current_exe().context("cannot find our own program, which fetches the WAL")?;
+    let mut section = found.section.clone();
+    // Only the repository that the plan is of; the files that it names are read again at the start.
+    let mut names = found.configured.names();
+    section.repositories.retain(|_| names.next().is_some_and(|name| name == archive.repository().name()));
+    drop(names);
+    let source = Source {
+        format: 1,
+        cluster: found.scope.clone(),
+        incarnation: archive.place().incarnation().to_owned(),
+        archive: section,
+    };
+    let origin = plan.origin(archive, name);
+    Ok(Options {
+        data: data.to_owned(),
+        tablespaces: tablespaces(&args.tablespace, &plan.summary)?,
+        restore_command: command(&program, &data.join(SOURCE)),
+        place_wal: args.place_wal,
+        files: vec![
+            (SOURCE.to_owned(), serde_json::to_string_pretty(&source)?),
+            (ORIGIN.to_owned(), serde_json::to_string_pretty(&origin)?),
+        ],
+        at_target: match args.at_target {
+            Action::Promote => AtTarget::Promote,
+            Action::Pause => AtTarget::Pause,
+            Action::Shutdown => AtTarget::Shutdown,
+        },
+        owner: owner.map(|owner| (owner.uid, owner.gid)),
+        workers: args.jobs.into(),
+        progress: Progress::default(),
+    })
+}
+
+/// PostgreSQL's user fetches the WAL, so it must be able to read what that needs.
+fn readable(section: &matriarch_config::Archive, owner: &Owner) -> anyhow::Result<()> {
+    let keys = section.encryption.identity_file.iter();
+    let credentials = section.repositories.iter().flat_map(|one| one.credentials.iter().chain(&one.ca));
+    for path in keys.chain(credentials) {
+        let Ok(meta) = std::fs::metadata(path) else { continue };
+        let bit = match (meta.uid() == owner.uid, meta.gid() == owner.gid) {
+            (true, _) => 0o400,
+            (false, true) => 0o040,
+            (false, false) => 0o004,
+        };
+        if meta.mode() & bit == 0 {
+            let text = format!(
+                "user {} cannot read {}, which fetching WAL needs when PostgreSQL starts: give the file to that user, or restore \
+                 with --place-wal",
+                owner.name,
+                path.display()
+            );
+            return Err(Failure::new(code::PERMISSION, text).into());
+        }
+        if let Some(parent) = path.parent() {
+            owner::check_reachable(parent, owner)?;
+        }
+    }
+    Ok(())
+}
+
+fn tablespaces(asked: &[(String, PathBuf)], summary: &Summary) -> anyhow::Result<BTreeMap<u32, PathBuf>> {
+    let mut places = BTreeMap::new();
+    for (name, path) in asked {
+        let known = summary.tablespaces.iter().find(|space| space.name == *name || space.oid.to_string() == *name);
+        let Some(space) = known else {
+            let names: Vec<&str> = summary.tablespaces.iter().map(|space| space.name.as_str()).collect();
+            let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let text = format!("backup {} has no tablespace '{name}'; it has {known}", summary.backup);
+            return Err(Failure::new(code::USAGE, text).into());
+        };
+        places.insert(space.oid, path.clone());
+    }
+    Ok(places)
+}
+
+fn page(
+    args: &RestoreArgs,
+    archive: &Archive,
+    plan: &Plan,
+    window: Option<Window>,
+    directory: PathBuf,
+    new_incarnation: String,
+) -> Page {
+    let summary = &plan.summary;
+    let segments = plan.complete.len() + plan.tail.len();
+    Page {
+        directory,
+        target: plan.target.to_string(),
+        backup: summary.backup.clone(),
+        repository: archive.repository().name().to_owned(),
+        incarnation: archive.place().incarnation().to_owned(),
+        new_incarnation,
+        timeline: plan.history.timeline,
+        backup_ended: summary.stop_time,
+        size: summary.size,
+        stored: summary.stored,
+        segments: plan.complete.len(),
+        tail_segments: plan.tail.len(),
+        wal: segments as u64 * archive.incarnation().segment_size,
+        reach: plan.reach.to_string(),
+        window: Reach {
+            from: window.as_ref().map_or(summary.stop_time, |window| window.oldest.stop_time),
+            to: window.as_ref().and_then(|window| window.last_transaction),
+            to_lsn: window.as_ref().map_or(plan.reach, |window| window.reach).to_string(),
+            missing: window.and_then(|window| window.missing).map(|segment| segment.to_string()),
+        },
+        dry_run: args.dry_run,
+    }
+}
+
+fn parts(page: &Page) -> Vec<Part> {
+    let title = match page.dry_run {
+        true => format!("{} would be restored to {}", page.directory.display(), page.target),
+        false => format!("{} is restored; it replays to {} when it is started", page.directory.display(), page.target),
+    };
+    let until = page.window.to.map_or_else(String::new, |to| format!("{} ", seconds(to)));
+    let rows = [
+        ("Backup", format!("{}, ended {}", page.backup, seconds(page.backup_ended))),
+        ("Repository", format!("{}, incarnation {}", page.repository, page.incarnation)),
+        ("Timeline", page.timeline.to_string()),
+        ("Files", format!("{}, {} in the repository", units::bytes(page.size), units::bytes(page.stored))),
+        (
+            "WAL",
+            format!(
+                "{} segments at most, {} of them from the tail: {}",
+                page.segments + page.tail_segments,
+                page.tail_segments,
+                units::bytes(page.wal)
+            ),
+        ),
+        ("Reachable", format!("{} to {until}({})", seconds(page.window.from), page.window.to_lsn)),
+        ("New incarnation", page.new_incarnation.clone()),
+    ];
+    let mut grid = Grid::new(&["What", "Is"]);
+    for (what, is) in rows {
+        grid.row(Tone::Plain, vec![what.to_owned(), is]);
+    }
+    let mut parts = vec![Part::Line(Tone::Strong, title), Part::Grid(grid)];
+    if let Some(missing) = &page.window.missing {
+        let text =
+            format!("There is a gap: {missing} is missing, and what follows it is reached from later backups only");
+        parts.push(Part::Line(Tone::Warn, text));
+    }
+    if !page.dry_run {
+        let text = format!("Start it with: pg_ctl -D {} start", page.directory.display());
+        parts.push(Part::Line(Tone::Plain, text));
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use matriarch_core::Lsn;
+
+    #[test]
+    fn targets_are_read() {
+        assert_eq!(target("latest"), Ok(Target::Latest));
+        assert_eq!(target("0/3000148"), Ok(Target::Lsn(Lsn(0x300_0148))));
+        assert_eq!(target("lsn=0/3000148"), Ok(Target::Lsn(Lsn(0x300_0148))));
+        assert_eq!(target("xid=77"), Ok(Target::Xid(77)));
+        assert_eq!(target("name=before = after"), Ok(Target::Name("before = after".into())));
+        let time = Target::Time("2026-11-22T05:00:00Z".parse().unwrap());
+        assert_eq!(target("2026-11-22 06:00:00+01:00"), Ok(time.clone()));
+        assert_eq!(target("time=2026-11-22T05:00:00Z"), Ok(time));
+        for wrong in ["", "newest", "xid=x", "name=", "lsn=5", "2026-11-22 06:00", "time=noon"] {
+            assert!(target(wrong).is_err(), "{wrong}");
+        }
+        assert!(place("space=/srv/space").is_ok());
+        assert!(place("space=srv").is_err());
+    }
+}

@@ -1,0 +1,292 @@
+//! `backup` and `restore` as a person uses them when everything else is gone: a server, a repository and a file.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+
+use matriarch_archive::format::Identities;
+use matriarch_archive::repository::{CreateBy, Location, Repository, Settings};
+use matriarch_archive::wal;
+use matriarch_cli::code;
+use matriarch_config::{Document, DynamicConfig};
+use matriarch_testkit::dir::TestDir;
+use matriarch_testkit::postgres::{self, Installation};
+use matriarch_testkit::server::Server;
+use matriarch_testkit::{faults, user};
+use serde_json::json;
+use tokio_postgres::{Client, NoTls};
+
+use crate::harness::PATIENCE;
+use crate::harness::verb::{self, Outcome};
+
+struct Site {
+    dir: TestDir,
+    installation: Installation,
+    server: Server,
+}
+
+impl Site {
+    /// A server, an encrypted repository in a directory, and the file that says so.
+    async fn new(installation: &Installation) -> Site {
+        let dir = TestDir::new("backup");
+        let repository = dir.create("repository");
+        let settings = Settings { location: Location::Directory(repository.clone()), patience: PATIENCE };
+        Repository::init(&settings, CreateBy::Condition).await.unwrap();
+        let (identity, recipient) = Identities::generate();
+        write(&dir.join("key.txt"), &identity);
+        write(&dir.join("other.txt"), &Identities::generate().0);
+        let archive = json!({"archive": {
+            "repositories": [{"location": repository}],
+            "compression": "lz4",
+            "encryption": {"recipients": [recipient], "identity_file": dir.join("key.txt")}
+        }});
+        write(&dir.join("archive.yml"), &matriarch_config::to_yaml(&archive));
+        let server = Server::create(installation, &dir, "data", "wal_keep_size = 1GB\nautovacuum = off").await.unwrap();
+        let client = connect(&server).await;
+        let space = dir.create("space");
+        client.batch_execute(&format!("create tablespace space location '{}'", space.display())).await.unwrap();
+        client.batch_execute("create table marks (id bigint primary key) tablespace space").await.unwrap();
+        Site { dir, installation: installation.clone(), server }
+    }
+
+    async fn run(&self, words: &[&str]) -> Outcome {
+        let archive = self.dir.join("archive.yml").display().to_string();
+        let words: Vec<&str> = words.iter().copied().chain(["--archive", &archive, "--scope", "main"]).collect();
+        verb::run(self.dir.path(), self.dir.path(), &words, &[]).await
+    }
+
+    async fn backup(&self) -> String {
+        let data = self.server.data().display().to_string();
+        let taken = self.run(&["backup", "--data-dir", &data, "--dsn", &self.server.dsn(), "-o", "json"]).await;
+        taken.json()[0]["backup"].as_str().unwrap().to_owned()
+    }
+
+    /// Rows up to this number.
+    async fn insert(&self, client: &Client, to: i64) {
+        let insert =
+            "insert into marks select g from generate_series((select coalesce(max(id), 0) + 1 from marks), $1) g";
+        client.execute(insert, &[&to]).await.unwrap();
+    }
+
+    /// What the archiver does, which is not part of this test.
+    async fn archive_wal(&self, client: &Client) {
+        let last = text(client, "select pg_walfile_name(pg_switch_wal())").await;
+        let yaml = std::fs::read_to_string(self.dir.join("archive.yml")).unwrap();
+        let config = DynamicConfig::from_json(&Document::parse(&yaml).unwrap().value).unwrap();
+        let configured =
+            matriarch_archive::configured::Configured::new(&config.archive.unwrap(), "main", PATIENCE).unwrap();
+        let row = client.query_one("select system_identifier::text from pg_control_system()", &[]).await.unwrap();
+        let archives = configured.open_all(row.get(0)).await.unwrap();
+        let query = "select name from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$' and name <= $1";
+        for row in client.query(query, &[&last]).await.unwrap() {
+            let name: String = row.get(0);
+            let file = self.server.data().join("pg_wal").join(&name);
+            wal::push(&archives, &file, &name.parse().unwrap()).await.unwrap();
+        }
+    }
+
+    /// Restores, starts, and counts the rows, which must be 1, 2, 3 … without a gap.
+    async fn rows_of(&self, name: &str, options: &[&str]) -> i64 {
+        let data = self.dir.join(name);
+        let (path, space) = (data.display().to_string(), format!("space={}-space", data.display()));
+        let words: Vec<&str> = ["restore", &path, "--tablespace", &space].iter().chain(options).copied().collect();
+        self.run(&words).await.ok();
+        let server = Server::of(&self.installation, &data, "").await.unwrap();
+        let client = connect(&server).await;
+        while client.query_one("select pg_is_in_recovery()", &[]).await.unwrap().get(0) {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        let row = client.query_one("select count(*), coalesce(max(id), 0) from marks", &[]).await.unwrap();
+        let (count, newest): (i64, i64) = (row.get(0), row.get(1));
+        assert_eq!(count, newest, "no row is missing");
+        count
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    user::give(path).unwrap();
+}
+
+async fn connect(server: &Server) -> Client {
+    let (client, connection) = tokio_postgres::connect(&server.dsn(), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+async fn text(client: &Client, query: &str) -> String {
+    client.query_one(query, &[]).await.unwrap().get(0)
+}
+
+/// Any file of the repository's packs of one backup.
+fn pack(site: &Site, backup: &str) -> PathBuf {
+    let system = std::fs::read_dir(site.dir.join("repository/main")).unwrap().next().unwrap().unwrap();
+    system.path().join("pack").join(backup).join("000000")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn backup_destroy_restore() {
+    let mut site = Site::new(postgres::any()).await;
+    let client = connect(&site.server).await;
+    site.insert(&client, 10).await;
+    let first = site.backup().await;
+    site.insert(&client, 20).await;
+    let second = site.backup().await;
+    site.insert(&client, 30).await;
+    let marked = text(&client, "select pg_create_restore_point('before')::text").await;
+    let clock = "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+    let time = text(&client, clock).await;
+    let xid = text(&client, "insert into marks values (31) returning txid_current()::text").await;
+    site.insert(&client, 40).await;
+    site.archive_wal(&client).await;
+    let list = site.run(&["backup", "list", "-o", "json"]).await.json();
+    assert_eq!((list[0]["backup"].as_str(), list[1]["backup"].as_str()), (Some(&*first), Some(&*second)));
+    assert!(site.run(&["backup", "list"]).await.ok().contains(&second));
+    assert!(site.run(&["backup", "verify", "--wal"]).await.ok().contains("are good"));
+    drop(client);
+    faults::kill(&faults::node_processes(site.server.data()));
+    site.server.stop(rustix::process::Signal::KILL);
+    for gone in ["data", "space"] {
+        std::fs::remove_dir_all(site.dir.join(gone)).unwrap();
+    }
+
+    let target = site.dir.join("dry").display().to_string();
+    let dry = site.run(&["restore", &target, "--dry-run", "-o", "json"]).await.json();
+    assert_eq!((dry["backup"].as_str(), dry["dry_run"].as_bool()), (Some(&*second), Some(true)));
+    assert!(dry["window"]["to"].as_str().unwrap() > time.as_str() && dry["segments"].as_u64().unwrap() > 0, "{dry}");
+    assert!(!Path::new(&target).exists(), "a dry run writes nothing");
+
+    assert_eq!(site.rows_of("latest", &[]).await, 40);
+    assert_eq!(site.rows_of("named", &["--to", "name=before", "--place-wal"]).await, 30);
+    assert_eq!(site.rows_of("timed", &["--to", &time]).await, 30);
+    assert_eq!(site.rows_of("at", &["--to", &marked]).await, 30);
+    assert_eq!(site.rows_of("xid", &["--to", &format!("xid={xid}")]).await, 31);
+    assert_eq!(site.rows_of("immediate", &["--to", "immediate", "--backup", &first]).await, 10);
+    // Whoever archives from there does it under a name of its own.
+    let origin = std::fs::read_to_string(site.dir.join("latest/matriarch_archive.json")).unwrap();
+    assert!(origin.contains("parent"), "{origin}");
+
+    refusals(&site, &first, &second, &time).await;
+    keeping(&site, &first, &second).await;
+}
+
+async fn refusals(site: &Site, first: &str, second: &str, time: &str) {
+    let new = site.dir.join("refused").display().to_string();
+    let late = site.run(&["restore", &new, "--to", "2199-01-01T00:00:00Z"]).await;
+    late.refused_naming(code::DATA, &["2199", second, "the last transaction ended at"]);
+    let early = site.run(&["restore", &new, "--to", "2001-01-01T00:00:00Z"]).await;
+    early.refused_naming(code::DATA, &["2001", "the earliest ended at"]);
+    site.run(&["restore", &new, "--to", "name=never"]).await.refused_naming(code::DATA, &["never"]);
+    site.run(&["restore", &new, "--to", "yesterday"]).await.refused_naming(code::USAGE, &["with its zone"]);
+    let key = site.dir.join("other.txt").display().to_string();
+    let other = site.run(&["restore", &new, "--identity", &key]).await;
+    other.refused_naming(code::PERMISSION, &["encrypted to other recipients"]);
+    site.run(&["backup", "list", "--incarnation", "x"]).await.refused_naming(code::DATA, &["no incarnation 'x'"]);
+    site.run(&["backup", "verify", "nothing"]).await.refused_naming(code::DATA, &["nothing", second]);
+    let space = ["restore", &new, "--tablespace", "spice=/x"];
+    site.run(&space).await.refused_naming(code::USAGE, &["spice", "it has space"]);
+    assert!(!Path::new(&new).exists(), "nothing was begun");
+    let full = site.dir.join("latest").display().to_string();
+    let elsewhere = format!("space={}", site.dir.join("elsewhere").display());
+    let refused = site.run(&["restore", &full, "--tablespace", &elsewhere]).await;
+    refused.refused_naming(code::DATA, &["is not empty"]);
+
+    let path = pack(site, second);
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let damaged = site.run(&["backup", "verify", second]).await;
+    damaged.refused_naming(code::DATA, &[second, "is damaged"]);
+    assert!(damaged.out.contains("base/") && damaged.out.contains("truncated"), "{damaged}");
+    let broken = site.dir.join("broken").display().to_string();
+    let refused = site.run(&["restore", &broken, "--tablespace", &format!("space={broken}-space")]).await;
+    refused.refused_naming(code::DATA, &["truncated"]);
+    assert!(!Path::new(&broken).join("global/pg_control").exists(), "it cannot be started");
+    std::fs::write(&path, whole).unwrap();
+    // The older one is as good: it only replays more.
+    let _ = (first, time);
+    assert_eq!(site.rows_of("older", &["--backup", first]).await, 40);
+}
+
+async fn keeping(site: &Site, first: &str, second: &str) {
+    site.run(&["backup", "hold", first, "--reason", "books"]).await.ok();
+    site.run(&["backup", "annotate", second, "why=upgrade"]).await.ok();
+    let shown = site.run(&["backup", "show", second, "-o", "json"]).await.json();
+    assert_eq!(shown["notes"]["why"], "upgrade");
+    site.run(&["backup", "delete", first, "--force"]).await.refused_naming(code::DATA, &["held", "--release"]);
+    let kept = site.run(&["backup", "expire", "--keep", "1", "--dry-run", "-o", "json"]).await.json();
+    assert_eq!(
+        (kept[0]["kept"][0]["because"].as_str(), kept[0]["expired"].as_array().unwrap().len()),
+        (Some("held"), 0)
+    );
+    site.run(&["backup", "hold", first, "--release"]).await.ok();
+    let removed = site.run(&["backup", "expire", "--keep", "1", "-o", "json"]).await.json();
+    assert_eq!(removed[0]["expired"][0], first);
+    assert!(!pack(site, first).exists() && pack(site, second).exists());
+    site.run(&["backup", "verify", "--wal"]).await.ok();
+    site.run(&["backup", "delete", second]).await.refused_naming(code::USAGE, &["--force"]);
+    site.run(&["backup", "delete", second, "--force"]).await.ok();
+    let empty = site.run(&["restore", &site.dir.join("none").display().to_string()]).await;
+    empty.refused_naming(code::DATA, &["no backup"]);
+}
+
+/// The other majors that are installed: one way there and back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_major_comes_back() {
+    for installation in postgres::all_majors() {
+        let site = Site::new(installation).await;
+        let client = connect(&site.server).await;
+        site.insert(&client, 10).await;
+        site.backup().await;
+        site.insert(&client, 20).await;
+        site.archive_wal(&client).await;
+        assert_eq!(site.rows_of("latest", &[]).await, 20, "PostgreSQL {}", installation.major);
+    }
+}
+
+/// Killed in the middle, a backup is none, and the next one is not disturbed; interrupted, it leaves nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_is_stopped_is_none() {
+    let site = Site::new(postgres::any()).await;
+    let client = connect(&site.server).await;
+    client
+        .batch_execute("create table large as select g, repeat(md5(g::text), 20) from generate_series(1, 200000) g")
+        .await
+        .unwrap();
+    for (signal, left) in [("-KILL", true), ("-INT", false)] {
+        let mut command = tokio::process::Command::new(verb::program());
+        command.args(["backup", "--scope", "main", "--jobs", "1", "--dsn", &site.server.dsn(), "--archive"]);
+        command
+            .arg(site.dir.join("archive.yml"))
+            .arg("--data-dir")
+            .arg(site.server.data())
+            .current_dir(site.dir.path());
+        let packs = || {
+            let folder = walk(&site.dir.join("repository/main"));
+            folder.iter().filter(|path| path.to_string_lossy().contains("/pack/")).count()
+        };
+        let before = packs();
+        let mut child = command.kill_on_drop(true).spawn().unwrap();
+        while packs() == before {
+            assert!(child.try_wait().unwrap().is_none(), "it was over before it could be stopped");
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        let pid = child.id().unwrap().to_string();
+        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let ended = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+        assert!(!ended.success());
+        assert_eq!(packs() > before, left, "{signal}");
+    }
+    assert_eq!(site.run(&["backup", "list", "-o", "json"]).await.json(), json!([]));
+    site.backup().await;
+    site.run(&["backup", "verify"]).await.ok();
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.path().is_dir() {
+            true => found.extend(walk(&entry.path())),
+            false => found.push(entry.path()),
+        }
+    }
+    found
+}
