@@ -82,13 +82,12 @@ pub fn parameters(config: &DynamicConfig) -> BTreeMap<String, String> {
 /// How PostgreSQL hands its WAL over, and, if it streams from nobody, where it gets it from. A member that streams does not
 /// ask the archive: it would do so each time its stream breaks, and during an outage of the store a takeover would wait for that.
 pub fn archiving(options: &Options, config: &DynamicConfig, parameters: &mut BTreeMap<String, String>) {
-    if config.archive.is_none() {
-        return;
-    }
+    let Some(archive) = &config.archive else { return };
     parameters.retain(|name, _| !name.eq_ignore_ascii_case("archive_library"));
     parameters.insert("archive_mode".to_owned(), "on".to_owned());
     parameters.insert("archive_command".to_owned(), format!("{} %p", options.wal_command("wal-push")));
-    if options.from_archive() {
+    let is_readable = archive.encryption.recipients.is_empty() || archive.encryption.identity_file.is_some();
+    if options.from_archive() && is_readable {
         let fetch = format!("{} %f %p", options.wal_command("wal-fetch"));
         parameters.entry("restore_command".to_owned()).or_insert(fetch);
     }

@@ -233,6 +233,10 @@ fn of_archive(page: &mut Page, archive: &ArchiveStatus) {
         let labels = [("repository", repository.name.as_str())];
         page.sample("matriarch_archive_repository_open", &labels, u8::from(repository.open));
     }
+    page.family("matriarch_archive_tail_behind_bytes", "gauge", "Bytes of WAL that a repository does not hold yet.");
+    for (repository, tail) in archive.repositories.iter().filter_map(|row| Some((&row.name, row.tail.as_ref()?))) {
+        page.sample("matriarch_archive_tail_behind_bytes", &[("repository", repository)], tail.behind);
+    }
     page.family("matriarch_archived_files", "counter", "Files of WAL that every repository has confirmed.");
     page.sample("matriarch_archived_files_total", &[], archive.archived);
     page.family("matriarch_archive_failures", "counter", "Attempts to archive WAL that failed.");

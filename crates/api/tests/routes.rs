@@ -123,7 +123,12 @@ async fn the_archive_is_shown_checked_and_counted() {
     let file = ArchivedFile { file: "00000002.history".into(), at: "2026-11-21T10:00:00Z".into() };
     let archive = ArchiveStatus {
         configured: true,
-        repositories: vec![ArchiveRepositoryRow { name: "/srv/a".into(), open: true, problem: None }],
+        repositories: vec![ArchiveRepositoryRow {
+            name: "/srv/a".into(),
+            open: true,
+            problem: None,
+            tail: Some(ArchiveTail { timeline: 1, stored: "0/3000148".into(), behind: 12, problem: None }),
+        }],
         archived: 7,
         last_archived: Some(file.clone()),
         failures: 2,
@@ -134,6 +139,7 @@ async fn the_archive_is_shown_checked_and_counted() {
     let text = metrics::render(&primary(), &cluster(), &DrillLog::default(), &archive, leading(), None);
     for line in [
         "matriarch_archive_repository_open{scope=\"demo\",name=\"a\",repository=\"/srv/a\"} 1\n",
+        "matriarch_archive_tail_behind_bytes{scope=\"demo\",name=\"a\",repository=\"/srv/a\"} 12\n",
         "matriarch_archived_files_total{scope=\"demo\",name=\"a\"} 7\n",
         "matriarch_archive_failures_total{scope=\"demo\",name=\"a\"} 2\n",
         "matriarch_archive_last_timestamp_seconds{scope=\"demo\",name=\"a\"} 1795255200\n",

@@ -8,6 +8,7 @@ use crate::grid::{Grid, Part, Tone};
 use crate::movement::in_turn;
 use crate::target::Target;
 use crate::ui::Ui;
+use crate::units;
 use crate::verbs::ArchiveVerb;
 use crate::view;
 
@@ -98,14 +99,17 @@ fn parts(page: &Page) -> Vec<Part> {
     if let Some(failure) = &page.last_failure {
         line(Tone::Bad, "Last failure:", format!("{} at {}: {}", failure.file, failure.at, failure.why));
     }
-    let mut repositories = Grid::new(&["Repository", "State", "Problem"]);
+    let mut repositories = Grid::new(&["Repository", "State", "Tail stored", "Behind", "Problem"]).numeric(&["Behind"]);
     for row in &page.repositories {
         let (tone, state) = match (row.open, &row.problem) {
             (true, None) => (Tone::Plain, "open"),
             (true, Some(_)) => (Tone::Bad, "in trouble"),
             (false, _) => (Tone::Bad, "not open"),
         };
-        repositories.row(tone, vec![row.name.clone(), state.to_owned(), row.problem.clone().unwrap_or_default()]);
+        let tail = row.tail.clone().unwrap_or_default();
+        let behind = row.tail.as_ref().map(|tail| units::bytes(tail.behind)).unwrap_or_default();
+        let problem = row.problem.clone().or(tail.problem).unwrap_or_default();
+        repositories.row(tone, vec![row.name.clone(), state.to_owned(), tail.stored, behind, problem]);
     }
     parts.push(Part::Grid(repositories));
     let mut members = Grid::new(&["Member", "Archives", "Archived", "Failures", "Waiting", "Kept", "Problem"])

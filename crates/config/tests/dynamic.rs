@@ -310,7 +310,7 @@ fn an_archive_is_understood() {
             {"location": "gs://bucket", "credentials": "/etc/key.json"},
             {"location": "azure://account/container/x"}
         ],
-        "compression": "zstd:9", "encryption": {"recipients": [age]}
+        "compression": "zstd:9", "encryption": {"recipients": [age]}, "tail": "250ms"
     }}));
     assert_eq!(DynamicConfig::from_json(&config.to_json()).unwrap(), config);
     let archive = config.archive.unwrap();
@@ -318,10 +318,11 @@ fn an_archive_is_understood() {
     assert_eq!(s3.location, ArchiveLocation::S3 { bucket: "bucket".into(), prefix: "a/b".into() });
     assert!(archive.repositories[0].path_style && !s3.path_style);
     assert_eq!(archive.repositories[2].location.to_string(), "gs://bucket");
-    assert_eq!(archive.compression, Compression::Zstd(9));
+    assert_eq!((archive.compression, archive.tail), (Compression::Zstd(9), Duration::from_millis(250)));
     assert_eq!(read(json!({"archive": null})).archive, None);
     let least = read(json!({"archive": {"repositories": [{"location": "/a"}]}})).archive.unwrap();
-    assert_eq!((least.compression, least.encryption.recipients.len()), (Compression::Zstd(3), 0));
+    assert_eq!((least.compression, least.tail), (Compression::Zstd(3), Duration::from_secs(1)));
+    assert!(least.encryption.recipients.is_empty());
 }
 
 #[test]

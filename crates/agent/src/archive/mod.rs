@@ -14,6 +14,7 @@ mod backfill;
 mod client;
 mod open;
 mod serve;
+mod tail;
 mod waiting;
 mod wire;
 mod worker;
@@ -29,8 +30,10 @@ use std::time::Duration;
 use matriarch_api::{ArchiveCheckRow, ArchiveStatus};
 use matriarch_archive::configured::Identity;
 use matriarch_core::{Lsn, Timeline};
-use matriarch_postgres::Owner;
+use matriarch_postgres::Instance;
 use tokio::sync::{mpsc, oneshot, watch};
+
+use self::tail::Tails;
 
 /// What does not change while an agent runs.
 #[derive(Clone, Debug)]
@@ -39,10 +42,10 @@ pub struct Place {
     pub scope: String,
     /// The data directory.
     pub data_dir: PathBuf,
+    /// PostgreSQL on this host.
+    pub instance: Instance,
     /// Where `wal-push` and `wal-fetch` reach the agent.
     pub socket: PathBuf,
-    /// Who PostgreSQL runs as, if that is somebody else.
-    pub owner: Option<Owner>,
 }
 
 /// What the worker has to go by.
@@ -84,6 +87,7 @@ pub struct Board {
     /// Where WAL was flushed to, as last seen before whatever the worker looks at next.
     flushed: AtomicU64,
     asks: Mutex<Option<mpsc::UnboundedSender<Ask>>>,
+    tails: Mutex<Tails>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -102,7 +106,16 @@ impl Board {
 
     /// How this member stands to the archive.
     pub fn status(&self) -> ArchiveStatus {
-        self.shown().status.clone()
+        let mut status = self.shown().status.clone();
+        let (tails, flushed) = (self.tails(), self.flushed());
+        for row in &mut status.repositories {
+            row.tail = tails.row(&row.name, flushed);
+        }
+        status
+    }
+
+    fn tails(&self) -> MutexGuard<'_, Tails> {
+        self.tails.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn flushed(&self) -> Lsn {

@@ -47,6 +47,7 @@ impl Opened {
             name: name.clone(),
             open: archive.is_ok(),
             problem: archive.as_ref().err().cloned(),
+            tail: None,
         };
         self.archives.iter().map(row).collect()
     }

@@ -17,7 +17,7 @@ use super::{Ask, Board, Place};
 const PUSH_LIMIT: Duration = Duration::from_secs(30);
 /// How long a recovery that is nobody's standby waits for a store.
 const FETCH_LIMIT: Duration = Duration::from_secs(20);
-const FETCH_PAUSE: Duration = Duration::from_millis(500);
+const FETCH_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 const BIND_PAUSE: Duration = Duration::from_secs(2);
 
 /// Listens for ever; an address that cannot be had is tried again.
@@ -40,7 +40,7 @@ fn bind(place: &Place) -> std::io::Result<UnixListener> {
     }
     let listener = UnixListener::bind(&place.socket)?;
     std::fs::set_permissions(&place.socket, std::fs::Permissions::from_mode(0o600))?;
-    if let Some(owner) = &place.owner {
+    if let Some(owner) = &place.instance.owner {
         std::os::unix::fs::chown(&place.socket, Some(owner.uid), Some(owner.gid))?;
     }
     Ok(listener)
@@ -108,6 +108,7 @@ async fn fetch(name: &str, standby: bool, opened: watch::Receiver<Arc<Opened>>) 
         Err(error) => return nothing(Answer::Failed(format!("{error}"))),
     };
     let begun = Instant::now();
+    let mut pause = FETCH_PAUSES.0;
     loop {
         let (archives, missing) = opened.borrow().some();
         let why = match wal::content(&archives, &name).await {
@@ -118,10 +119,14 @@ async fn fetch(name: &str, standby: bool, opened: watch::Receiver<Arc<Opened>>) 
             Err(FetchError::Absent(_) | FetchError::NoRepository) => missing.unwrap_or_default(),
             Err(error) => error.to_string(),
         };
+        if pause == FETCH_PAUSES.0 {
+            tracing::warn!(file = %name, "WAL cannot be fetched yet, and is asked for again: {why}");
+        }
         // A standby that was told of an outage would end; as long as it waits it answers queries.
         if !standby && begun.elapsed() >= FETCH_LIMIT {
             return nothing(Answer::Failed(why));
         }
-        tokio::time::sleep(FETCH_PAUSE).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(FETCH_PAUSES.1);
     }
 }

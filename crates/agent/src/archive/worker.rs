@@ -1,11 +1,13 @@
 //! The worker: opens repositories, uploads what waits, answers whoever waits for it.
 
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use matriarch_api::{ArchiveCheckRow, ArchiveFailure, ArchivedFile};
+use matriarch_api::ArchiveCheckRow;
 use matriarch_archive::wal::{self, Segment, WalName};
 use matriarch_core::{Lsn, Timeline};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::backfill::{Failure, backfill};
 use super::open::{Opened, Opening, check, open};
+use super::tail::tidy;
 use super::waiting::{self, Waiting};
 use super::wire::Answer;
 use super::{Ask, Board, Charge, Place, Shown, Standing};
@@ -25,8 +28,6 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 /// Bytes of segments that are read ahead at the same time, and the most of them.
 const AHEAD: u64 = 64 << 20;
 const MOST_AHEAD: u64 = 4;
-/// A failure is a member's problem once files have waited so long.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The thread's whole life.
 pub(super) fn main(
@@ -46,6 +47,7 @@ enum Done {
     Opened(u64, Opened),
     Pushed(WalName, bool, Result<(), Failure>),
     Backfilled(Timeline, Result<usize, Failure>),
+    Tidied(Lsn, Result<(), String>),
     Checked(oneshot::Sender<Vec<ArchiveCheckRow>>, Vec<ArchiveCheckRow>),
 }
 
@@ -65,6 +67,11 @@ struct Worker {
     /// Confirmed by every repository, and still marked as ready.
     held: BTreeSet<WalName>,
     askers: BTreeMap<WalName, Vec<oneshot::Sender<Answer>>>,
+    /// Another content has their name: an alarm until somebody has looked.
+    conflicts: BTreeMap<WalName, String>,
+    tidying: bool,
+    /// Up to where the tail was tidied.
+    tidied: Lsn,
     backfilling: bool,
     backfilled: Option<Timeline>,
     look: bool,
@@ -94,6 +101,9 @@ impl Worker {
             in_flight: BTreeSet::new(),
             held: BTreeSet::new(),
             askers: BTreeMap::new(),
+            conflicts: BTreeMap::new(),
+            tidying: false,
+            tidied: Lsn::ZERO,
             backfilling: false,
             backfilled: None,
             look: true,
@@ -133,7 +143,9 @@ impl Worker {
             self.close();
         }
         if charge.standing != self.told.standing {
-            self.backfilled = None;
+            (self.backfilled, self.tidied) = (None, Lsn::ZERO);
+            // A clean stop of PostgreSQL waits until a stream has taken everything.
+            self.board.tails().end();
         }
         if charge.standing == Standing::Stopping {
             for (_, askers) in std::mem::take(&mut self.askers) {
@@ -155,6 +167,7 @@ impl Worker {
         self.generation += 1;
         self.opening = false;
         self.held.clear();
+        self.board.tails().end();
         self.opened.send_replace(Arc::default());
     }
 
@@ -197,10 +210,11 @@ impl Worker {
 
     /// Begins what is to be done.
     fn step(&mut self) {
-        if self.told.section.is_none() {
+        let Some(section) = self.told.section.clone() else {
             self.waiting.clear();
             return;
-        }
+        };
+        self.run_tails(section.tail);
         if self.look {
             self.look_around();
         }
@@ -228,6 +242,27 @@ impl Worker {
             let data_dir = self.place.data_dir.clone();
             self.tasks.spawn(async move { Done::Backfilled(timeline, backfill(&archives, &data_dir, timeline).await) });
         }
+    }
+
+    fn run_tails(&mut self, interval: Duration) {
+        let primary = matches!(self.told.standing, Standing::Primary(_));
+        if primary && !interval.is_zero() {
+            let (archives, _) = self.opened.borrow().some();
+            self.board.tails().run(&archives, &self.place.instance, interval);
+        } else {
+            self.board.tails().end();
+        }
+    }
+
+    /// Chunks of segments that are archived as a whole are of no use any more.
+    fn tidy_tails(&mut self, safe: Option<Lsn>) {
+        let (Some(safe), Standing::Primary(timeline)) = (safe, self.told.standing) else { return };
+        if self.tidying || safe <= self.tidied {
+            return;
+        }
+        self.tidying = true;
+        let (archives, _) = self.opened.borrow().some();
+        self.tasks.spawn(async move { Done::Tidied(safe, tidy(&archives, timeline, safe).await) });
     }
 
     fn open(&mut self) {
@@ -272,6 +307,7 @@ impl Worker {
         }
         let safe = self.safe(flushed);
         self.board.shown().safe = safe;
+        self.tidy_tails(safe);
     }
 
     /// All WAL before it is archived: known only of a primary that hands its WAL over, and that has made up for the one before.
@@ -312,6 +348,12 @@ impl Worker {
                 }
                 self.look = true;
             }
+            Done::Tidied(safe, result) => {
+                (self.tidying, self.tidied) = (false, safe);
+                if let Err(why) = result {
+                    tracing::warn!("parts of the tail that are not needed any more could not be removed: {why}");
+                }
+            }
             Done::Checked(sender, rows) => {
                 // What was initialised can be opened now.
                 if self.opened.borrow().all().is_err() {
@@ -327,6 +369,7 @@ impl Worker {
         self.look = true;
         let answer = match pushed {
             Ok(()) => {
+                self.conflicts.remove(&name);
                 self.note_archived(&name);
                 if let Err(error) = self.tidy(&name, kept) {
                     tracing::warn!(file = %name, "it is archived, and its mark could not be removed: {error}");
@@ -336,6 +379,9 @@ impl Worker {
             }
             Err(failure) => {
                 self.note_failure(&failure);
+                if failure.conflict {
+                    self.conflicts.insert(name.clone(), failure.why.clone());
+                }
                 if let Some(waiting) = self.waiting.get(&name).filter(|waiting| waiting.kept && failure.conflict) {
                     // The repository has both contents; it would be refused for ever.
                     let refused = waiting.path.with_file_name(format!("{name}.refused"));
@@ -390,75 +436,5 @@ impl Worker {
             && !self.opening
             && self.waiting.keys().any(|name| !self.held.contains(name) && !self.in_flight.contains(name))
             && self.in_flight.is_empty()
-    }
-
-    fn note_archived(&mut self, name: &WalName) {
-        self.try_now();
-        let mut shown = self.board.shown();
-        shown.status.archived += 1;
-        shown.status.last_archived =
-            Some(ArchivedFile { file: name.to_string(), at: jiff::Timestamp::now().to_string() });
-        shown.status.last_failure = None;
-    }
-
-    fn note_failure(&mut self, failure: &Failure) {
-        self.later();
-        let Failure { file, why, .. } = failure;
-        let mut shown = self.board.shown();
-        let same = shown.status.last_failure.as_ref().is_some_and(|last| last.why == *why);
-        shown.status.failures += 1;
-        let at = jiff::Timestamp::now().to_string();
-        shown.status.last_failure = Some(ArchiveFailure { file: file.clone(), why: why.clone(), at });
-        if !same {
-            tracing::warn!(file, "WAL is not archived: {why}");
-        }
-    }
-
-    fn show(&self) {
-        let opened = self.opened.borrow().clone();
-        let missing: Vec<(&WalName, &Waiting)> =
-            self.waiting.iter().filter(|(name, _)| !self.held.contains(name)).collect();
-        let oldest = missing.iter().min_by_key(|(_, waiting)| waiting.since);
-        let settled = self.opened.borrow().all().is_ok() || self.told.section.is_none();
-        let mut shown = self.board.shown();
-        let Shown { status, idle, safe } = &mut *shown;
-        if !matches!(self.told.standing, Standing::Primary(_)) {
-            *safe = None;
-        }
-        *idle = missing.is_empty() && self.in_flight.is_empty() && !self.look
-            || settled && status.last_failure.is_some()
-            || !settled && !self.opening;
-        status.configured = self.told.section.is_some();
-        status.incarnation = opened.incarnation.clone();
-        status.repositories = opened.rows();
-        // Its words name the repository.
-        for row in status.repositories.iter_mut().filter(|row| row.problem.is_none()) {
-            let about = status.last_failure.as_ref().filter(|failure| failure.why.contains(&row.name));
-            row.problem = about.map(|failure| failure.why.clone());
-        }
-        status.archiving = self.told.archives;
-        status.waiting = missing.len() as u64;
-        status.kept = missing.iter().filter(|(_, waiting)| waiting.kept).count() as u64;
-        status.oldest_waiting = oldest.map(|(name, waiting)| ArchivedFile {
-            file: name.to_string(),
-            at: jiff::Timestamp::try_from(waiting.since).unwrap_or_default().to_string(),
-        });
-        let waited = oldest.and_then(|(_, waiting)| SystemTime::now().duration_since(waiting.since).ok());
-        status.problem = self.problem(&opened, status.last_failure.as_ref(), waited);
-    }
-
-    fn problem(&self, opened: &Opened, failure: Option<&ArchiveFailure>, waited: Option<Duration>) -> Option<String> {
-        self.told.section.as_ref()?;
-        let primary = matches!(self.told.standing, Standing::Primary(_));
-        if let Some(failure) = failure.filter(|_| waited.is_some_and(|waited| waited >= PATIENCE)) {
-            return Some(format!("WAL is not archived and piles up, {} first: {}", failure.file, failure.why));
-        }
-        if !self.opening && primary {
-            return opened
-                .all()
-                .err()
-                .filter(|_| self.generation > 0 && opened.failure.is_some() || !opened.archives.is_empty());
-        }
-        None
     }
 }

@@ -11,6 +11,18 @@ use crate::archive::{Charge, Standing};
 
 /// The slot that keeps WAL on every member until it is archived.
 pub(super) const SLOT: &str = "matriarch_archive";
+
+/// The slot as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ArchiveSlot {
+    /// It is there, and may let go of the WAL before this position.
+    Kept(Option<Lsn>),
+    /// It is to go.
+    Useless,
+    /// It stays as it is.
+    Unknown,
+}
+
 /// How long an agent that ends waits for the WAL that its PostgreSQL has left.
 const LAST_WAL: Duration = Duration::from_secs(5);
 
@@ -47,16 +59,20 @@ impl Shell {
         }
     }
 
-    /// Up to where the slot may let go of WAL; the leader's word counts for the others.
-    pub(super) fn archived_to(&self) -> Option<Lsn> {
-        let probe = self.pg.probe.as_ref()?;
-        if !probe.in_recovery {
-            return self.archiver.safe();
+    /// What becomes of the slot. On a replica the leader's word counts.
+    pub(super) fn archive_slot(&self) -> ArchiveSlot {
+        let Some(probe) = &self.pg.probe else { return ArchiveSlot::Unknown };
+        if self.config.archive.is_none() {
+            return ArchiveSlot::Useless;
         }
-        let told: Timeline = self.leader_timeline()?;
-        let position = self.reading.as_ref()?.slots.get(SLOT).copied().map(Lsn)?;
+        if !probe.in_recovery {
+            // Before the restart it would keep WAL that nobody archives.
+            return if probe.archives { ArchiveSlot::Kept(self.archiver.safe()) } else { ArchiveSlot::Useless };
+        }
+        let told = self.reading.as_ref().and_then(|reading| reading.slots.get(SLOT).copied().map(Lsn));
         // On another timeline positions mean something else.
-        (told == probe.timeline).then_some(position)
+        let position = told.filter(|_| self.leader_timeline() == Some(probe.timeline));
+        if told.is_some() { ArchiveSlot::Kept(position) } else { ArchiveSlot::Unknown }
     }
 
     fn leader_timeline(&self) -> Option<Timeline> {

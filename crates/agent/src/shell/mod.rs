@@ -133,8 +133,8 @@ impl Shell {
         let archive = ArchivePlace {
             scope: options.scope.clone(),
             data_dir: options.instance.data_dir.clone(),
+            instance: options.instance.clone(),
             socket: options.archive_socket.clone(),
-            owner: options.instance.owner.clone(),
         };
         Shell {
             archiver: Archiver::new(archive, shared.archive.clone()),

@@ -13,6 +13,7 @@ use matriarch_postgres::Probe;
 use tokio::task::JoinHandle;
 
 use super::Shell;
+use super::archive::{ArchiveSlot, SLOT};
 use crate::slots::{self, Keeper, Step};
 use crate::{certificates, postgres_log};
 
@@ -89,7 +90,7 @@ impl Shell {
         if self.upkeep.task.as_ref().is_some_and(|task| !task.is_finished()) || self.pg.busy().is_some() {
             return;
         }
-        let archived_to = self.archived_to();
+        let archive_slot = self.archive_slot();
         let (Some(reading), Some(probe), Some(sql)) = (&self.reading, &self.pg.probe, self.pg.sql()) else { return };
         let settled = match &self.pg.server {
             Server::Running(running) if running.in_recovery => running.streaming || self.options.from_archive(),
@@ -101,10 +102,10 @@ impl Shell {
         }
         let seen = (probe, &reading.slots);
         let mut wanted = self.upkeep.keeper.wanted(now, self.options.name(), &self.config, &reading.view, seen);
-        if self.config.archive.is_some() {
-            wanted.members.insert(super::archive::SLOT.to_owned(), archived_to);
-        } else {
-            wanted.abandoned.insert(super::archive::SLOT.to_owned());
+        match archive_slot {
+            ArchiveSlot::Kept(position) => drop(wanted.members.insert(SLOT.to_owned(), position)),
+            ArchiveSlot::Useless => drop(wanted.abandoned.insert(SLOT.to_owned())),
+            ArchiveSlot::Unknown => {}
         }
         let mut steps = slots::plan(&wanted, &probe.slots);
         if now >= self.upkeep.due {
@@ -132,7 +133,8 @@ impl Shell {
             .filter(|(_, slot)| **slot == Slot::Physical)
             .map(|(name, _)| name.clone())
             .collect();
-        names.extend(self.config.archive.is_some().then(|| super::archive::SLOT.to_owned()));
+        let archives = self.config.archive.is_some() && self.pg.probe.as_ref().is_some_and(|probe| probe.archives);
+        names.extend(archives.then(|| SLOT.to_owned()));
         if let Some(reading) = self.reading.as_ref().filter(|_| self.config.postgresql.use_slots) {
             let mut members: std::collections::BTreeSet<&MemberName> = reading.view.members.keys().collect();
             members.extend(reading.view.sync.iter().flat_map(|sync| &sync.value.membership));
@@ -147,8 +149,11 @@ impl Shell {
     pub(super) fn slot_positions(&self) -> BTreeMap<String, u64> {
         let Some(probe) = &self.pg.probe else { return BTreeMap::new() };
         let mut positions = slots::positions(&self.config, probe);
-        let archived = self.archiver.safe().filter(|_| self.config.archive.is_some());
-        positions.extend(archived.map(|lsn| (super::archive::SLOT.to_owned(), lsn.0)));
+        if let ArchiveSlot::Kept(archived) = self.archive_slot() {
+            // While that is not known, the others keep what this one keeps.
+            let own = probe.slots.iter().find(|slot| slot.name == SLOT).and_then(|slot| slot.restart_lsn);
+            positions.extend(archived.or(own).map(|lsn| (SLOT.to_owned(), lsn.0)));
+        }
         positions
     }
 }

@@ -46,7 +46,25 @@ pub struct ArchiveRepositoryRow {
     pub name: String,
     /// It was opened.
     pub open: bool,
-    /// Why it was not, or why the last check failed.
+    /// Why it was not, or why a file could not be archived there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// The WAL that fills no segment yet; only of a primary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tail: Option<ArchiveTail>,
+}
+
+/// WAL below a segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ArchiveTail {
+    /// The timeline that is streamed, 0 before the first connection.
+    pub timeline: u32,
+    /// Everything before this position is in the repository (`0/3000148`).
+    pub stored: String,
+    /// Bytes that the primary has flushed since.
+    pub behind: u64,
+    /// Why nothing is stored at the moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }

@@ -10,7 +10,7 @@ mod member;
 mod page;
 mod request;
 
-pub use archive::{ArchiveCheckRow, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchivedFile};
+pub use archive::{ArchiveCheckRow, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchiveTail, ArchivedFile};
 pub use cluster::{
     ClusterDetail, ClusterStatus, HistoryLine, KnownRow, Lag, MemberRow, PreviousRuleView, RouterRow, RuleView,
     ScheduledSwitchover, StoreView, Unknown,

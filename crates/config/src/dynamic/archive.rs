@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -11,6 +12,7 @@ use crate::check::join;
 use crate::nearest::nearest;
 use crate::problem::Problems;
 use crate::schema::{Key, Kind, absolute_path, key, one_line, refused};
+use crate::units::as_seconds;
 
 /// Where WAL and backups go. Every repository holds all of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +23,9 @@ pub struct Archive {
     pub compression: Compression,
     /// Who can read them.
     pub encryption: Encryption,
+    /// How long WAL that fills no segment yet may wait; zero: until it does.
+    #[serde(with = "as_seconds")]
+    pub tail: Duration,
 }
 
 /// One repository.
@@ -120,6 +125,13 @@ pub(super) const ARCHIVE: &[Key] = &[
     )
     .default("\"zstd:3\""),
     key("encryption", Kind::Section { keys: ENCRYPTION, rule: None }, "Who can read what is archived."),
+    key(
+        "tail",
+        Kind::Seconds { min: 0.0, max: 60.0 },
+        "How long WAL that has not filled a segment yet may wait before the primary's agent archives it, so that the loss of the \
+         whole cluster costs so much and not a segment. One small object each time that something was written. 0: not at all.",
+    )
+    .default("1"),
     refused("repository", "there may be several, so it is a list", "write `repositories: [{location: …}]`", &[]),
     refused("retention", "expiring old backups is not supported yet", "remove it", &[]),
     refused(

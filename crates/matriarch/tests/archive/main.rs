@@ -184,6 +184,49 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("no agent answers"), "{nobody:?}");
 }
 
+/// Makes a member one that gets its WAL from the archive alone.
+async fn from_archive(cluster: &Cluster, name: &str) {
+    let file = cluster.member(name).join("agent.yaml");
+    let text = std::fs::read_to_string(&file).expect("it is ours");
+    let mut local = matriarch_config::Document::parse(&text).expect("it is YAML").value;
+    local["tags"] = json!({ "nostream": true });
+    local["postgresql"]["parameters"]["wal_retrieve_retry_interval"] = json!("200ms");
+    std::fs::write(&file, local.to_string()).expect("it is ours");
+    cluster.verb(&["reload", name]).await.ok();
+    health::wait(cluster, PATIENCE, "it follows through the archive", |_, rows| {
+        let row = rows.iter().find(|row| row["member"] == name)?;
+        (row["state"] != "in archive recovery" || !row["problem"].is_null()).then(|| format!("{row}"))
+    })
+    .await;
+}
+
+/// Waits until a member answers with true.
+async fn arrives(cluster: &Cluster, name: &str, statement: &str) {
+    let begun = std::time::Instant::now();
+    loop {
+        let answer = cluster.ask(cluster.postgres_port(name), statement).await;
+        if answer.as_deref().is_ok_and(|answer| answer == "t") {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{statement} on {name}: {answer:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Waits until the names of a folder's objects fit.
+async fn until_listed(archive: &Archive, folder: &str, fits: impl Fn(&[String]) -> bool) {
+    let begun = std::time::Instant::now();
+    loop {
+        let listed = archive.repository().list(folder).await.expect("it answers");
+        let names: Vec<String> = listed.into_iter().map(|entry| entry.name).collect();
+        if fits(&names) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{names:#?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 async fn open(section: &Value, incarnation: &str) -> Archive {
     let config = matriarch_config::DynamicConfig::from_json(&json!({ "archive": section })).expect("it is valid");
     let section: Section = config.archive.expect("it is there");
@@ -194,7 +237,9 @@ async fn open(section: &Value, incarnation: &str) -> Archive {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_refuses_another_content_and_survives_an_outage() {
-    let cluster = Plan::new("bucket").members(1).start().await;
+    let cluster = Plan::new("bucket").members(2).start().await;
+    let leader = health::leader(&cluster).await;
+    let reader = cluster.names().into_iter().find(|name| *name != leader).expect("there are two");
     let dir = matriarch_testkit::dir::TestDir::new("bucket-store");
     let mut server = S3Server::start(&dir).expect("the server starts");
     let credentials = cluster.root().join("credentials");
@@ -210,6 +255,7 @@ async fn a_bucket_refuses_another_content_and_survives_an_outage() {
     configure(&cluster, &section).await;
     cluster.verb(&["archive", "init"]).await.ok();
     table(&cluster).await;
+    from_archive(&cluster, &reader).await;
     write(&cluster, 3).await;
     let page = until(&cluster, "archived", |page| page["waiting"] == 0 && page["last_archived"].is_object()).await;
 
@@ -230,9 +276,30 @@ async fn a_bucket_refuses_another_content_and_survives_an_outage() {
     archive.repository().delete(&name).await.expect("it answers");
     until(&cluster, "taken after all", |page| page["waiting"] == 0).await;
 
+    // What fills no segment is there within moments, and what fills one no longer twice.
+    cluster.ask(cluster.read_write(), "INSERT INTO t VALUES (-1)").await.expect("the primary serves");
+    let end = cluster.ask(cluster.read_write(), "SELECT pg_current_wal_flush_lsn()").await.expect("it serves");
+    let end: Lsn = end.parse().expect("a position");
+    until(&cluster, "the tail is stored", |page| {
+        let stored = page["repositories"][0]["tail"]["stored"].as_str().and_then(|stored| stored.parse().ok());
+        stored.is_some_and(|stored: Lsn| stored >= end)
+    })
+    .await;
+    until_listed(&archive, &archive.place().tail_folder(), |chunks| {
+        let segments: std::collections::BTreeSet<&str> =
+            chunks.iter().filter_map(|name| name.rsplit('/').nth(1)).collect();
+        (1..=2).contains(&segments.len())
+    })
+    .await;
+
+    // The member that reads the archive has all of it, and goes on answering while there is no archive.
+    arrives(&cluster, &reader, "SELECT count(*) > 15000 FROM t").await;
     server.stop();
     write(&cluster, 2).await;
     until(&cluster, "a failure", |page| page["last_failure"].is_object() && page["waiting"].as_u64() > Some(0)).await;
+    cluster.ask(cluster.postgres_port(&reader), "SELECT count(*) FROM t").await.expect("it answers");
+    let before =
+        cluster.ask(cluster.postgres_port(&reader), "SELECT pg_postmaster_start_time()").await.expect("it answers");
     server.run().expect("it starts again");
     until(&cluster, "nothing waits", |page| page["waiting"] == 0 && page["last_failure"].is_null()).await;
     let listed = archive.repository().list(&archive.place().wal_of(1)).await.expect("it answers");
@@ -240,4 +307,8 @@ async fn a_bucket_refuses_another_content_and_survives_an_outage() {
     let mut names: Vec<String> = listed.iter().map(|entry| last(&entry.name)).collect();
     names.retain(|name| !name.contains("conflict"));
     assert_continuous(&names);
+    arrives(&cluster, &reader, "SELECT count(*) > 30000 FROM t").await;
+    let after =
+        cluster.ask(cluster.postgres_port(&reader), "SELECT pg_postmaster_start_time()").await.expect("it answers");
+    assert_eq!(before, after, "an outage of the archive has ended a standby");
 }
