@@ -291,14 +291,13 @@ async fn bounded<T>(
     })
 }
 
-/// A lease that lives proves nothing once somebody has taken the key over, so that is looked at as well.
+/// A lease that lives proves nothing once somebody has taken the key over, so that is looked at as well, at any moment
+/// after this began.
 async fn renew(store: &dyn Store, lease: LeaseId) -> Result<(), StoreError> {
-    bounded(store, store.keep_alive(lease)).await?;
-    let snapshot = bounded(store, store.read()).await?;
-    match snapshot.get(key::LEADER) {
-        Some(entry) if entry.lease == Some(lease) => Ok(()),
-        _ => Err(StoreError::LeaseGone { place: store.describe(), lease }),
-    }
+    let (renewed, holds) =
+        tokio::join!(bounded(store, store.keep_alive(lease)), bounded(store, store.is_under(key::LEADER, lease)));
+    renewed?;
+    if holds? { Ok(()) } else { Err(StoreError::LeaseGone { place: store.describe(), lease }) }
 }
 
 async fn apply(

@@ -14,10 +14,11 @@ use std::collections::VecDeque;
 
 use crate::decide::{Evidence, Millis, Pulse, TICK};
 
-/// How often a member speaks to its leader, in milliseconds.
-pub const BEAT: Millis = 250;
+/// How often a member speaks to its leader, in milliseconds: [`GAPS`] of them are just less than the second that
+/// `suspect_after` is by default.
+pub const BEAT: Millis = 320;
 
-/// How many of the newest gaps between answers tell what is usual: ten seconds' worth.
+/// How many of the newest gaps between answers tell what is usual: thirteen seconds' worth.
 const WINDOW: usize = 40;
 /// How many times the largest usual gap a silence must last.
 const GAPS: Millis = 3;

@@ -13,6 +13,7 @@ pub mod consul;
 pub mod error;
 pub mod etcd;
 pub mod memory;
+pub mod rhythm;
 pub mod sqlite;
 pub mod store;
 pub mod tls;

@@ -221,6 +221,11 @@ pub trait Store: Send + Sync + 'static {
     /// The whole cluster at one revision.
     async fn read(&self) -> Result<Snapshot, StoreError>;
 
+    /// Whether `key` is there and lives under `lease`, as [`Store::read`] would say.
+    async fn is_under(&self, key: &str, lease: LeaseId) -> Result<bool, StoreError> {
+        Ok(self.read().await?.get(key).is_some_and(|entry| entry.lease == Some(lease)))
+    }
+
     /// Applies `txn` if all its compares hold. A put under a lease that is gone fails with
     /// [`StoreError::LeaseGone`] and applies nothing.
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError>;

@@ -196,5 +196,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 /// One thread is enough for everything here, and keeps an idle agent small.
 fn block_on(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    matriarch_dcs::rhythm::begin();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }

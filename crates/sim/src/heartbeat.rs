@@ -1,6 +1,6 @@
 //! What agents tell each other directly, and what they conclude from it.
 //!
-//! Every agent beats four times a second. A frame lies in the inbox of its addressee until that one looks, so frozen
+//! Every agent beats three times a second. A frame lies in the inbox of its addressee until that one looks, so frozen
 //! members find old ones when they wake. The network loses, delays and doubles frames.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The follower's side: one connection to whoever leads, a beat four times a second, and the verdict on what comes back.
+//! The follower's side: one connection to whoever leads, a beat three times a second, and the verdict on what comes back.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use matriarch_core::decide::{Millis, Pulse};
 use matriarch_core::heartbeat::{Answer, BEAT, Detector, Port};
-use matriarch_dcs::boot_clock_ms;
+use matriarch_dcs::{boot_clock_ms, rhythm};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::frame::Live;
 use super::link::{Attempt, Link, attempt, probe};
@@ -18,6 +19,8 @@ const FIRST_PAUSE: Millis = 20;
 const LONGEST_PAUSE: Millis = 500;
 /// Pause after an agent has answered that it does not want us.
 const REFUSED_PAUSE: Millis = 5_000;
+/// A beat may be early by so much: it comes when a slot of timers begins.
+const EARLY: Millis = rhythm::SLOT.as_millis() as Millis / 2;
 /// A connection over which no answer comes for so long is made anew: the network may have forgotten it.
 const DEAF: Millis = 3_000;
 
@@ -85,6 +88,7 @@ impl Watcher {
             let wake = self.step();
             self.hub.tell_pulse(Some(&self.target), self.detector.pulse());
             let pause = Duration::from_millis(wake.saturating_sub(boot_clock_ms()));
+            let until = if wake == self.beat_at { rhythm::slot_near(pause) } else { Instant::now() + pause };
             let hub = self.hub.clone();
             tokio::select! {
                 changed = target.changed() => {
@@ -113,7 +117,7 @@ impl Watcher {
                     self.probe.get_or_insert_with(|| Box::pin(probe(self.target.clone())));
                 }
                 () = hub.news.notified() => self.beat_at = 0,
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep_until(until) => {}
             }
         }
     }
@@ -129,7 +133,7 @@ impl Watcher {
         if self.link.is_none() && self.attempt.is_none() && now >= self.again {
             self.attempt = Some(Box::pin(attempt(self.hub.clone(), self.target.clone())));
         }
-        if now >= self.beat_at {
+        if now + EARLY >= self.beat_at {
             self.beat_at = now + BEAT;
             let beat = self.hub.state().beat(self.echo);
             if self.link.as_ref().is_some_and(|link| !link.send(&beat)) {

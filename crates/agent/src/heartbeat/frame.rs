@@ -1,4 +1,4 @@
-//! What two agents say to each other: one short line of words each way, four times a second.
+//! What two agents say to each other: one short line of words each way, three times a second.
 //!
 //! ```text
 //! follower: beat <stance> <incarnation> <echo> <promise>     beat follows:7 00c0ffee00c0ffee 81234 -

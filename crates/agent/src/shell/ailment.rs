@@ -10,8 +10,8 @@ use matriarch_postgres::volumes::{Health, VolumeProbe};
 use super::Shell;
 use crate::event::Event;
 
-/// How often a primary's volumes are written to, and a standby's, in milliseconds.
-const WRITE_EVERY: (Millis, Millis) = (1_500, 5_000);
+/// How often a primary's volumes are written to, and a standby's, in milliseconds: at the first look after that.
+const WRITE_EVERY: (Millis, Millis) = (1_200, 4_800);
 /// How often the postmaster is asked whether it lets anybody in; each time it starts a process.
 const GREET_EVERY: Millis = 3_000;
 /// A postmaster that owes an answer for so long is asked again.
@@ -47,11 +47,11 @@ impl Checks {
 }
 
 impl Shell {
-    /// Asks what is due; returns when to come back.
-    pub(super) fn check_health(&mut self, now: Millis) -> Millis {
+    /// Asks what is due. Nothing here has a wake-up of its own.
+    pub(super) fn check_health(&mut self, now: Millis) {
         if self.pg.server == Server::Stopped {
             self.checks.greeting = None;
-            return Millis::MAX;
+            return;
         }
         let checks = &mut self.checks;
         if now >= checks.write_due {
@@ -73,7 +73,6 @@ impl Shell {
                 let _ = events.send(Event::Greeted);
             });
         }
-        self.checks.write_due
     }
 
     /// A primary's WAL is flushed by every commit, and within a second without one.

@@ -32,11 +32,12 @@ use std::time::Duration;
 use matriarch_config::{DynamicConfig, LocalConfig};
 use matriarch_core::MemberName;
 use matriarch_core::decide::{Memory, Millis, Policy, decide};
-use matriarch_dcs::{Revision, Store, boot_clock_ms};
+use matriarch_dcs::{Revision, Store, boot_clock_ms, rhythm};
 use matriarch_postgres::hba;
 use matriarch_postgres::volumes::VolumeProbe;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::archive::{Archiver, Place as ArchivePlace};
 use crate::event::Event;
@@ -221,8 +222,7 @@ impl Shell {
 
     /// Until there is something to decide, at `wake` at the latest; false when nothing can come any more.
     async fn rest(&mut self, wake: Millis, heartbeats: &Heartbeats) -> anyhow::Result<bool> {
-        let pause = Duration::from_millis(wake.saturating_sub(boot_clock_ms()).max(1));
-        let sleep = tokio::time::sleep(pause);
+        let sleep = tokio::time::sleep_until(self.until(wake));
         tokio::pin!(sleep);
         let mut news = false;
         while !news {
@@ -250,6 +250,14 @@ impl Shell {
             }
         }
         Ok(true)
+    }
+
+    /// The moment to wake at. What is not near may be a little late, but not the end of our authority.
+    fn until(&self, wake: Millis) -> Instant {
+        let pause = Duration::from_millis(wake.saturating_sub(boot_clock_ms()).max(1));
+        let late = wake + rhythm::SLOT.as_millis() as Millis;
+        let exact = pause < 2 * rhythm::SLOT || self.authority.is_some_and(|until| until <= late);
+        if exact { Instant::now() + pause } else { rhythm::slot_after(pause) }
     }
 
     /// Time has passed: look again at what tells nobody when it changes.
@@ -316,13 +324,13 @@ impl Shell {
         self.storage.renew_member_if_due(now);
         self.look_at_limits(now);
         self.publish(now);
-        let checked = self.check_health(now);
+        self.check_health(now);
         self.keep_slots(now);
         self.keep_pooler_role(now);
         self.keep_certificates_and_log(now);
         let asked = self.look_for_routers(now);
         let rested = self.storage.rests_until(now).unwrap_or(Millis::MAX);
-        let wake = decision.next_wake.min(restart).min(rested).min(checked).min(asked);
+        let wake = decision.next_wake.min(restart).min(rested).min(asked);
         if restricted { wake.max(now + 20) } else { wake }
     }
 

@@ -119,6 +119,15 @@ pub async fn revoke_deletes<Fut: Future<Output = Handle>>(open: &impl Fn() -> Fu
     holder.revoke(yours).await.expect("the other lease was untouched");
 }
 
+/// Which of the keys live under the lease.
+async fn holdings<const N: usize>(store: &Handle, lease: LeaseId, keys: [&str; N]) -> [bool; N] {
+    let mut found = [false; N];
+    for (key, found) in keys.into_iter().zip(&mut found) {
+        *found = store.is_under(key, lease).await.expect("the store under test can be read");
+    }
+    found
+}
+
 /// A key put again without the lease, or under another, no longer dies with the first.
 pub async fn foreign_put_frees<Fut: Future<Output = Handle>>(open: &impl Fn() -> Fut, pace: Pace) {
     let store = open().await;
@@ -126,7 +135,10 @@ pub async fn foreign_put_frees<Fut: Future<Output = Handle>>(open: &impl Fn() ->
     let txn = Txn::new().put_leased("free/a", "1", first).put_leased("free/b", "1", first);
     apply(&store, txn.put_leased("free/c", "1", first)).await;
     apply(&store, Txn::new().put("free/a", "2").put_leased("free/b", "2", second)).await;
+    assert_eq!(holdings(&store, first, ["free/a", "free/b", "free/c", "free/d"]).await, [false, false, true, false]);
+    assert_eq!(holdings(&store, second, ["free/a", "free/b", "free/c", "free/d"]).await, [false, true, false, false]);
     store.revoke(first).await.expect("the lease can be revoked");
+    assert_eq!(holdings(&store, first, ["free/c"]).await, [false]);
     let seen = read(&store).await;
     let values = (seen.value("free/a"), seen.value("free/b"), seen.value("free/c"));
     assert_eq!(values, (Some("2"), Some("2"), None));

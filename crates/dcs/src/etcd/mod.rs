@@ -161,6 +161,17 @@ impl Store for EtcdStore {
         Ok(Snapshot { revision, entries: answer.kvs.iter().filter_map(relative).collect() })
     }
 
+    async fn is_under(&self, key: &str, lease: LeaseId) -> Result<bool, StoreError> {
+        let key = format!("{}{key}", self.prefix).into_bytes();
+        let question = RangeRequest { key, range_end: Vec::new(), keys_only: true };
+        let before = self.known();
+        let answer: RangeResponse =
+            self.client.call(RANGE, &question).await.map_err(|fault| self.read_failed(fault))?;
+        let header = answer.header.ok_or_else(|| self.read_failed(self.malformed()))?;
+        self.learn(before, header.revision.cast_unsigned());
+        Ok(answer.kvs.iter().any(|kv| txn::entry(kv).lease == Some(lease)))
+    }
+
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
         txn.check()?;
         let before = self.known();

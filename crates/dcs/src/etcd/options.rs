@@ -54,7 +54,7 @@ impl EtcdOptions {
             connect_timeout: Duration::from_secs(1),
             attempt_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_millis(2500),
-            heartbeat: Duration::from_secs(1),
+            heartbeat: Duration::from_millis(1750),
         }
     }
 }

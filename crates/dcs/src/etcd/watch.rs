@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use prost::Message;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::client::Client;
 use super::grpc::{Fault, decode};
 use super::proto::{WatchAsk, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse};
 use super::txn::after_prefix;
+use crate::rhythm;
 use crate::store::Revision;
 
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
@@ -71,13 +72,13 @@ async fn watch_once(
     let mut owes_since: Option<Instant> = None;
     loop {
         let wait = match owes_since {
-            Some(since) => (since + beat * 3 / 2).saturating_duration_since(Instant::now()),
+            Some(since) => (since + beat * 3 / 4).saturating_duration_since(Instant::now()),
             // Whoever answers our questions lives.
             None if *heard => beat.saturating_sub(connection.quiet()),
             None => beat,
         };
         // A connection that others gave up is over for the watch too.
-        let answer = match timeout(wait, connection.until_over(call.message())).await {
+        let answer = match timeout_at(rhythm::slot_after(wait), connection.until_over(call.message())).await {
             Ok(answer) => answer?,
             Err(_) if owes_since.is_some() || !*heard => {
                 let reason = format!("{}: no sign of life", connection.endpoint);
