@@ -6,10 +6,10 @@ const AFTER: Millis = 1000;
 const EPOCH: u64 = 7;
 const LEADS: Answer = Answer { leads: Some(EPOCH), round_age: 10 };
 
-/// A detector that has heard its leader each beat until `until`.
+/// A detector that has heard its leader each beat until `until`, and then.
 fn heard(until: Millis) -> Detector {
     let mut detector = Detector::new(0, EPOCH, AFTER);
-    for now in (0..=until).step_by(BEAT as usize) {
+    for now in (until % BEAT..=until).step_by(BEAT as usize) {
         detector.answer(now, LEADS);
     }
     detector
@@ -76,7 +76,7 @@ fn a_hung_loop_and_a_lost_lead_are_no_life() {
         Answer { leads: Some(EPOCH - 1), round_age: 0 },
     ] {
         let mut detector = heard(2000);
-        for now in (2000 + BEAT..=3000).step_by(BEAT as usize) {
+        for now in (2000 + BEAT..3000 + BEAT).step_by(BEAT as usize) {
             detector.answer(now, answer);
         }
         assert_eq!(evidence(&detector), Some(Evidence::Silent), "{answer:?}");
