@@ -20,7 +20,11 @@ use crate::instance::Instance;
 pub const FILE: &str = "matriarch.conf";
 /// The file that makes PostgreSQL start as a standby.
 pub const STANDBY_SIGNAL: &str = "standby.signal";
-const RECOVERY_SIGNAL: &str = "recovery.signal";
+pub(crate) const RECOVERY_SIGNAL: &str = "recovery.signal";
+/// Where a directory that `matriarch restore` made keeps what its `restore_command` fetches WAL from.
+pub const RESTORE_SOURCE: &str = "matriarch_restore.json";
+/// The word by which the `restore_command` of such a directory is known.
+pub const RESTORE_FETCH: &str = "restore-fetch";
 
 const INCLUDE: &str = "include_if_exists = 'matriarch.conf'";
 
@@ -309,7 +313,8 @@ pub(crate) fn ensure_include_in(instance: &Instance, dir: &Path) -> Result<bool,
 }
 
 /// Takes settings we own out of `postgresql.auto.conf` (left there by `ALTER SYSTEM` or `pg_basebackup -R`), where they
-/// would win over ours; returns their names. Only while PostgreSQL is stopped.
+/// would win over ours; returns their names. The `restore_command` of a restore that is over goes as well: it names a file that
+/// other members do not have. Only while PostgreSQL is stopped.
 pub fn strip_auto_conf(instance: &Instance) -> Result<Vec<String>, FileError> {
     let path = instance.data("postgresql.auto.conf");
     let Ok(text) = fs::read_to_string(&path) else { return Ok(Vec::new()) };
@@ -317,7 +322,7 @@ pub fn strip_auto_conf(instance: &Instance) -> Result<Vec<String>, FileError> {
     let mut kept = String::with_capacity(text.len());
     for line in text.lines() {
         let name = line.split(['=', ' ', '\t']).find(|part| !part.is_empty()).unwrap_or_default().to_ascii_lowercase();
-        if OWNED.contains(&name.as_str()) {
+        if OWNED.contains(&name.as_str()) || name == "restore_command" && line.contains(RESTORE_FETCH) {
             removed.push(name);
         } else {
             kept.push_str(line);

@@ -55,6 +55,15 @@ pub enum StartError {
         /// The data directory.
         dir: PathBuf,
     },
+    /// `matriarch restore` made it, and it has not been started by itself since.
+    #[error(
+        "{dir} was restored and its recovery is not over; start PostgreSQL there by hand (pg_ctl -D {dir} start), wait until it \
+         takes writes, stop it (pg_ctl -D {dir} stop), and start this member again", dir = dir.display()
+    )]
+    RestoreUnfinished {
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// Our include file is missing, so it would start on PostgreSQL's default port.
     #[error("{file} is missing; write the settings before starting", file = file.display())]
     NotConfigured {
@@ -130,6 +139,10 @@ pub async fn start(instance: &Instance, start_as: StartAs, log_file: &Path) -> R
         if !file.exists() {
             return Err(StartError::NotConfigured { file });
         }
+    }
+    // As a standby it would replay past the target, and as a primary it would not replay at all.
+    if instance.data(conf::RECOVERY_SIGNAL).exists() && instance.data(conf::RESTORE_SOURCE).exists() {
+        return Err(StartError::RestoreUnfinished { dir: instance.data_dir.clone() });
     }
     if start_as == StartAs::Primary {
         refuse_standby(instance).await?;

@@ -181,6 +181,13 @@ async fn a_standby_is_never_started_as_a_primary() {
     stop(&postmaster, &b.instance.data_dir, Some(&sql), FAST).await.unwrap();
     let error = matriarch_postgres::start(&b.instance, StartAs::Primary, &b.log).await.unwrap_err();
     assert!(matches!(error, StartError::WasStandby { .. }), "{error}");
+    // Nor is a restore started whose recovery has a target to stop at.
+    for file in ["recovery.signal", matriarch_postgres::conf::RESTORE_SOURCE] {
+        std::fs::write(b.instance.data_dir.join(file), "").unwrap();
+    }
+    let error = matriarch_postgres::start(&b.instance, StartAs::Standby, &b.log).await.unwrap_err();
+    assert!(matches!(error, StartError::RestoreUnfinished { .. }), "{error}");
+    assert!(b.instance.data_dir.join("recovery.signal").exists(), "nothing was touched");
 }
 
 #[tokio::test]

@@ -6,6 +6,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+/// Where a restored directory keeps what its `restore_command` fetches WAL from.
+pub use matriarch_postgres::conf::RESTORE_SOURCE as SOURCE;
+
 use super::page::relation_file;
 
 /// Folders whose content PostgreSQL makes anew; they must be there.
@@ -26,8 +29,6 @@ const LEFT_OUT: [&str; 12] = [
     "standby.signal",
     SOURCE,
 ];
-/// Where a restored directory keeps what its `restore_command` fetches WAL from.
-pub const SOURCE: &str = "matriarch_restore.json";
 /// Copied by itself, last.
 pub const CONTROL: &str = "global/pg_control";
 

@@ -1,5 +1,7 @@
 //! What PostgreSQL is told about the recovery.
 
+use matriarch_postgres::conf::RESTORE_FETCH;
+
 use super::Options;
 use super::plan::{Plan, Target};
 
@@ -32,7 +34,8 @@ pub fn lines(plan: &Plan, options: &Options) -> String {
     let mut lines = String::new();
     let mut set = |name: &str, value: &str| lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
     // Recovery must have one; what is not found by it is looked for in pg_wal.
-    set("restore_command", if options.place_wal { "false" } else { &options.restore_command });
+    let placed = format!("false # instead of {RESTORE_FETCH}");
+    set("restore_command", if options.place_wal { &placed } else { &options.restore_command });
     set("recovery_target_timeline", &plan.history.timeline.to_string());
     match &plan.target {
         Target::Latest => {}

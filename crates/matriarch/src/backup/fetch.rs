@@ -7,6 +7,7 @@ use matriarch_archive::configured::Configured;
 use matriarch_archive::wal;
 use matriarch_cli::Failure;
 use matriarch_config as config;
+use matriarch_postgres::conf::RESTORE_FETCH;
 use serde::{Deserialize, Serialize};
 
 use super::archives::PATIENCE;
@@ -61,7 +62,7 @@ pub fn command(program: &Path, source: &Path) -> String {
         let text = path.display().to_string().replace('\'', "'\\''").replace('%', "%%");
         format!("'{text}'")
     };
-    format!("{} restore-fetch {} %f %p", quoted(program), quoted(source))
+    format!("{} {RESTORE_FETCH} {} %f %p", quoted(program), quoted(source))
 }
 
 #[cfg(test)]
