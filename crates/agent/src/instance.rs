@@ -429,6 +429,11 @@ impl Pg {
         matches!(&self.server, Server::Running(running) if !running.in_recovery)
     }
 
+    /// A job is under way that may end with a primary, whatever is seen of PostgreSQL meanwhile.
+    pub fn may_become_primary(&self) -> bool {
+        matches!(self.busy(), Some(Job::StartPrimary | Job::Promote | Job::Restart))
+    }
+
     /// Settings are on their way to PostgreSQL, with an upstream or without.
     pub fn configuring(&mut self, upstream: bool) {
         self.settling.asked(upstream);

@@ -80,9 +80,7 @@ pub struct JobContext {
 impl JobContext {
     /// Somebody will end a primary that outlives its authority.
     fn is_guarded(&self) -> bool {
-        let Some(guard) = &self.guard else { return true };
-        let state = guard.borrow();
-        state.alive && state.deadline > boot_clock_ms()
+        self.guard.as_ref().is_none_or(|guard| guard.borrow().is_armed(boot_clock_ms()))
     }
 }
 
@@ -160,8 +158,8 @@ async fn start_once(
     start_as: StartAs,
 ) -> Result<(Arc<Postmaster>, Option<Arc<Sql>>), StartError> {
     let started = Arc::new(postmaster::start(&context.instance, start_as, &context.log).await?);
-    // A guard whose deadline has passed while there was no process has found nothing to end, and looks no more. One that
-    // has not will find this.
+    // A guard whose deadline has passed while there was no process ends this one when it looks again. It may have died
+    // meanwhile, or be of an earlier version, which looked once.
     if start_as == StartAs::Primary && !context.is_guarded() {
         tracing::warn!("the lease may have ended before PostgreSQL ran: ending it before it takes writes");
         let dir = &context.instance.data_dir;

@@ -96,6 +96,15 @@ pub fn belongs(pid: u32, data_dir: &Path) -> bool {
     Place::of(data_dir).holds(pid)
 }
 
+/// The postmaster that the lock file of this data directory names, if it runs. Cheap enough to be asked many times a
+/// second, where [`tree`] looks at every process of the host.
+pub fn postmaster(data_dir: &Path) -> Option<u32> {
+    let text = fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
+    // A server for itself alone (`initdb`, the recovery before a rewind) writes its number with a minus.
+    let pid = text.lines().next()?.trim().parse().ok()?;
+    belongs(pid, data_dir).then_some(pid)
+}
+
 /// Kills every process of the data directory and returns how many there were once none is left, or the ones that are
 /// left after `limit`. Blocks; call it on a thread of its own from async code ([`kill_tree_async`]).
 pub fn kill_tree(data_dir: &Path, limit: Duration) -> Result<usize, KillError> {

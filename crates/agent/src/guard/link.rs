@@ -26,10 +26,22 @@ struct Starter {
 pub struct GuardState {
     /// A guard answers.
     pub alive: bool,
-    /// The deadline it confirmed (boot clock, ms); 0 when it guards nothing.
+    /// The deadline it confirmed (boot clock, ms), also one that has passed: 0 when it guards nothing.
     pub deadline: u64,
     /// Why the watchdog does not protect this host, when it is to.
     pub watchdog: Option<String>,
+}
+
+impl GuardState {
+    /// PostgreSQL will be ended if it outlives the authority to run.
+    pub(crate) fn is_armed(&self, now: u64) -> bool {
+        self.alive && self.deadline > now
+    }
+
+    /// It ends whatever starts.
+    pub(crate) fn has_fired(&self, now: u64) -> bool {
+        self.alive && self.deadline > 0 && self.deadline <= now
+    }
 }
 
 /// A connection to the guard that is made anew whenever it breaks.

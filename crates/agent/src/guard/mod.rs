@@ -5,10 +5,15 @@
 //!
 //! ```text
 //! idle --arm--> armed --arm later--> armed --disarm--> idle
-//!                 \--deadline--> fired: everything killed, then idle
-//! idle --quit, or nobody there for 30 s--> ends
+//!                 \--deadline--> fired: everything killed, and whatever starts  --arm with a deadline to come--> armed
+//!                                                                              \--disarm--> idle
+//! idle or fired --quit, or nobody there for 30 s--> ends
 //! ```
+//!
+//! A start that was held up beyond the deadline (a frozen host, a wedged volume) comes after it has fired. So the agent
+//! disarms it, and hears that it is, before it starts anything that may run without a lease ([`GuardState::has_fired`]).
 
+mod duty;
 mod link;
 mod process;
 mod watchdog;
@@ -65,35 +70,4 @@ impl Order {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn orders_survive_the_wire_and_garbage_does_not() {
-        let place = Place::parse("10.0.0.5/24", "eth0").unwrap();
-        let watchdog = WatchdogSettings { device: "/dev/watchdog1".into(), timeout: 2, margin: 500 };
-        let orders = [Order::Address(place), Order::Watchdog(watchdog), Order::Arm(1234)];
-        for order in orders.into_iter().chain([Order::Disarm, Order::Report, Order::Quit]) {
-            assert_eq!(Order::parse(&order.line()), Some(order));
-        }
-        for line in [
-            "",
-            "arm",
-            "arm x",
-            "arm -1",
-            "disarm now",
-            "arm 1 2",
-            "ARM 1",
-            "\0\0",
-            "address x eth0",
-            "address 10.0.0.5/24",
-            "address 10.0.0.5/24 -x",
-            "watchdog",
-            "watchdog 0 500 /dev/watchdog",
-            "watchdog 2 500",
-            "watchdog 2 500 /dev/watchdog 1",
-        ] {
-            assert_eq!(Order::parse(line), None, "{line:?}");
-        }
-    }
-}
+mod tests;

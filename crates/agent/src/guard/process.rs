@@ -14,6 +14,7 @@ use rustix::time::{
 };
 
 use super::Order;
+use super::duty::Duty;
 use super::watchdog::Watchdog;
 use crate::virtual_ip::Place;
 
@@ -47,14 +48,14 @@ impl GuardOptions {
     }
 }
 
-/// A guard that nobody talks to and that guards nothing ends after this time.
-const LONELY: Duration = Duration::from_secs(30);
+/// A guard that nobody talks to and that has no deadline ends after this time, in milliseconds: nobody is left who could
+/// start PostgreSQL behind its back.
+const LONELY: u64 = 30_000;
 
 /// What the agent has said.
 #[derive(Default)]
 struct Charge {
-    /// When PostgreSQL is to be killed.
-    deadline: Option<u64>,
+    duty: Duty,
     /// What goes with it.
     address: Option<Place>,
     watchdog: Option<Watchdog>,
@@ -63,20 +64,20 @@ struct Charge {
 impl Charge {
     /// Sees to the watchdog; returns when to look again.
     fn keep_watchdog(&mut self) -> Option<u64> {
-        let (deadline, watchdog) = (self.deadline, self.watchdog.as_mut()?);
+        let (deadline, watchdog) = (self.duty.deadline(), self.watchdog.as_mut()?);
         watchdog.keep(now(), deadline);
         watchdog.wake(deadline)
     }
 
     /// When PostgreSQL is to be killed: before the watchdog would reset the host.
     fn end(&self) -> Option<u64> {
-        let deadline = self.deadline?;
+        let deadline = self.duty.deadline()?;
         Some(self.watchdog.as_ref().map_or(deadline, |watchdog| watchdog.end(deadline)))
     }
 
     /// The answer to each order.
     fn answer(&self) -> String {
-        let deadline = self.deadline.unwrap_or(0);
+        let deadline = self.duty.told();
         match self.watchdog.as_ref().map(|watchdog| watchdog.failure()) {
             None => format!("{deadline}\n"),
             Some(None) => format!("{deadline} watchdog\n"),
@@ -99,9 +100,15 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
     let mut line = Vec::new();
     let mut quit = false;
     let mut told = String::new();
+    let mut alone = None;
     while !quit {
-        let needed = agent.is_some() || charge.deadline.is_some();
-        let wake = charge.keep_watchdog().into_iter().chain(charge.end()).filter(|_| needed).min();
+        let needed = agent.is_some() || charge.duty.deadline().is_some();
+        let ends = alone_since(&mut alone, needed).map(|since| since + LONELY);
+        if ends.is_some_and(|ends| now() >= ends) {
+            break;
+        }
+        let kept = charge.keep_watchdog().filter(|_| needed);
+        let wake = kept.into_iter().chain(charge.end()).chain(charge.duty.look()).chain(ends).min();
         // What has become of the watchdog is told without being asked.
         let answer = charge.answer();
         if charge.watchdog.is_some()
@@ -116,10 +123,7 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
         if let Some(stream) = &agent {
             fds.push(PollFd::new(stream, PollFlags::IN));
         }
-        let lonely = (agent.is_none() && charge.deadline.is_none())
-            .then(|| Timespec { tv_sec: LONELY.as_secs() as i64, tv_nsec: 0 });
-        match poll(&mut fds, lonely.as_ref()) {
-            Ok(0) => break,
+        match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -127,11 +131,21 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
         // A guard that was late itself kicks first: its deadline may be far away.
         charge.keep_watchdog();
         if charge.end().is_some_and(|end| now() >= end) {
-            let ended = fire(options, charge.address.as_ref());
+            let ended =
+                fire(options, charge.address.as_ref(), Duration::from_secs(30), "the lease ended without a renewal");
             if let Some(watchdog) = charge.watchdog.as_mut().filter(|_| !ended) {
                 watchdog.abandon();
             }
-            charge.deadline = None;
+            charge.duty.fired(now(), ended);
+        } else if charge.duty.look().is_some_and(|look| now() >= look) {
+            match matriarch_postgres::process::postmaster(&options.data_dir) {
+                Some(_) => {
+                    let why = "PostgreSQL was started after the lease had ended";
+                    let ended = fire(options, charge.address.as_ref(), Duration::from_secs(1), why);
+                    charge.duty.fired(now(), ended);
+                }
+                None => charge.duty.looked(now()),
+            }
         }
         if let Ok((stream, _)) = listener.accept() {
             stream.set_nonblocking(true)?;
@@ -186,10 +200,13 @@ fn serve(stream: &mut UnixStream, line: &mut Vec<u8>, charge: &mut Charge, quit:
                     charge.watchdog = Some(Watchdog::new(settings, now()));
                 }
             }
-            Order::Arm(at) => charge.deadline = Some(at),
-            Order::Disarm => charge.deadline = None,
+            Order::Arm(at) => charge.duty.arm(at, now()),
+            Order::Disarm => charge.duty.disarm(),
             Order::Report => {}
-            Order::Quit => (charge.deadline, *quit) = (None, true),
+            Order::Quit => {
+                charge.duty.disarm();
+                *quit = true;
+            }
         }
         // The confirmed deadline has its watchdog with it.
         charge.keep_watchdog();
@@ -200,21 +217,27 @@ fn serve(stream: &mut UnixStream, line: &mut Vec<u8>, charge: &mut Charge, quit:
     true
 }
 
+/// Since when it has been alone, if it is.
+fn alone_since(alone: &mut Option<u64>, needed: bool) -> Option<u64> {
+    if needed {
+        *alone = None;
+        return None;
+    }
+    Some(*alone.get_or_insert_with(now))
+}
+
 /// False when PostgreSQL could not be ended.
-fn fire(options: &GuardOptions, address: Option<&Place>) -> bool {
+fn fire(options: &GuardOptions, address: Option<&Place>, limit: Duration, why: &str) -> bool {
     // Begun first, since ending a process that hangs in the kernel can take long.
     let removal = address.filter(|place| place.is_here()).map(|place| (place, place.begin_removal()));
-    let outcome = matriarch_postgres::process::kill_tree(&options.data_dir, Duration::from_secs(30));
+    let outcome = matriarch_postgres::process::kill_tree(&options.data_dir, limit);
     let ended = outcome.is_ok();
     let text = match outcome {
         Ok(killed) => format!("{killed} processes killed"),
         Err(error) => format!("failed: {error}"),
     };
     // The guard has no logger of its own; its standard error is the agent's log.
-    eprintln!(
-        "guard: the lease ended without a renewal: PostgreSQL in {} was ended, {text}",
-        options.data_dir.display()
-    );
+    eprintln!("guard: {why}: PostgreSQL in {} was ended, {text}", options.data_dir.display());
     if let Some((place, removal)) = removal {
         match removal.and_then(|mut child| Ok(child.wait()?)) {
             Ok(_) if !place.is_here() => eprintln!("guard: {} was taken off {}", place.address, place.interface),

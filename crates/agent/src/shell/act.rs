@@ -47,6 +47,11 @@ impl Shell {
             tracing::debug!("{job:?} waits for the guard");
             return;
         }
+        let runs = matches!(job, Job::Initdb | Job::StartStandby | Job::Clone | Job::Rewind);
+        if runs && self.guard_state.borrow().has_fired(boot_clock_ms()) {
+            tracing::debug!("{job:?} waits until the guard, which would end it, is disarmed");
+            return;
+        }
         let context = self.job_context(job == Job::Restart && self.pg.is_primary());
         tracing::info!("{job:?} begins");
         self.pg.start_job(job, context);
@@ -58,7 +63,7 @@ impl Shell {
         let required = self.options.watchdog.mode == WatchdogMode::Required;
         let state = self.guard_state.borrow();
         let watched = !required || self.watchdog_failure.is_none() && state.watchdog.is_none();
-        state.alive && state.deadline > boot_clock_ms() && watched
+        state.is_armed(boot_clock_ms()) && watched
     }
 
     pub(super) fn after_commit(&mut self, purpose: Purpose) {

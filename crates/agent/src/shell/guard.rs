@@ -16,7 +16,8 @@ impl Shell {
     }
 
     /// The guard follows the lease while that is renewed, and what else gives authority when it is not; it is let go only
-    /// when PostgreSQL certainly is not writable.
+    /// when PostgreSQL certainly is not writable, and no job may yet make it so: else a start that was held up beyond its
+    /// deadline would find a guard that looks away.
     pub(super) fn tell_guard(&mut self, now: Millis) {
         let ttl = crate::policy::ttl(&self.config);
         let lease = self.storage.leader.map(|held| held.until);
@@ -26,14 +27,15 @@ impl Shell {
             (_, Some(authority)) => Some(authority),
             (lease, None) => lease,
         };
-        match deadline {
+        let idle = !self.pg.is_primary() && self.pg.server != Server::Unready && !self.pg.may_become_primary();
+        match deadline.filter(|deadline| *deadline > now || !idle) {
             // The voters' word moves it a little with each beat; each order wakes the guard and us.
             Some(deadline) if deadline < self.armed || deadline >= self.armed + ttl / 8 => {
                 self.armed = deadline;
                 self.guard.arm(deadline);
             }
             Some(_) => {}
-            None if self.config.pause || !self.pg.is_primary() && self.pg.server != Server::Unready => {
+            None if self.config.pause || idle => {
                 self.armed = 0;
                 self.guard.disarm();
             }
