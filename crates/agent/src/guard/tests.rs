@@ -68,6 +68,7 @@ fn context(instance: &Arc<Instance>, guard: Option<watch::Receiver<GuardState>>)
         held: false,
         guard,
         settled: true,
+        keeps_wal: false,
     }
 }
 
