@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use matriarch_sim::scenario::{parse, run};
 
-const SEEDS: u64 = 20;
+const SEEDS: u64 = 60;
 
 #[test]
 fn every_scenario_comes_true() {

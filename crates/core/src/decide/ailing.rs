@@ -105,12 +105,17 @@ impl Turn<'_> {
     /// Moves the primary to a member that has room, as a person would.
     pub(super) fn leave_full_volume(&mut self, view: &ClusterView, running: &Running) -> Option<Why> {
         let full = matches!(self.obs.ailment, Some(Ailment::Full { .. }));
+        // Counted from when it is seen in the store: what is asked for here may not get there.
+        let asked =
+            view.failover.as_ref().is_some_and(|request| request.value.leader.as_ref() == Some(&self.policy.me));
+        if full && asked {
+            self.memory.moved_off = Some(self.obs.now);
+        }
         let waits = self.memory.moved_off.is_some_and(|at| self.obs.now < at + MOVE_AGAIN);
         if !full || waits || self.policy.paused || view.failover.is_some() || self.memory.switching.is_some() {
             return None;
         }
         let member = self.roomy(view, running)?;
-        self.memory.moved_off = Some(self.obs.now);
         let request = FailoverRequest {
             leader: Some(self.policy.me.clone()),
             member: Some(member.clone()),
