@@ -12,18 +12,21 @@ use matriarch_postgres::history::History;
 use super::waiting;
 
 /// A file that could not be archived.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Failure {
     pub file: String,
     pub why: String,
     /// Another content has its name.
     pub conflict: bool,
+    /// The store does not let us in.
+    pub refused: bool,
 }
 
 impl Failure {
     pub fn of(name: &WalName, error: &PushError) -> Failure {
         let conflict = matches!(error, PushError::Repository(RepositoryError::Conflict { .. }));
-        Failure { file: name.to_string(), why: error.to_string(), conflict }
+        let refused = matches!(error, PushError::Repository(RepositoryError::Refused { .. }));
+        Failure { file: name.to_string(), why: error.to_string(), conflict, refused }
     }
 }
 
@@ -36,7 +39,7 @@ pub(super) async fn backfill(archives: &[Archive], data_dir: &Path, timeline: Ti
     }
     let folder = data_dir.join("pg_wal");
     let file = History::file_name(timeline);
-    let failed = |why: String| Failure { file: file.clone(), why, conflict: false };
+    let failed = |why: String| Failure { file: file.clone(), why, ..Failure::default() };
     let text = std::fs::read_to_string(folder.join(&file)).map_err(|error| failed(error.to_string()))?;
     let history = History::parse(timeline, &text).map_err(|error| failed(error.to_string()))?;
     let mut pushed = 0;
@@ -69,7 +72,7 @@ async fn is_in_all(archives: &[Archive], name: &WalName) -> Result<bool, Failure
         match archive.repository().size(&archive.place().wal(name)).await {
             Ok(_) => {}
             Err(error) if error.is_absent() => return Ok(false),
-            Err(error) => return Err(Failure { file: name.to_string(), why: error.to_string(), conflict: false }),
+            Err(error) => return Err(Failure { file: name.to_string(), why: error.to_string(), ..Failure::default() }),
         }
     }
     Ok(true)
@@ -92,7 +95,8 @@ async fn missing(archives: &[Archive], segments: Vec<Segment>, size: u64) -> Res
         for timeline in timelines {
             let folder = archive.place().wal_of(timeline);
             let entries = archive.repository().list(&folder).await;
-            let entries = entries.map_err(|error| Failure { file: folder, why: error.to_string(), conflict: false })?;
+            let entries =
+                entries.map_err(|error| Failure { file: folder, why: error.to_string(), ..Failure::default() })?;
             listed.extend(entries.into_iter().map(|entry| entry.name));
         }
         let place = archive.place();

@@ -15,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// may be one whose file system is not mounted.
 const YOUNG: Duration = Duration::from_secs(3600);
 
+/// What a standby may find until the primary has opened a repository.
+pub(super) const NOT_BEGUN: &str = "the primary has not archived anything there yet";
+
 /// The repositories, each open or not, in the order of the configuration.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Opened {
@@ -85,9 +88,7 @@ pub(super) async fn open(opening: &Opening, data_dir: &Path) -> Opened {
                 configured.begin(&repository, &own).await.map_err(|error| error.to_string())
             }
             Ok(repository) => configured.open(&repository, &own.name).await.map_err(|error| match &error {
-                ArchiveError::Repository(absent) if absent.is_absent() => {
-                    "the primary has not archived anything there yet".to_owned()
-                }
+                ArchiveError::Repository(absent) if absent.is_absent() => NOT_BEGUN.to_owned(),
                 _ => error.to_string(),
             }),
             Err(error) => Err(explain(&error)),

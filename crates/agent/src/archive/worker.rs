@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::backfill::{Failure, backfill};
-use super::open::{Opened, Opening, check, open};
+use super::open::{NOT_BEGUN, Opened, Opening, check, open};
 use super::tail::tidy;
 use super::waiting::{self, Waiting};
 use super::wire::Answer;
@@ -61,6 +61,8 @@ struct Worker {
     /// Counts openings, so that one of an earlier configuration is not taken for the present one's.
     generation: u64,
     opening: bool,
+    /// Why not all repositories are open, and since when.
+    closed: Option<(String, Instant)>,
     tasks: JoinSet<Done>,
     waiting: BTreeMap<WalName, Waiting>,
     in_flight: BTreeSet<WalName>,
@@ -96,6 +98,7 @@ impl Worker {
             opened: watch::channel(Arc::default()).0,
             generation: 0,
             opening: false,
+            closed: None,
             tasks: JoinSet::new(),
             waiting: BTreeMap::new(),
             in_flight: BTreeSet::new(),
@@ -299,6 +302,9 @@ impl Worker {
                 self.waiting = found.into_iter().collect();
                 let (waiting, askers) = (&self.waiting, &self.askers);
                 self.held.retain(|name| waiting.contains_key(name) || askers.contains_key(name));
+                let kept = waiting::kept_folder(&self.place.data_dir);
+                let refused = |name: &WalName| kept.join(format!("{name}.refused")).exists();
+                self.conflicts.retain(|name, _| waiting.contains_key(name) || refused(name));
             }
             Err(error) => {
                 tracing::warn!("the WAL of {} cannot be looked at: {error}", self.place.data_dir.display());
@@ -329,6 +335,10 @@ impl Worker {
             Done::Opened(_, opened) => {
                 self.opening = false;
                 let failure = opened.all().err();
+                self.closed = match (&failure, self.closed.take()) {
+                    (None, _) => None,
+                    (Some(why), since) => Some((why.clone(), since.map_or_else(Instant::now, |(_, since)| since))),
+                };
                 self.opened.send_replace(Arc::new(opened));
                 if let Some(why) = failure {
                     self.failed_all(&why);
@@ -371,7 +381,9 @@ impl Worker {
             Ok(()) => {
                 self.conflicts.remove(&name);
                 self.note_archived(&name);
-                if let Err(error) = self.tidy(&name, kept) {
+                // While PostgreSQL's archiver waits for the file, it sees to its mark itself.
+                let asked = self.askers.contains_key(&name);
+                if let Err(error) = self.tidy(&name, kept, asked) {
                     tracing::warn!(file = %name, "it is archived, and its mark could not be removed: {error}");
                 }
                 self.held.insert(name.clone());
@@ -379,6 +391,10 @@ impl Worker {
             }
             Err(failure) => {
                 self.note_failure(&failure);
+                if failure.refused {
+                    // Perhaps the credentials have changed.
+                    self.close();
+                }
                 if failure.conflict {
                     self.conflicts.insert(name.clone(), failure.why.clone());
                 }
@@ -396,10 +412,10 @@ impl Worker {
     }
 
     /// What no archiver of PostgreSQL looks after.
-    fn tidy(&self, name: &WalName, kept: bool) -> std::io::Result<()> {
+    fn tidy(&self, name: &WalName, kept: bool, asked: bool) -> std::io::Result<()> {
         match self.waiting.get(name) {
             Some(waiting) if kept => std::fs::remove_file(&waiting.path),
-            _ if self.told.standing == Standing::Other => waiting::mark_done(&self.place.data_dir, name),
+            _ if self.told.standing == Standing::Other && !asked => waiting::mark_done(&self.place.data_dir, name),
             _ => Ok(()),
         }
     }
@@ -408,11 +424,11 @@ impl Worker {
     fn failed_all(&mut self, why: &str) {
         let waiting = self.waiting.keys().next().cloned();
         for (name, askers) in std::mem::take(&mut self.askers) {
-            self.note_failure(&Failure { file: name.to_string(), why: why.to_owned(), conflict: false });
+            self.note_failure(&Failure { file: name.to_string(), why: why.to_owned(), ..Failure::default() });
             askers.into_iter().for_each(|asker| drop(asker.send(Answer::Failed(why.to_owned()))));
         }
         if let Some(name) = waiting {
-            self.note_failure(&Failure { file: name.to_string(), why: why.to_owned(), conflict: false });
+            self.note_failure(&Failure { file: name.to_string(), why: why.to_owned(), ..Failure::default() });
         }
         self.later();
     }

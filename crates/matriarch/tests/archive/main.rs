@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use matriarch_archive::archive::Archive;
-use matriarch_archive::format::Kind;
+use matriarch_archive::format::{Identities, Kind};
 use matriarch_archive::wal::{Segment, WalName};
 use matriarch_config::Archive as Section;
 use matriarch_core::Lsn;
@@ -108,17 +108,18 @@ async fn fetch(cluster: &Cluster, member: &str, name: &str, to: &Path) -> (i32, 
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn section(location: &str) -> Value {
-    json!({ "repositories": [{ "location": location }] })
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     let cluster = Plan::new("archived").start().await;
     let place: PathBuf = cluster.root().join("repository");
     std::fs::create_dir(&place).expect("there is room");
     cluster.verb(&["archive", "status"]).await.refused_naming(78, &["no archive", "config edit"]);
-    configure(&cluster, &section(&place.display().to_string())).await;
+    let (private, public) = Identities::generate();
+    let identities = cluster.root().join("identities");
+    std::fs::write(&identities, private).expect("there is room");
+    let encryption = json!({ "recipients": [public], "identity_file": identities });
+    let section = json!({ "repositories": [{ "location": place }], "encryption": encryption, "tail": 0 });
+    configure(&cluster, &section).await;
     table(&cluster).await;
     write(&cluster, 2).await;
     let page = until(&cluster, "archived", |page| page["waiting"] == 0 && page["last_archived"].is_object()).await;

@@ -5,10 +5,12 @@ use std::time::{Duration, SystemTime};
 use matriarch_api::{ArchiveFailure, ArchivedFile};
 use matriarch_archive::wal::WalName;
 
-use super::{Failure, Opened, Shown, Standing, Waiting, Worker};
+use super::{Failure, NOT_BEGUN, Shown, Standing, Waiting, Worker};
 
 /// A failure is a member's problem once files have waited so long.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Repositories that a primary has not opened by then are one.
+const OPENED_BY: Duration = Duration::from_secs(3);
 
 impl Worker {
     pub(super) fn note_archived(&mut self, name: &WalName) {
@@ -68,10 +70,10 @@ impl Worker {
             at: jiff::Timestamp::try_from(waiting.since).unwrap_or_default().to_string(),
         });
         let waited = oldest.and_then(|(_, waiting)| SystemTime::now().duration_since(waiting.since).ok());
-        status.problem = self.problem(&opened, status.last_failure.as_ref(), waited);
+        status.problem = self.problem(status.last_failure.as_ref(), waited);
     }
 
-    fn problem(&self, opened: &Opened, failure: Option<&ArchiveFailure>, waited: Option<Duration>) -> Option<String> {
+    fn problem(&self, failure: Option<&ArchiveFailure>, waited: Option<Duration>) -> Option<String> {
         self.told.section.as_ref()?;
         let primary = matches!(self.told.standing, Standing::Primary(_));
         if let Some(why) = self.conflicts.values().next() {
@@ -83,12 +85,9 @@ impl Worker {
         if let Some(failure) = failure.filter(|_| waited.is_some_and(|waited| waited >= PATIENCE)) {
             return Some(format!("WAL is not archived and piles up, {} first: {}", failure.file, failure.why));
         }
-        if !self.opening && primary {
-            return opened
-                .all()
-                .err()
-                .filter(|_| self.generation > 0 && opened.failure.is_some() || !opened.archives.is_empty());
-        }
-        None
+        // A new primary opens what a standby found missing.
+        let patience = if primary { OPENED_BY } else { PATIENCE };
+        let closed = self.closed.as_ref().filter(|(why, since)| since.elapsed() >= patience && why != NOT_BEGUN);
+        closed.map(|(why, _)| why.clone())
     }
 }
