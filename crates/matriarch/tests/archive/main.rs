@@ -141,6 +141,9 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     let away = cluster.root().join("away");
     std::fs::rename(&place, &away).expect("they are on one file system");
     let unknown = fetch(&cluster, &leader, &last, &to);
+    // And where nobody is there to ask.
+    let mut nobody = Command::new(verb::program());
+    let nobody = nobody.args(["wal-push", "--socket", "/nonexistent/socket", "pg_wal/x"]).output();
     let trouble = async {
         write(&cluster, 3).await;
         let page = until(&cluster, "a failure", |page| page["last_failure"].is_object()).await;
@@ -162,7 +165,10 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
         health::well(&cluster, PATIENCE).await;
         write(&cluster, 1).await;
     };
-    let ((code, said), ()) = tokio::join!(unknown, trouble);
+    let ((code, said), nobody, ()) = tokio::join!(unknown, nobody, trouble);
+    let nobody = nobody.expect("the binary runs");
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("no agent answers"), "{nobody:?}");
     assert_eq!(code, 126, "an outage is not the end of the WAL: {said}");
     assert!(said.contains("not a repository") || said.contains("mounted"), "{said}");
 
@@ -176,13 +182,6 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     }
     let metrics = wire::http(cluster.api_port("a"), "GET", "/metrics", None, "").await.expect("it answers").body;
     assert!(metrics.contains("matriarch_archive_waiting_files{"), "{metrics}");
-
-    // Nobody is there to ask.
-    let nobody =
-        Command::new(verb::program()).args(["wal-push", "--socket", "/nonexistent/socket", "pg_wal/x"]).output();
-    let nobody = nobody.await.expect("the binary runs");
-    assert_eq!(nobody.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&nobody.stderr).contains("no agent answers"), "{nobody:?}");
 }
 
 /// Makes a member one that gets its WAL from the archive alone.
