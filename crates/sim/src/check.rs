@@ -73,11 +73,12 @@ impl World {
             self.check_quorum(node, commit, names);
         }
         let Waiting { uid, index, .. } = commit;
-        // What an older leader acknowledges after the newest was promoted was confirmed before, or it is lost.
+        // What an older leader acknowledges after the newest was promoted was confirmed before, or it is lost. When the
+        // newest has lost its data since, only the next one can tell.
         if covered
             && let Some((newest, leader)) = self.checker.promoted
             && newest > epoch
-            && !self.nodes[leader].wal().is_some_and(|wal| wal.holds(index, uid))
+            && self.nodes[leader].wal().is_some_and(|wal| !wal.holds(index, uid))
         {
             self.violate(format!("{node} of epoch {epoch} acknowledges what the leader of epoch {newest} lacks"));
         }
