@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use matriarch_core::decide::{Evidence, Finished, Job, JobFailure, Lease, Memory, Millis, Observation, Pulse};
+use matriarch_core::decide::{
+    Decision, Evidence, Finished, Job, JobFailure, Lease, Memory, Millis, Observation, Pulse,
+};
 
 use matriarch_core::record::SyncRecord;
 
@@ -60,7 +62,7 @@ impl Scene<'_> {
         if self.state.at(me).memory != decided.memory {
             self.state.member(me).memory = decided.memory.clone();
         }
-        let done = self.perform(me, how, &decided.acts);
+        let done = self.perform(me, how, decision, &decided.acts);
         if self.state.at(me).view.is_some() && !self.state.at(me).away {
             let records = self.state.records.clone();
             self.state.member(me).look(&records);
@@ -68,18 +70,22 @@ impl Scene<'_> {
         done
     }
 
-    fn perform(&mut self, me: Id, how: How, acts: &[Act]) -> bool {
+    fn perform(&mut self, me: Id, how: How, decision: &Decision, acts: &[Act]) -> bool {
         let (mut sent, mut lagged) = (false, false);
         for act in acts {
             match act {
                 Act::Renew => sent |= self.renew_lease(me, how),
                 Act::Send(txn) => sent |= self.send(me, how, txn),
+                Act::Run(job) if !self.guard_allows(me, job) => {
+                    self.note(|| format!("{}: {job:?} waits for the guard", name(me)));
+                }
                 Act::Run(job) => self.begin(me, job.clone()),
                 Act::Configure(conf) => lagged |= self.configure(me, how, conf),
                 Act::DropLease => self.drop_lease(me),
             }
         }
         self.exit_when_stopped(me);
+        self.release_guard(me, decision);
         match how {
             How::Prompt | How::Stale => true,
             How::Late => sent,
@@ -224,7 +230,8 @@ impl Scene<'_> {
         let member = self.state.member(me);
         member.memory = Arc::new(Memory { started: Some(LONG_AGO), ..Memory::default() });
         member.lease = None;
-        member.timed = Timed { guarded: member.timed.guarded, promised: member.timed.promised, ..Timed::default() };
+        let Timed { guarded, fired, promised, .. } = member.timed;
+        member.timed = Timed { guarded, fired, promised, ..Timed::default() };
         member.maybe = None;
         member.busy = None;
         member.finished = None;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use matriarch_core::MemberName;
-use matriarch_core::decide::{Action, Decision, Millis, Purpose, Stance, Support};
+use matriarch_core::decide::{Action, Decision, Job, Millis, Purpose, Stance, Support};
 
 use crate::agent::{How, LONG_AGO, NOW, TICKS, TTL};
 use crate::mutation::Mutation;
@@ -87,7 +87,41 @@ impl Scene<'_> {
         if self.setup.clocked {
             let timed = &mut self.state.member(me).timed;
             timed.guarded = timed.guarded.max(left);
+            timed.fired &= timed.guarded == 0;
         }
+    }
+
+    /// After a turn: a guard without a deadline to come is let go when PostgreSQL is not writable, and no job may make it so.
+    pub fn release_guard(&mut self, me: Id, decision: &Decision) {
+        let member = self.state.at(me);
+        let job = matches!(member.busy, Some(Job::StartPrimary | Job::Promote | Job::Restart));
+        let idle = matches!(member.pg.process, Process::Stopped | Process::Standby) && !job;
+        let ahead = |until: Millis| until > NOW;
+        let needed = member.lease.is_some_and(|held| held.left > 0) || decision.authority.is_some_and(ahead);
+        if self.setup.clocked && idle && !needed && (member.timed.guarded > 0 || member.timed.fired) {
+            self.note(|| format!("{}: disarms its guard", name(me)));
+            let timed = &mut self.state.member(me).timed;
+            (timed.guarded, timed.fired) = (0, false);
+        }
+    }
+
+    /// Whether a job may begin as far as the guard is concerned: nothing may come to write without a deadline to come, and
+    /// nothing is begun that a guard which has fired would end.
+    pub fn guard_allows(&self, me: Id, job: &Job) -> bool {
+        let timed = &self.state.at(me).timed;
+        match job {
+            _ if !self.setup.clocked => true,
+            Job::StartPrimary | Job::Promote => timed.guarded > 0,
+            Job::StartStandby | Job::Clone | Job::Rewind | Job::Initdb => !timed.fired,
+            _ => true,
+        }
+    }
+
+    /// A primary that starts behind a guard which has fired: the guard looks more often than it takes PostgreSQL to let
+    /// anybody in. The agent's own look is left out: that of the guard has to do.
+    pub fn starts_in_vain(&self, me: Id) -> bool {
+        let once = [Some(Mutation::GuardMissing), Some(Mutation::GuardFiresOnce)].contains(&self.setup.mutation);
+        self.setup.clocked && self.state.at(me).timed.fired && !once
     }
 
     /// What a decision says beside its actions: until when PostgreSQL may be writable, where this member stands, and
@@ -144,6 +178,7 @@ impl Scene<'_> {
         for me in self.state.ids() {
             let member = self.state.member(me);
             let timed = &mut member.timed;
+            let armed = timed.guarded > 0;
             if me != 0 || mutation != Some(Mutation::ClockStopsAsleep) {
                 let lease = member.lease.as_mut().map(|held| &mut held.left);
                 let others = [&mut timed.guarded, &mut timed.promised];
@@ -156,9 +191,12 @@ impl Scene<'_> {
             if timed.promises.iter().all(|left| *left == 0) {
                 timed.promises.clear();
             }
+            let due = armed && timed.guarded == 0;
+            timed.fired |= due;
+            let acts = if mutation == Some(Mutation::GuardFiresOnce) { due } else { timed.fired };
             let writes =
                 matches!(member.pg.process, Process::Primary | Process::Stopping) || member.pg.promoting.is_some();
-            if timed.guarded == 0 && mutation != Some(Mutation::GuardMissing) && writes {
+            if acts && mutation != Some(Mutation::GuardMissing) && writes {
                 self.note(|| format!("{}: the guard ends PostgreSQL", name(me)));
                 self.kill_postgres(me);
             }

@@ -54,6 +54,8 @@ pub enum Mutation {
     StandbyWithoutRule,
     /// Under the empty rule: the guard never acts.
     GuardMissing,
+    /// Under the empty rule: the guard acts at its deadline, and not on what starts afterwards.
+    GuardFiresOnce,
     /// A lease is counted from the answer, not from when its renewal was sent.
     LeaseFromAnswer,
     /// A lease is counted as long as Consul may keep the session: twice its time to live.
@@ -84,7 +86,7 @@ pub enum Mutation {
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 33] = [
+pub const MUTATIONS: [Mutation; 34] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -105,6 +107,7 @@ pub const MUTATIONS: [Mutation; 33] = [
     Mutation::TakeoverUncompared,
     Mutation::StandbyWithoutRule,
     Mutation::GuardMissing,
+    Mutation::GuardFiresOnce,
     Mutation::LeaseFromAnswer,
     Mutation::LeaseOfTwiceTheTtl,
     Mutation::PromiseIgnored,
@@ -238,6 +241,7 @@ impl Mutation {
             Mutation::ProposalForgotten => Setup::three(Budget { cuts: 1, ..late }),
             Mutation::EnforceBeforePublish => Setup { voters: vec![1], ..Setup::three(late) },
             Mutation::GuardMissing
+            | Mutation::GuardFiresOnce
             | Mutation::LeaseOfTwiceTheTtl
             | Mutation::LeaseByWatch
             | Mutation::ClockStopsAsleep => Setup::asynchronous(expiry),

@@ -253,6 +253,13 @@ impl Scene<'_> {
         let Some(job) = self.state.at(me).busy.clone() else { return false };
         let process = self.state.at(me).pg.process;
         match job {
+            Job::StartPrimary if process == Process::Stopped && self.starts_in_vain(me) => {
+                self.note(|| format!("{}: the guard ends PostgreSQL before it lets anybody in", name(me)));
+                let member = self.state.member(me);
+                member.busy = None;
+                member.finished = Some(Ended { job, failed: true });
+                return true;
+            }
             Job::StartPrimary | Job::StartStandby if process == Process::Stopped => self.start(me, &job),
             Job::StopImmediate => {
                 self.kill_postgres(me);

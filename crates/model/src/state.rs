@@ -171,6 +171,8 @@ pub struct Member {
 pub struct Timed {
     /// Until the guard, which outlives the agent, ends PostgreSQL.
     pub guarded: u8,
+    /// The guard has fired: it ends whatever starts, until it has a deadline to come or is disarmed.
+    pub fired: bool,
     /// Until it may take over from a leader that it promised not to; on its disk.
     pub promised: u8,
     /// Promises that this process was given, by member.

@@ -85,6 +85,7 @@ fn data_that_is_lost_or_old_vouches_for_nothing() {
 #[test]
 fn leases_keep_two_leaders_apart_where_nothing_else_does() {
     holds(&Setup::asynchronous(Budget { expiries: 1, renewals: 1, delays: 1, ..write() }));
+    holds_for(&Setup::asynchronous(Budget { expiries: 1, copies: 0, ..write() }), 500_000);
     holds(&Setup { members: 3, ..Setup::asynchronous(Budget { outages: 1, expiries: 1, ..write() }) });
 }
 
