@@ -10,6 +10,7 @@ use crate::packs::{self, Frame};
 use crate::progress::Progress;
 use crate::repository::RepositoryError;
 use crate::restore::{RestoreError, Target, Wanted, plan};
+use crate::tail::{Joiner, TailError};
 use crate::wal::{self, Segment, WalName};
 
 /// Bytes of a page.
@@ -81,6 +82,11 @@ pub async fn verify(archive: &Archive, backup: &str, options: &Options) -> Resul
                     Err(why) => report.add(Fault { what: segment.to_string(), blocks: None, why: why.to_string() }),
                 }
             }
+            Err(ArchiveError::Repository(error))
+                if error.is_absent() && Joiner::new(archive)?.covers(segment, summary.stop_lsn).await? =>
+            {
+                report.from_tail(archive, segment).await?;
+            }
             Err(ArchiveError::Repository(error)) if is_damage(&error) => {
                 report.add(Fault { what: segment.to_string(), blocks: None, why: error.to_string() });
             }
@@ -127,6 +133,18 @@ fn is_damage(error: &RepositoryError) -> bool {
 }
 
 impl Report {
+    /// Of a backup from a standby the last segment may be in the tail alone.
+    async fn from_tail(&mut self, archive: &Archive, segment: Segment) -> Result<(), RestoreError> {
+        let joiner = Joiner::new(archive)?;
+        let chunks = joiner.chunks(segment.timeline).await?.remove(&segment).unwrap_or_default();
+        match joiner.join(segment, &chunks, None).await {
+            Ok(_) => self.segments += 1,
+            Err(error @ (TailError::Replication(_) | TailError::Repository(_))) => return Err(error.into()),
+            Err(error) => self.add(Fault { what: segment.to_string(), blocks: None, why: error.to_string() }),
+        }
+        Ok(())
+    }
+
     fn add(&mut self, fault: Fault) {
         if self.faults.len() < MOST {
             self.faults.push(fault);

@@ -5,8 +5,10 @@ mod common;
 
 use common::database::{self, Database, Writer, connect, one};
 use common::{Described, PATIENT};
+use matriarch_archive::base;
 use matriarch_archive::restore::{self, RestoreError, Target, Wanted};
 use matriarch_archive::tail::{self, Progress, Settings, Start};
+use matriarch_archive::verify;
 use matriarch_core::Lsn;
 use matriarch_postgres::{Credentials, Source, replication};
 use matriarch_testkit::dir::TestDir;
@@ -212,4 +214,92 @@ async fn latest_reaches_what_only_the_tail_has() {
     let error = database.plan(&Target::Latest).await.unwrap_err();
     assert!(matches!(error, RestoreError::Tail(_)) && error.to_string().contains(&chunk.name), "{error}");
     assert_eq!(restore::plan(&database.archive, &without).await.unwrap(), shorter);
+}
+
+/// A standby of the restored backup, which streams from the server.
+async fn standby(database: &Database, dir: &TestDir) -> Server {
+    let plan = database.plan(&Target::Immediate).await.unwrap();
+    let options = restore::Options { at_target: restore::AtTarget::Pause, ..database.options(&dir.join("standby")) };
+    restore::restore(&database.archive, &plan, &options).await.unwrap();
+    std::fs::rename(options.data.join("recovery.signal"), options.data.join("standby.signal")).unwrap();
+    let auto = options.data.join("postgresql.auto.conf");
+    let text = std::fs::read_to_string(&auto).unwrap();
+    let kept: String =
+        text.lines().filter(|line| !line.starts_with("recovery_target")).map(|l| format!("{l}\n")).collect();
+    std::fs::write(&auto, kept).unwrap();
+    let primary = format!(
+        "primary_conninfo = 'host=127.0.0.1 port={} user=postgres'\narchive_mode = off",
+        database.server.port()
+    );
+    let server = database.follow(&options.data, &primary).await;
+    let (client, streams) =
+        (database.client().await, "select count(*) from pg_stat_replication where state = 'streaming'");
+    while one::<i64>(&client, streams).await == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    server
+}
+
+/// With segments of 1 MiB, and the part of the last one that is not archived in the tail.
+#[tokio::test]
+async fn a_standby_is_backed_up() {
+    let dir = TestDir::new("archive");
+    let described = Described::in_directory(&dir, "repository", "zstd", true);
+    let settings = "max_wal_senders = 5\nwal_keep_size = 512MB";
+    let database = Database::start_with(postgres::any(), &dir, described, settings, &["--wal-segsize=1"]).await;
+    let client = database.client().await;
+    client.batch_execute("create table marks (id bigint primary key)").await.unwrap();
+    let large = "create table large as select g, repeat(md5(g::text), 20) filler from generate_series(1, 8000) g";
+    client.batch_execute(large).await.unwrap();
+    database.backup("one").await.unwrap();
+    let standby = standby(&database, &dir).await;
+
+    // Nobody ends the segment that the backup ends in: the tail has it.
+    let user = Credentials { username: "postgres".into(), password: String::new() };
+    let source = replication::Target::new(Source::new("127.0.0.1", database.server.port()), user, "tail");
+    let (sender, _progress) = tokio::sync::watch::channel(Progress::default());
+    let tailing = Settings::new(database.archive.clone(), source, None);
+    let tail = tokio::spawn(async move { tail::run(&tailing, Start::Anew, &sender, std::future::pending()).await });
+    let writer = Writer::start(&database).await;
+    writer.more(20).await;
+    let before = writer.acknowledged();
+    client.batch_execute("checkpoint").await.unwrap();
+    let summary = database.backup_of(&standby, "two").await.unwrap();
+    assert!(summary.from_standby && summary.data_checksums && summary.damaged.is_empty(), "{summary:?}");
+    writer.more(20).await;
+    let marked = writer.stop().await;
+    let options = verify::Options { workers: 2, all_wal: false, progress: Default::default() };
+    assert_eq!(verify::verify(&database.archive, "two", &options).await.unwrap().faults, []);
+    let immediate = database.restored(&dir, "immediate", &Target::Immediate).await;
+    let back = rows(&immediate).await;
+    assert!((0..=marked).contains(&back), "{back} of {marked}, {before} before");
+    drop(immediate);
+    database.archive_all().await;
+    let plan = database.plan(&Target::Latest).await.unwrap();
+    assert_eq!(plan.summary.backup, "two");
+    let latest = database.restored(&dir, "latest", &Target::Latest).await;
+    assert_eq!(rows(&latest).await, marked);
+    drop(latest);
+    tail.abort();
+
+    // Promoted midway, what was copied belongs to no timeline.
+    let packs = dir.join("repository/main/first/pack/three");
+    let mut third = Box::pin(database.backup_of(&standby, "three"));
+    let begun = async {
+        while !packs.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = begun => {}
+        done = &mut third => panic!("it was over before: {done:?}"),
+    }
+    let promoted: bool = one(&connect(&standby).await, "select pg_promote()").await;
+    assert!(promoted);
+    let error = tokio::time::timeout(PATIENT, third).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("promoted") || error.to_string().contains("timeline"), "{error}");
+    let names: Vec<String> =
+        base::list(&database.archive).await.unwrap().into_iter().map(|summary| summary.backup).collect();
+    assert_eq!(names, ["one", "two"]);
 }

@@ -26,10 +26,22 @@ pub struct Server {
 impl Server {
     /// initdb in `dir/name`, then start. `settings` are lines for `postgresql.conf`.
     pub async fn create(installation: &Installation, dir: &TestDir, name: &str, settings: &str) -> Result<Server> {
+        Server::create_with(installation, dir, name, settings, &[]).await
+    }
+
+    /// The same with further arguments for initdb.
+    pub async fn create_with(
+        installation: &Installation,
+        dir: &TestDir,
+        name: &str,
+        settings: &str,
+        arguments: &[&str],
+    ) -> Result<Server> {
         let data = dir.join(name);
         let mut initdb = user::command(installation.bins.join("initdb"));
         initdb.current_dir(dir.path()).arg("-D").arg(&data);
         initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        initdb.args(arguments);
         let output = initdb.output().context("running initdb")?;
         if !output.status.success() {
             bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr));

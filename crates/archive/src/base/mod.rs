@@ -36,6 +36,7 @@ use crate::archive::Archive;
 use crate::format::{self, Content, FRAME, FormatError, Header, Kind, Writer};
 use crate::progress::Progress;
 use crate::repository::RepositoryError;
+use crate::tail::{self, TailError};
 use crate::wal::{self, PushError, Segment, WalName};
 
 /// What is to be backed up, and how.
@@ -99,7 +100,7 @@ pub enum BackupError {
     /// WAL without which the backup is of no use.
     #[error(
         "the backup needs {segment}, and nobody archived it within {waited:?}; look at the archiver of the primary \
-         (pg_stat_archiver)"
+         (pg_stat_archiver), or end the segment there: select pg_switch_wal()"
     )]
     WalMissing {
         /// The first segment that is missing.
@@ -107,6 +108,9 @@ pub enum BackupError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// The part of that WAL that only the tail has.
+    #[error(transparent)]
+    Tail(Box<TailError>),
     /// A thread ended by itself.
     #[error("a worker of the backup failed: {0}")]
     Worker(String),
@@ -189,6 +193,15 @@ pub async fn backup(archive: &Archive, client: &Client, name: &str, options: &Op
     Ok(summary)
 }
 
+impl BackupError {
+    fn tail(error: TailError) -> BackupError {
+        match error {
+            TailError::Repository(error) => BackupError::Repository(error),
+            error => BackupError::Tail(Box::new(error)),
+        }
+    }
+}
+
 fn check_identity(archive: &Archive, server: &session::Server) -> Result<(), BackupError> {
     let incarnation = archive.incarnation();
     let text = |system: &str, major: u32, segment: u64| {
@@ -264,6 +277,13 @@ async fn archive_wal(
                 Err(PushError::NotThatSegment { .. } | PushError::Read { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+        // A standby's primary may be far from the end of the segment that the backup ends in.
+        let until = stopped.lsn.min(Lsn(segment.start(size).0 + size));
+        let joiner = tail::Joiner::new(archive).map_err(BackupError::tail)?;
+        if server.is_standby && joiner.covers(segment, until).await.map_err(BackupError::tail)? {
+            segment = segment.next(size);
+            continue;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
         if Instant::now() > deadline {

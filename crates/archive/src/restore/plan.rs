@@ -290,8 +290,7 @@ async fn try_backup(
     match until {
         Ok(until) => {
             let needed = || chain.pieces.iter().filter(|piece| piece.segment.start(size) < until);
-            let tail = needed().filter_map(|piece| piece.tail);
-            let tail = if *target == Target::Immediate { Vec::new() } else { tail.collect() };
+            let tail = needed().filter_map(|piece| piece.tail).collect();
             let complete = needed().filter(|piece| piece.tail.is_none()).map(|piece| piece.segment).collect();
             let (summary, target, history) = (summary.clone(), target.clone(), history.clone());
             Ok(Ok(Plan { summary, target, history, complete, tail, reach, until }))

@@ -60,6 +60,19 @@ impl Joiner {
         Ok(found)
     }
 
+    /// Whether the tail has a segment from its beginning up to `until`, by the names of its chunks: needs no key.
+    pub async fn covers(&self, segment: Segment, until: Lsn) -> Result<bool, TailError> {
+        let chunks = self.chunks(segment.timeline).await?.remove(&segment).unwrap_or_default();
+        let mut end = segment.start(self.size);
+        for chunk in chunks {
+            if chunk.from > end {
+                break;
+            }
+            end = end.max(chunk.to);
+        }
+        Ok(end >= until.min(Lsn(segment.start(self.size).0 + self.size)))
+    }
+
     /// Joins the chunks of one segment from its beginning to the first gap, and no further than `limit`: where the
     /// history leaves the timeline. `None` when nothing is known of its beginning.
     ///

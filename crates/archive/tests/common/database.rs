@@ -69,13 +69,22 @@ pub struct Database {
 impl Database {
     /// initdb with checksums, then archiving on.
     pub async fn start(installation: &Installation, dir: &TestDir, described: Described, settings: &str) -> Database {
+        Database::start_with(installation, dir, described, settings, &[]).await
+    }
+
+    /// The same with further arguments for initdb.
+    pub async fn start_with(
+        installation: &Installation,
+        dir: &TestDir,
+        described: Described,
+        settings: &str,
+        arguments: &[&str],
+    ) -> Database {
         let description = dir.join("archive.json");
         described.save(&description);
-        let push = command("push", &description, "%p %f");
-        let settings = format!(
-            "wal_level = replica\narchive_mode = on\narchive_command = '{push}'\nmax_wal_size = 128MB\nautovacuum = off\n{settings}"
-        );
-        let mut server = Server::create(installation, dir, "data", &settings).await.unwrap();
+        let settings =
+            format!("wal_level = replica\narchive_mode = on\nmax_wal_size = 128MB\nautovacuum = off\n{settings}");
+        let mut server = Server::create_with(installation, dir, "data", &settings, arguments).await.unwrap();
         let client = connect(&server).await;
         let on: String = one(&client, "select current_setting('data_checksums')").await;
         if on == "off" {
@@ -98,6 +107,10 @@ impl Database {
             parent: None,
         };
         let archive = described.begin(incarnation).await;
+        // Only now: after three failures the archiver pauses for a minute.
+        let push = command("push", &description, "%p %f");
+        client.batch_execute(&format!("alter system set archive_command = '{push}'")).await.unwrap();
+        client.batch_execute("select pg_reload_conf()").await.unwrap();
         Database { server, archive, described, description, installation: installation.clone() }
     }
 
@@ -107,6 +120,14 @@ impl Database {
 
     pub async fn backup(&self, name: &str) -> Result<Summary, BackupError> {
         self.backup_to(&self.archive, name).await
+    }
+
+    /// A backup of another server of the same database.
+    pub async fn backup_of(&self, server: &Server, name: &str) -> Result<Summary, BackupError> {
+        let client = connect(server).await;
+        let (data, progress) = (server.data().to_owned(), Progress::default());
+        let options = base::Options { data, workers: 2, fast: true, wal_patience: PATIENT, progress };
+        base::backup(&self.archive, &client, name, &options).await
     }
 
     pub async fn backup_to(&self, archive: &Archive, name: &str) -> Result<Summary, BackupError> {
@@ -172,6 +193,11 @@ impl Database {
 
     pub async fn start_restored(&self, data: &Path) -> Server {
         self.start_restored_with(data, "archive_mode = off").await
+    }
+
+    /// Starts a directory that stays a standby.
+    pub async fn follow(&self, data: &Path, settings: &str) -> Server {
+        Server::of(&self.installation, data, settings).await.unwrap()
     }
 
     /// Starts a restored directory; returns once it takes writes.

@@ -61,6 +61,7 @@ impl Code for BackupError {
             BackupError::Repository(error) => error.code(),
             BackupError::Sql(_) | BackupError::WalMissing { .. } => code::UNAVAILABLE,
             BackupError::Unsupported(_) | BackupError::Foreign { .. } => code::CONFIG,
+            BackupError::Tail(_) => code::DATA,
             BackupError::TimelineChanged { .. } | BackupError::Forgotten { .. } => code::TEMPORARY,
             BackupError::Read { .. } | BackupError::Scan(_) | BackupError::Push(_) => code::IO,
             BackupError::Worker(_) | BackupError::UploadEnded => code::SOFTWARE,

@@ -242,9 +242,10 @@ async fn every_major_comes_back() {
     }
 }
 
-/// Killed in the middle, a backup is none, and the next one is not disturbed; interrupted, it leaves nothing.
+/// Killed in the middle, a backup is none, and the next one is not disturbed; interrupted, it leaves nothing. A restore that
+/// is killed wherever it may be cannot be started, or is complete.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_that_is_stopped_is_none() {
+async fn what_is_stopped_is_not_taken_for_whole() {
     let site = Site::new(postgres::any()).await;
     let client = connect(&site.server).await;
     client
@@ -278,6 +279,23 @@ async fn a_backup_that_is_stopped_is_none() {
     assert_eq!(site.run(&["backup", "list", "-o", "json"]).await.json(), json!([]));
     site.backup().await;
     site.run(&["backup", "verify"]).await.ok();
+
+    for (number, step) in
+        ["", "base", "base/1", "pg_tblspc", "matriarch_archive.json", "backup_label"].iter().enumerate()
+    {
+        let data = site.dir.join(format!("killed-{number}"));
+        let mut command = tokio::process::Command::new(verb::program());
+        command.args(["restore", "--scope", "main", "--jobs", "1", "--tablespace"]);
+        command.arg(format!("space={}-space", data.display())).arg(&data).arg("--archive");
+        command.arg(site.dir.join("archive.yml")).current_dir(site.dir.path()).stdout(std::process::Stdio::null());
+        let mut child = command.kill_on_drop(true).spawn().unwrap();
+        while !data.join(step).exists() && child.try_wait().unwrap().is_none() {
+            tokio::time::sleep(std::time::Duration::from_micros(200)).await;
+        }
+        child.kill().await.unwrap();
+        let complete = data.join("recovery.signal").exists() && data.join("backup_label").exists();
+        assert!(complete || !data.join("global/pg_control").exists(), "killed after {step}");
+    }
 }
 
 fn walk(folder: &Path) -> Vec<PathBuf> {
