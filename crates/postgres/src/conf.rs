@@ -249,6 +249,48 @@ pub fn render(effective: &BTreeMap<String, String>) -> String {
     text
 }
 
+/// Settings that belong to one place and one role, not to the data.
+const PLACED: [&str; 17] = [
+    "archive_command",
+    "archive_mode",
+    "listen_addresses",
+    "port",
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_target_timeline",
+    "restart_after_crash",
+    "restore_command",
+    "ssl",
+    "ssl_ca_file",
+    "ssl_cert_file",
+    "ssl_key_file",
+    "sync_replication_slots",
+    "synchronous_standby_names",
+    "unix_socket_directories",
+    "log_line_prefix",
+];
+
+/// The text of `matriarch.conf` for a copy of the data in another directory that somebody starts by hand: it neither listens where
+/// the member does, nor waits for voters, nor archives in its name. An agent that takes the directory over writes the file anew.
+pub fn elsewhere(text: &str, data_dir: &Path) -> String {
+    let mut kept = String::new();
+    for line in text.lines() {
+        let name = line.split('=').next().unwrap_or_default().trim();
+        let file = match name {
+            "hba_file" => Some(hba::FILE),
+            "ident_file" => Some(hba::IDENT_FILE),
+            _ => None,
+        };
+        if let Some(file) = file {
+            kept.push_str(&format!("{name} = {}\n", quote(&data_dir.join(file).to_string_lossy())));
+        } else if !PLACED.contains(&name) {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
+}
+
 /// Quotes a value as PostgreSQL's configuration parser reads it.
 pub fn quote(value: &str) -> String {
     let mut quoted = String::with_capacity(value.len() + 2);
@@ -356,6 +398,15 @@ mod tests {
         assert_eq!(quote("it's"), "'it''s'");
         assert_eq!(quote("a\\b\nc"), r"'a\\b\nc'");
         assert_eq!(quote(""), "''");
+    }
+
+    #[test]
+    fn a_copy_elsewhere_is_nobodys_member() {
+        let text = "# ours\nmax_connections = '100'\nport = '5432'\nssl = 'on'\nssl_min_protocol_version = 'TLSv1.3'\n\
+                    hba_file = '/old/matriarch_hba.conf'\nsynchronous_standby_names = 'ANY 1 (\"b\")'\narchive_mode = 'on'\n";
+        let expected = "# ours\nmax_connections = '100'\nssl_min_protocol_version = 'TLSv1.3'\n\
+                        hba_file = '/it''s/matriarch_hba.conf'\n";
+        assert_eq!(elsewhere(text, Path::new("/it's")), expected);
     }
 
     #[test]

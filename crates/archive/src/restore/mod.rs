@@ -149,6 +149,7 @@ pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Resul
         }
         tree.text("backup_label", &label)?;
         tree.settings(&settings)?;
+        tree.unbind()?;
         tree.text("recovery.signal", "")?;
         tree.control(&control)
     })

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 
+use matriarch_postgres::conf;
+
 use super::settings;
 use super::{Options, RestoreError};
 use crate::base::{CONTROL, Line, Manifest};
@@ -146,6 +148,20 @@ impl Tree {
             read => read.map_err(RestoreError::write(&path))?,
         };
         self.place("postgresql.auto.conf", format!("{}{lines}", settings::without_ours(&old)).as_bytes())
+    }
+
+    /// What binds the settings to the directory and the part that the backup was taken of: who starts this one by hand would
+    /// find no rules for connections where that was, wait for its voters, and archive in its name.
+    pub fn unbind(&self) -> Result<(), RestoreError> {
+        let path = self.data.join(conf::FILE);
+        match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(RestoreError::write(&path)(error)),
+            Ok(text) => {
+                let data = std::path::absolute(&self.data).map_err(RestoreError::write(&self.data))?;
+                self.place(conf::FILE, conf::elsewhere(&text, &data).as_bytes())
+            }
+        }
     }
 
     /// The last file: from here on PostgreSQL can be started.
