@@ -85,7 +85,7 @@ pub async fn verify(archive: &Archive, backup: &str, options: &Options) -> Resul
             Err(ArchiveError::Repository(error))
                 if error.is_absent() && Joiner::new(archive)?.covers(segment, summary.stop_lsn).await? =>
             {
-                report.from_tail(archive, segment).await?;
+                report.read_tail(archive, segment).await?;
             }
             Err(ArchiveError::Repository(error)) if is_damage(&error) => {
                 report.add(Fault { what: segment.to_string(), blocks: None, why: error.to_string() });
@@ -134,7 +134,7 @@ fn is_damage(error: &RepositoryError) -> bool {
 
 impl Report {
     /// Of a backup from a standby the last segment may be in the tail alone.
-    async fn from_tail(&mut self, archive: &Archive, segment: Segment) -> Result<(), RestoreError> {
+    async fn read_tail(&mut self, archive: &Archive, segment: Segment) -> Result<(), RestoreError> {
         let joiner = Joiner::new(archive)?;
         let chunks = joiner.chunks(segment.timeline).await?.remove(&segment).unwrap_or_default();
         match joiner.join(segment, &chunks, None).await {
