@@ -45,11 +45,12 @@ impl Shell {
     pub(super) async fn leave(&mut self) {
         self.virtual_ip.leave().await;
         self.guard.quit().await;
-        self.finish_archive().await;
         let store = self.storage.handle();
         for held in [self.storage.leader.take(), self.storage.member.take()].into_iter().flatten() {
             let _ = tokio::time::timeout(Duration::from_secs(2), store.revoke(held.id)).await;
         }
+        // Others have nothing to wait for any more.
+        self.finish_archive().await;
         tracing::info!("stopped");
     }
 }
