@@ -1,6 +1,6 @@
 //! The archive: what a cluster keeps outside its own disks, and how it comes back.
 //!
-//! Owns: repositories in a directory or an object store ([`repository`]), the form of the objects in them ([`format`]) and
+//! Owns: repositories in a directory or an object store ([`repository`]), the form of the objects in them ([`mod@format`]) and
 //! where they lie ([`layout`]), one cluster's incarnation there ([`archive`]), its WAL ([`wal`]) and the part of it that has not filled a
 //! segment yet ([`tail`]), base backups ([`base`]), restores ([`restore`]), reading them for damage ([`verify`]), removing
 //! what nobody needs any more ([`retention`]), and what a cluster's configuration means for all that ([`configured`]).

@@ -18,6 +18,7 @@ use matriarch_postgres::postmaster::StartError;
 use matriarch_postgres::rewind::{RewindError, rewind};
 use matriarch_postgres::stop::{StopMode, StoppedBy, stop};
 use matriarch_postgres::{Source, Sql, SqlError, StartAs, adopt, conf, hba, process, start};
+use matriarch_testkit::ports::Port;
 use rustix::process::Signal;
 
 async fn clone_with(node: &Node, source: &Source, options: CloneOptions) -> Result<(), CloneError> {
@@ -179,7 +180,8 @@ async fn an_interrupted_rewind_shows() {
     let (_a_postmaster, a_sql) = a.bootstrap().await;
     let (postmaster, sql) = b.join(&a, &a_sql).await;
     stop(&postmaster, &b.instance.data_dir, Some(&sql), StopMode::Immediate).await.unwrap();
-    let source_gone = Source::new("127.0.0.1", common::free_port());
+    let port = Port::reserve();
+    let source_gone = Source::new("127.0.0.1", port.number());
     let error = rewind(&b.instance, &source_gone, 2).await.unwrap_err();
     assert!(matches!(error, RewindError::SourceUnavailable { .. }), "{error}");
     assert!(matches!(inspect(&b.instance).await.unwrap(), DataDirState::Ready(_)), "the directory was not touched");
@@ -223,7 +225,8 @@ async fn a_wrong_password_is_named() {
     b.instance.replication.password = "wrong".into();
     let error = clone_with(&b, &node.source(), quick()).await.unwrap_err();
     assert!(matches!(&error, CloneError::Refused { user, .. } if user == "replicator"), "{error}");
-    let nobody = Source::new("127.0.0.1", common::free_port());
+    let port = Port::reserve();
+    let nobody = Source::new("127.0.0.1", port.number());
     let error = clone_with(&b, &nobody, quick()).await.unwrap_err();
     assert!(matches!(error, CloneError::SourceUnavailable { .. }), "{error}");
     let options = CloneOptions { slot: Some("none".into()), ..quick() };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use matriarch_postgres::bootstrap::{InitdbOptions, initdb};
 use matriarch_postgres::postmaster::{Postmaster, StartError};
 use matriarch_postgres::{Binaries, Credentials, Owner, StartAs, postmaster, process};
+use matriarch_testkit::ports::Port;
 
 use super::*;
 
@@ -14,6 +15,7 @@ const LONG: Duration = Duration::from_secs(60);
 struct Lab {
     dir: tempfile::TempDir,
     instance: Arc<Instance>,
+    _port: Port,
 }
 
 impl Drop for Lab {
@@ -29,13 +31,13 @@ impl Lab {
     async fn new() -> Lab {
         let dir = tempfile::Builder::new().prefix("mag-").tempdir_in("/tmp").unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = Port::reserve();
         let user = |name: &str| Credentials { username: name.into(), password: "secret".into() };
         let instance = Arc::new(Instance {
             binaries: Binaries::find(None, None).unwrap(),
             data_dir: dir.path().join("data"),
             run_dir: dir.path().join("run"),
-            port,
+            port: port.number(),
             listen_addresses: vec!["127.0.0.1".into()],
             owner: Owner::choose(None).unwrap(),
             passfile: None,
@@ -48,7 +50,7 @@ impl Lab {
         initdb(&instance, &InitdbOptions { extra: vec!["--no-sync".into()], ..InitdbOptions::default() })
             .await
             .unwrap();
-        Lab { dir, instance }
+        Lab { dir, instance, _port: port }
     }
 
     async fn start(&self) -> Result<(Postmaster, Sql), StartError> {

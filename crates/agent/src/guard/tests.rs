@@ -1,7 +1,6 @@
 //! A guard, its orders, and the PostgreSQL that it ends.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use matriarch_core::decide::Job;
 use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::bootstrap::InitdbOptions;
 use matriarch_postgres::{Binaries, Credentials, Instance, Owner, Settings, binaries, hba, process};
+use matriarch_testkit::ports::Port;
 use tokio::sync::watch;
 
 use super::{GuardOptions, GuardState, Order, WatchdogSettings};
@@ -27,13 +27,13 @@ fn programs() -> Binaries {
     named.or_else(installed).expect("a PostgreSQL is installed")
 }
 
-fn instance(dir: &std::path::Path) -> Arc<Instance> {
+fn instance(dir: &std::path::Path, port: &Port) -> Arc<Instance> {
     let user = |name: &str| Credentials { username: name.into(), password: name.into() };
     Arc::new(Instance {
         binaries: programs(),
         data_dir: dir.join("data"),
         run_dir: dir.join("run"),
-        port: TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port(),
+        port: port.number(),
         listen_addresses: vec!["127.0.0.1".into()],
         owner: Owner::choose(None).unwrap(),
         passfile: None,
@@ -121,7 +121,8 @@ impl Drop for Guard {
 async fn a_primary_that_starts_after_its_deadline_is_ended_until_the_guard_is_disarmed() {
     let dir = tempfile::Builder::new().prefix("mguard-").tempdir_in("/tmp").unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let instance = instance(dir.path());
+    let port = Port::reserve();
+    let instance = instance(dir.path(), &port);
     let data_dir = instance.data_dir.clone();
     let runs = || !process::tree(&data_dir).is_empty();
     perform(Job::Initdb, context(&instance, None)).await.map_err(|failure| failure.message).unwrap();

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use matriarch_postgres::{
     Binaries, Credentials, Instance, Owner, Postmaster, Source, Sql, StartAs, binaries, hba, incarnation, process,
     roles,
 };
+use matriarch_testkit::ports::Port;
 
 pub mod stream;
 
@@ -63,11 +63,12 @@ impl Lab {
         let user = |name: &str| Credentials { username: name.into(), password: format!("{name}'s: \\secret") };
         let base = self.dir.path().join(name);
         std::fs::create_dir_all(&base).unwrap();
+        let port = Port::reserve();
         let instance = Instance {
             binaries: self.binaries.clone(),
             data_dir: data_dir.to_owned(),
             run_dir: base.join("run"),
-            port: free_port(),
+            port: port.number(),
             listen_addresses: vec!["127.0.0.1".into()],
             owner: Owner::choose(None).unwrap(),
             passfile: None,
@@ -77,18 +78,15 @@ impl Lab {
             rewind: user("rewinder"),
             pooler: Some(user("pooler")),
         };
-        Node { instance, log: base.join("postgresql.log"), settings: Settings::default() }
+        Node { instance, log: base.join("postgresql.log"), settings: Settings::default(), _port: port }
     }
-}
-
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub struct Node {
     pub instance: Instance,
     pub log: PathBuf,
     pub settings: Settings,
+    _port: Port,
 }
 
 impl Drop for Node {
