@@ -116,7 +116,13 @@ impl Turn<'_> {
         let pledge = Pledge { epoch: sync.value.epoch, incarnation, timeline, lsn, withdrawn };
         // Writing the rule anew keeps a leader that is being fenced from changing it behind the pledgers' backs. Its serial
         // number tells everybody who has seen it of a store that goes back to before: to a pledge withdrawn since.
-        let txn = Txn::new().as_seen(&own, compared).put(&own, &pledge).rewrite_sync(sync, sync.value.clone());
+        let txn = Txn::new().as_seen(&own, compared).put(&own, &pledge);
+        // Routers hold for the very revision that announces a switchover: writing it anew would let new work in meanwhile.
+        let txn = if withdrawn && sync.value.handover {
+            txn.unchanged(key::SYNC, sync.revision)
+        } else {
+            txn.rewrite_sync(sync, sync.value.clone())
+        };
         self.memory.pledging.doubt = Doubt::Sent(compared);
         self.commit(if withdrawn { Purpose::Withdraw } else { Purpose::Pledge }, txn);
         why
