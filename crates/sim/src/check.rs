@@ -8,6 +8,7 @@ use matriarch_core::record::SyncRecord;
 
 use crate::node::{Node, NodeId};
 use crate::server::{Names, Sender, Waiting};
+use crate::wal::Wal;
 use crate::world::World;
 
 /// Two primaries that both move may not last longer than this.
@@ -41,8 +42,8 @@ pub struct Checker {
     asynchronous: BTreeSet<u64>,
     /// The member on which a person has accepted loss.
     pub loss_accepted_on: Option<MemberName>,
-    /// When a data directory was last replaced behind PostgreSQL's back.
-    pub data_lost: Option<Millis>,
+    /// What members had before it was replaced behind their backs.
+    pub lost: Vec<(NodeId, Wal)>,
     /// The newest epoch whose leader runs as a primary, and who that is.
     promoted: Option<(u64, NodeId)>,
     two_since: Option<Millis>,
@@ -61,6 +62,12 @@ impl World {
         self.checker.violation.get_or_insert(format!("at {} ms: {text}", self.now));
     }
 
+    /// A member's data is about to be replaced behind its back.
+    pub(crate) fn note_loss(&mut self, node: NodeId) {
+        let wal = self.nodes[node].wal().cloned();
+        self.checker.lost.extend(wal.map(|wal| (node, wal)));
+    }
+
     /// A client is told that its commit is done.
     pub(crate) fn acknowledge(&mut self, node: NodeId, commit: Waiting, names: &Names) {
         let epoch = self.nodes[node].led_epoch;
@@ -73,12 +80,11 @@ impl World {
             self.check_quorum(node, commit, names);
         }
         let Waiting { uid, index, .. } = commit;
-        // What an older leader acknowledges after the newest was promoted was confirmed before, or it is lost. When the
-        // newest has lost its data since, only the next one can tell.
+        // What an older leader acknowledges after the newest was promoted was confirmed before, or it is lost.
         if covered
             && let Some((newest, leader)) = self.checker.promoted
             && newest > epoch
-            && self.nodes[leader].wal().is_some_and(|wal| !wal.holds(index, uid))
+            && !self.has_had(leader, |wal| wal.holds(index, uid))
         {
             self.violate(format!("{node} of epoch {epoch} acknowledges what the leader of epoch {newest} lacks"));
         }
@@ -103,32 +109,36 @@ impl World {
 
     /// A commit acknowledged under a rule is flushed by the leader and by as many voters as the rule needs.
     fn check_quorum(&mut self, node: NodeId, commit: Waiting, names: &Names) {
-        let holds = |node: &Node| {
-            node.wal().is_some_and(|wal| wal.holds(commit.index, commit.uid) && wal.flushed > commit.index)
-        };
-        if !holds(&self.nodes[node]) && self.nodes[node].disk.dir().is_some() {
+        if !self.has_flushed(node, commit) && self.nodes[node].disk.dir().is_some() {
             self.violate(format!("{node} acknowledges what it has not flushed"));
         }
         // A walsender that has not loaded the newest rule yet counts by its own.
-        let known: Vec<bool> =
-            self.nodes[node].pg.senders.values().map(|sender| holds(&self.nodes[sender.node])).collect();
-        let flushed = known.into_iter().filter(|holds| *holds).count();
-        // A confirmation may be older than the loss of what it confirmed, much older when it waited on a frozen machine.
-        let since = self.nodes[node].thawed.filter(|at| self.now < at + 5000);
-        let lost = self.checker.data_lost.is_some_and(|at| self.now < at + 5000 || since.is_some());
-        if flushed < names.needed && !lost {
+        let flushed =
+            self.nodes[node].pg.senders.values().filter(|sender| self.has_flushed(sender.node, commit)).count();
+        if flushed < names.needed {
             self.violate(format!("{node} acknowledges with {flushed} of {} voters", names.needed));
         }
         let zones = &self.setup.zones;
-        let elsewhere = |sender: &Sender| zones[sender.node] != zones[node] && holds(&self.nodes[sender.node]);
+        let elsewhere = |sender: &Sender| zones[sender.node] != zones[node] && self.has_flushed(sender.node, commit);
         // With two needed, a neighbour may be one of them; walsenders that have loaded the new rule and those that have not
         // yet may then together be content with it.
         let changing = self.setup.synchronous.needed > 1
             && self.nodes[node].pg.senders.values().any(|sender| *sender.names != *names);
         let insists = self.setup.synchronous.zones == Zones::Require && !zones.is_empty() && !changing;
-        if insists && !lost && !self.nodes[node].pg.senders.values().any(elsewhere) {
+        if insists && !self.nodes[node].pg.senders.values().any(elsewhere) {
             self.violate(format!("{node} acknowledges what nobody outside its zone has flushed"));
         }
+    }
+
+    /// A confirmation may be older than the loss of what it confirmed, much older when it waited on a frozen machine.
+    fn has_flushed(&self, node: NodeId, Waiting { index, uid, .. }: Waiting) -> bool {
+        self.has_had(node, |wal| wal.holds(index, uid) && wal.flushed > index)
+    }
+
+    /// Whether it is true of what a member has, or had until it was taken from it.
+    fn has_had(&self, node: NodeId, what: impl Fn(&Wal) -> bool) -> bool {
+        let lost = self.checker.lost.iter().filter(|(owner, _)| *owner == node).map(|(_, wal)| wal);
+        self.nodes[node].wal().into_iter().chain(lost).any(what)
     }
 
     /// The published rule lets no takeover happen without this commit, as far as voters alone decide.

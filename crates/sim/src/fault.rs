@@ -301,8 +301,8 @@ impl World {
         self.kill_agent(node);
         self.kill_postgres(node);
         let incarnation = self.incarnation();
-        self.checker.data_lost = Some(self.now);
         let back = self.random(10, 60) as usize;
+        self.note_loss(node);
         if let Some(dir) = self.nodes[node].disk.dir_mut() {
             let kept = dir.wal.len().saturating_sub(back).max(1);
             dir.wal.truncate(kept);

@@ -288,7 +288,7 @@ impl World {
 
     /// Replaces the data directory. PostgreSQL, if it runs, finds out later.
     pub(crate) fn replace_disk(&mut self, node: NodeId, disk: Disk) {
-        self.checker.data_lost = Some(self.now);
+        self.note_loss(node);
         let before = std::mem::replace(&mut self.nodes[node].disk, disk);
         self.nodes[node].settings = Default::default();
         if self.nodes[node].pg.process != Process::Stopped {
