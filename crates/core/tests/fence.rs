@@ -313,6 +313,15 @@ fn a_store_that_went_back_is_left_alone_but_by_the_running_primary() {
     assert!(record.epoch == 3 && record.serial > 40);
     assert!(written::<Pledge>(txn, "pledges/c").unwrap().withdrawn, "it may have been withdrawn after the backup");
 
+    // Refused after the lease was given up, it tries again as long as that would have lasted, and no longer.
+    let mut refused = Observation { lease: None, ..primary };
+    let again = decide(&policy("a"), &decision.memory, &refused);
+    assert_eq!(committed(&again).map(|(purpose, _)| purpose), Some(Purpose::Recreate));
+    refused.now = NOW + 4_000;
+    assert_eq!(committed(&decide(&policy("a"), &again.memory, &refused)), None);
+    refused.now = NOW;
+    assert_eq!(committed(&decide(&policy("a"), &Memory::default(), &refused)), None, "nothing is known of a lease");
+
     // Wiped, and only a copy of the last primary's data that does not run: it founds nothing.
     let mut wiped = observation("a", 1);
     (wiped.store, wiped.server) = (Some(ClusterView::default()), Server::Stopped);

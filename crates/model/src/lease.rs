@@ -177,6 +177,10 @@ impl Scene<'_> {
         let mutation = self.setup.mutation;
         for me in self.state.ids() {
             let member = self.state.member(me);
+            if member.memory.given_up.is_some() {
+                let given_up = &mut Arc::make_mut(&mut member.memory).given_up;
+                *given_up = given_up.map(|until| until - TICK).filter(|until| *until > NOW);
+            }
             let timed = &mut member.timed;
             let armed = timed.guarded > 0;
             if me != 0 || mutation != Some(Mutation::ClockStopsAsleep) {

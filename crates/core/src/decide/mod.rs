@@ -90,6 +90,9 @@ pub struct Memory {
     pub pledging: Pledging,
     /// A rule that was sent for publication and is enforced once published; it may have landed without our knowing.
     pub announced: Option<Proposed>,
+    /// When the lease would have ended that was given up to write the records of a store anew that went back in time; none
+    /// once they are there.
+    pub given_up: Option<Millis>,
 }
 
 /// See [`Memory::pledging`].

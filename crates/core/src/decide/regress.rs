@@ -22,6 +22,7 @@ impl Turn<'_> {
         let initialized = view.initialize.as_ref().is_some_and(|system| !system.value.is_empty());
         let current = initialized && shown >= Some((newest.epoch, newest.serial));
         if current || self.accepted_for_us(view).is_some() {
+            self.memory.given_up = None;
             return None;
         }
         self.memory.proposed = None;
@@ -74,7 +75,7 @@ impl Turn<'_> {
         // The revision stands for none: nothing of ours that is under way could still land.
         self.weigh(&Versioned { revision: 0, value: newest.clone() });
         let now = self.obs.now;
-        if self.authority.is_some_and(|until| until > now) {
+        if self.authority.max(self.memory.given_up).is_some_and(|until| until > now) {
             return self.write_anew(view, newest);
         }
         // Nobody takes over from a store like this: the guard's last word stands while the others are asked.
@@ -111,7 +112,10 @@ impl Turn<'_> {
         if let (Some(config), None) = (&self.obs.config, view.config_revision) {
             txn = txn.absent(key::CONFIG).put_text(key::CONFIG, config.clone(), Life::Permanent);
         }
-        if self.obs.lease.is_some() {
+        if let Some(lease) = self.obs.lease {
+            // Should this be refused, then the next try is as well founded as this one: until then nobody else can have taken
+            // the lead but in a record, and that is looked at and compared.
+            self.memory.given_up = Some(lease.until);
             self.actions.push(Action::DropLease);
         }
         self.commit(Purpose::Recreate, txn);
