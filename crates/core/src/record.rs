@@ -145,6 +145,9 @@ pub struct MemberRecord {
     /// It receives WAL and has not replayed any for seconds (ours).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replay_still: bool,
+    /// It has to change its data, and waits until no rule counts on what it has (ours).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaves_rule: bool,
     /// What stands in the member's way, in words, when something does (ours).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

@@ -92,6 +92,8 @@ impl Scene<'_> {
             tls: false,
             disk_full: false,
             replay_still: false,
+            // Whether it waits for that is in no state of the model; that it does not run is necessary.
+            leaves_rule: state != "running",
             problem: None,
         }
     }

@@ -89,6 +89,14 @@ fn leases_keep_two_leaders_apart_where_nothing_else_does() {
     holds(&Setup { members: 3, ..Setup::asynchronous(Budget { outages: 1, expiries: 1, ..write() }) });
 }
 
+/// What was acknowledged is on the last leader's disk, which may vote; a member that has to change its data asks first.
+#[test]
+fn strict_rules_count_on_the_last_leader_too() {
+    let pair = |budget| Setup { strict: true, ..Setup::quorum(2, budget) };
+    holds_throughout(&pair(Budget { crashes: 1, wipes: 1, ..write() }));
+    holds(&pair(Budget { writes: 2, expiries: 1, crashes: 1, ..Budget::default() }));
+}
+
 #[test]
 fn a_person_gives_up_only_what_nobody_there_holds() {
     holds(&Setup::quorum(3, Budget { overrides: 1, expiries: 1, wipes: 2, ..write() }));

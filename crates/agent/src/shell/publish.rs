@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use matriarch_core::decide::{Ailment, Data, Job, Millis, Purpose, Server};
+use matriarch_core::decide::{Ailment, Data, Job, Millis, Purpose, Server, Why};
 use matriarch_core::record::{HistoryEntry, IN_ARCHIVE_RECOVERY, KnownPosition, MemberRecord, Role, StatusRecord, key};
 use matriarch_core::transaction::Txn;
 use matriarch_core::{Lsn, MemberName};
@@ -103,6 +103,7 @@ impl Shell {
             tls: crate::policy::parameters(&self.config).get("ssl").is_some_and(|ssl| ssl == "on"),
             disk_full: matches!(self.ailment(), Some(Ailment::Full { .. })),
             replay_still: matches!(self.ailment(), Some(Ailment::ReplayStill { .. })),
+            leaves_rule: self.last_why == Why::STILL_A_VOTER,
             problem: self.problem.clone(),
         }
     }

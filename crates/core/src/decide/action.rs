@@ -80,6 +80,9 @@ pub struct Why {
 }
 
 impl Why {
+    /// The member has to change its data, and a rule counts on that.
+    pub const STILL_A_VOTER: &str = "still_a_voter";
+
     /// A reason with its text.
     pub fn new(code: &'static str, text: impl Into<String>) -> Self {
         Why { code, text: text.into() }

@@ -237,7 +237,7 @@ impl Turn<'_> {
     fn still_a_voter(&self, sync: &SyncRecord) -> Option<Why> {
         let incarnation = self.obs.incarnation()?;
         let voter = !sync.rule.is_empty() && sync.rule.has(&self.policy.me, incarnation);
-        voter.then(|| Why::new("still_a_voter", "waiting to be dropped from the rule before touching the data"))
+        voter.then(|| Why::new(Why::STILL_A_VOTER, "waiting to be dropped from the rule before touching the data"))
     }
 }
 

@@ -130,7 +130,11 @@ impl Turn<'_> {
             .map(|(name, incarnation)| (name.clone(), incarnation.clone()))
             .collect();
         if wanted.strict && (voters.len() as u32) < wanted.needed {
-            let missing = old.rule.voters.iter().filter(|(name, _)| **name != self.policy.me);
+            // The last leader, too: it holds what was acknowledged so far, and nothing more is before that many are there.
+            let leader = Some((&old.leader, &old.incarnation)).filter(|(name, incarnation)| {
+                view.members.get(*name).is_none_or(|member| candidates::may_vote(member, incarnation))
+            });
+            let missing = old.rule.voters.iter().chain(leader).filter(|(name, _)| **name != self.policy.me);
             for (name, incarnation) in missing {
                 voters.entry(name.clone()).or_insert_with(|| incarnation.clone());
             }

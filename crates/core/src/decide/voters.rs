@@ -156,9 +156,9 @@ impl Turn<'_> {
                 continue;
             }
             let since = *self.memory.missing_since.entry(name.clone()).or_insert(now);
-            // One whose own record says that it has lost that data will not be back with it.
-            let lost = view.members.get(name).is_some_and(|member| member.incarnation.as_ref() != Some(incarnation));
-            let due = if lost { now } else { since + self.policy.shrink_delay };
+            // One whose own record says so will not be back with that data.
+            let given_up = view.members.get(name).is_some_and(|member| gives_up(member, incarnation));
+            let due = if given_up { now } else { since + self.policy.shrink_delay };
             if now >= due {
                 gone.push(name.clone());
             } else {
@@ -197,8 +197,10 @@ impl Turn<'_> {
         // A voter that came back with other data is a voter gone and a voter new; the old one leaves first.
         let new: BTreeMap<_, _> =
             present.into_iter().filter(|(name, _)| !published.voters.contains_key(name)).collect();
-        let waits =
-            |name: &MemberName| view.members.get(name).is_some_and(|member| touches_data(published, name, member));
+        let waits = |name: &MemberName| {
+            let member = view.members.get(name).zip(published.voters.get(name));
+            member.is_some_and(|(member, incarnation)| gives_up(member, incarnation))
+        };
         let drop_from = |names: &[MemberName]| Step::EnforceFirst(published.only(|name, _| !names.contains(name)));
         // A voter more makes takeovers stricter only where there were enough voters before. With fewer than a strict rule
         // needs, each of them could take over alone: a new one has to be proved first to hold everything. And until that is
@@ -277,8 +279,7 @@ impl Turn<'_> {
     }
 }
 
-/// The living voter has other data by now, or does not run, as before a rewind or a copy. The record of one that died
-/// says that it runs until its lease ends.
-fn touches_data(rule: &Rule, name: &MemberName, member: &MemberRecord) -> bool {
-    member.state != "running" || member.incarnation.as_ref() != rule.voters.get(name)
+/// The voter has other data by now, or waits to be dropped before it changes what it has, as by a rewind or a copy.
+fn gives_up(member: &MemberRecord, incarnation: &Incarnation) -> bool {
+    member.leaves_rule || member.incarnation.as_ref() != Some(incarnation)
 }

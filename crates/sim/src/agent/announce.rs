@@ -1,6 +1,6 @@
 //! What a member tells the others: its record, the leader's position, and where timelines forked.
 
-use matriarch_core::decide::{Ailment, Job, Millis, Observation, Purpose, Server};
+use matriarch_core::decide::{Ailment, Job, Millis, Observation, Purpose, Server, Why};
 use matriarch_core::record::{HistoryEntry, Role, key};
 use matriarch_core::transaction::Txn;
 use matriarch_core::{Incarnation, Timeline};
@@ -24,6 +24,7 @@ pub struct Facts {
     epoch: u64,
     disk_full: bool,
     replay_still: bool,
+    leaves_rule: bool,
 }
 
 impl World {
@@ -120,6 +121,7 @@ impl World {
             epoch: sync.filter(|sync| leads && role == Role::Primary && sync.leader == *name).map_or(0, |s| s.epoch),
             disk_full: matches!(self.nodes[node].ailment, Some(Ailment::Full { .. })),
             replay_still: self.nodes[node].replay_is_still(),
+            leaves_rule: self.nodes[node].agent.why.as_ref().is_some_and(|why| why.code == Why::STILL_A_VOTER),
         }
     }
 
@@ -143,6 +145,7 @@ impl World {
             "epoch": facts.epoch,
             "disk_full": facts.disk_full,
             "replay_still": facts.replay_still,
+            "leaves_rule": facts.leaves_rule,
         })
         .to_string()
     }
