@@ -322,6 +322,16 @@ fn a_store_that_went_back_is_left_alone_but_by_the_running_primary() {
     refused.now = NOW;
     assert_eq!(committed(&decide(&policy("a"), &Memory::default(), &refused)), None, "nothing is known of a lease");
 
+    // It has just taken over and is still to be promoted: the same, but for as long only as the lease of its takeover lasts.
+    let mut elected = back("a");
+    (elected.server, elected.support) = (observation("b", 1).server, BTreeMap::new());
+    detached(&mut elected);
+    let decision = decide(&policy("a"), &Memory::default(), &elected);
+    assert_eq!(committed(&decision).map(|(purpose, _)| purpose), Some(Purpose::Recreate));
+    assert_eq!(decision.stance, Stance::Leads { epoch: 3 });
+    elected.now = NOW + 4_000;
+    assert_eq!(committed(&decide(&policy("a"), &decision.memory, &elected)), None);
+
     // Wiped, and only a copy of the last primary's data that does not run: it founds nothing.
     let mut wiped = observation("a", 1);
     (wiped.store, wiped.server) = (Some(ClusterView::default()), Server::Stopped);

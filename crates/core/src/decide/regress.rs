@@ -1,9 +1,9 @@
 //! A store that went back in time: restored from an older backup, or wiped.
 //!
 //! What it says then has been overtaken: voters that were added, pledges that were withdrawn, epochs that have begun since.
-//! Nobody acts on it but the running primary of the newest epoch that this member has seen, which writes the records anew
-//! while it has the authority to run; everybody else goes on as it is. Without such a primary it takes a person: see
-//! `loss.rs`.
+//! Nobody acts on it but the leader of the newest epoch that this member has seen, which writes the records anew: while it
+//! has the authority to run as a primary, or before its promotion, while the lease lasts that its takeover gave it. Everybody
+//! else goes on as it is. Without such a leader it takes a person: see `loss.rs`.
 
 use crate::decide::turn::Turn;
 use crate::decide::{Action, ClusterView, Doubt, Purpose, Server, Stance, Why};
@@ -42,6 +42,10 @@ impl Turn<'_> {
         if self.runs_without_data() {
             return Some(self.stop_without_data());
         }
+        if self.is_to_be_promoted(view, newest) {
+            self.stance = Stance::Leads { epoch: newest.epoch };
+            return Some(self.write_anew(view, newest));
+        }
         if self.obs.running().is_none_or(|running| running.in_recovery) {
             self.void_old_pledge(view, newest);
         }
@@ -63,12 +67,7 @@ impl Turn<'_> {
 
     /// PostgreSQL runs as a primary. In the newest epoch that we know, and with authority, it stays one.
     fn primary_without_records(&mut self, view: &ClusterView, newest: &SyncRecord, why: Why) -> Why {
-        let replaced = view.leader.is_some()
-            && view
-                .sync
-                .as_ref()
-                .is_some_and(|sync| sync.value.epoch >= newest.epoch && sync.value.leader != newest.leader);
-        if replaced || !self.epoch_is_ours(newest) {
+        if replaced(view, newest) || !self.epoch_is_ours(newest) {
             return self.stop_writable(why);
         }
         self.stance = Stance::Leads { epoch: newest.epoch };
@@ -84,6 +83,17 @@ impl Turn<'_> {
         }
         self.wake_at(now + 100);
         why
+    }
+
+    /// We took over in the newest epoch that we know, and are still to be promoted. Our data is as it was counted then, and
+    /// under our lease we could be promoted right now had the store not gone back.
+    fn is_to_be_promoted(&self, view: &ClusterView, newest: &SyncRecord) -> bool {
+        let lease = self.obs.lease.map(|lease| lease.until).max(self.memory.given_up);
+        !self.obs.stopping
+            && self.obs.running().is_some_and(|running| running.in_recovery)
+            && lease.is_some_and(|until| until > self.obs.now)
+            && self.epoch_is_ours(newest)
+            && !replaced(view, newest)
     }
 
     fn write_anew(&mut self, view: &ClusterView, newest: &SyncRecord) -> Why {
@@ -124,4 +134,10 @@ impl Turn<'_> {
             format!("the store went back in time: writing the records of epoch {} anew", newest.epoch),
         )
     }
+}
+
+/// Somebody else leads in an epoch that we cannot have known.
+fn replaced(view: &ClusterView, newest: &SyncRecord) -> bool {
+    let elsewhere = |sync: &SyncRecord| sync.epoch >= newest.epoch && sync.leader != newest.leader;
+    view.leader.is_some() && view.sync.as_ref().is_some_and(|sync| elsewhere(&sync.value))
 }
