@@ -2,10 +2,11 @@
 //!
 //! Owns: the loop that observes, decides and acts ([`Shell`]), the leases ([`storage`]), PostgreSQL's jobs
 //! ([`jobs`]), the guard process ([`guard`]), heartbeats between agents ([`heartbeat`]), what outlives a restart
-//! ([`lasting`]), the address that follows the primary ([`virtual_ip`]), WAL on its way to the archive ([`archive`]) and what the API shows and does ([`shared`], [`rest`]).
+//! ([`lasting`]), the address that follows the primary ([`virtual_ip`]), WAL on its way to the archive ([`archive`]), whose turn it is to take a scheduled backup ([`backups`]), and what the API shows and does ([`shared`], [`rest`]).
 //! Must not: decide anything about who leads; that is `matriarch_core::decide`'s. Start reading at [`Shell::run`].
 
 pub mod archive;
+pub mod backups;
 pub mod certificates;
 mod claim;
 mod conf_files;

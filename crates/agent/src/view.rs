@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use matriarch_api::DrillLog;
+use matriarch_api::{BackupLog, BackupRun, DrillLog};
 use matriarch_core::decide::{ClusterView, LeaderKey};
 use matriarch_core::record::{
     KnownPosition, MemberRecord, Pledge, RouterRecord, StatusRecord, SyncRecord, Versioned, key,
@@ -37,6 +37,10 @@ pub struct Reading {
     pub known: BTreeMap<MemberName, KnownPosition>,
     /// `drills`.
     pub drills: Arc<DrillLog>,
+    /// `backups`.
+    pub backups: Option<Versioned<BackupLog>>,
+    /// `backup`: the scheduled one under way.
+    pub backup: Option<BackupRun>,
     /// Keys whose value is not what it should be: named, logged, and otherwise ignored.
     pub garbled: Vec<String>,
 }
@@ -71,6 +75,8 @@ pub fn read(snapshot: &Snapshot, lease: Option<LeaseId>, now: jiff::Timestamp) -
         view.history = history.value;
     }
     reading.drills = json(snapshot, key::DRILLS, garbled).map(|drills| Arc::new(drills.value)).unwrap_or_default();
+    reading.backups = json(snapshot, key::BACKUPS, garbled);
+    reading.backup = json(snapshot, key::BACKUP, garbled).map(|run| run.value);
     let status = json::<StatusRecord>(snapshot, key::STATUS, garbled).map(|status| status.value).unwrap_or_default();
     view.optime = Lsn(status.optime);
     reading.known = status.known;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
 use crate::backend::Live;
-use crate::types::{ArchiveStatus, ClusterStatus, DrillKind, DrillLog, MemberStatus};
+use crate::types::{ArchiveStatus, ClusterStatus, DrillKind, DrillLog, MemberStatus, ScheduledBackups};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -251,6 +251,29 @@ fn of_archive(page: &mut Page, archive: &ArchiveStatus) {
         "matriarch_archive_oldest_waiting_timestamp_seconds",
         "Since when the oldest of them waits, seconds since 1970, 0 when none does.",
         archive.oldest_waiting.as_ref().map_or(0.0, |file| seconds(&file.at)),
+    );
+    if let Some(backups) = &archive.backups {
+        of_backups(page, backups);
+    }
+}
+
+fn of_backups(page: &mut Page, backups: &ScheduledBackups) {
+    let at = |time: Option<&String>| time.map_or(0.0, |time| seconds(time));
+    page.gauge(
+        "matriarch_backup_last_timestamp_seconds",
+        "When the last scheduled backup was complete, seconds since 1970, 0 when none was.",
+        at(backups.last.as_ref().map(|last| &last.ended)),
+    );
+    page.gauge(
+        "matriarch_backup_next_timestamp_seconds",
+        "When the next one is due, or is tried again, seconds since 1970, 0 when that is not known.",
+        at(backups.next.as_ref()),
+    );
+    page.gauge("matriarch_backup_running", "1 while a scheduled backup is taken.", u8::from(backups.running.is_some()));
+    page.gauge(
+        "matriarch_backup_failures",
+        "Attempts at a scheduled backup that failed since the last one.",
+        backups.failures,
     );
 }
 

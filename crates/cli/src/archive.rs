@@ -1,6 +1,8 @@
 //! `archive`: what is archived, and whether repositories do what they must.
 
-use matriarch_api::{ArchiveCheckRow, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchivedFile};
+use matriarch_api::{
+    ArchiveCheckRow, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchivedFile, ScheduledBackups,
+};
 use serde::Serialize;
 
 use crate::fail::{Failure, code};
@@ -35,6 +37,9 @@ struct Page {
     waiting: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_waiting: Option<ArchivedFile>,
+    /// Scheduled backups; only with a schedule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backups: Option<ScheduledBackups>,
     members: Vec<Line>,
 }
 
@@ -75,6 +80,7 @@ fn page(leader: Option<&str>, members: Vec<Line>) -> Page {
         last_failure: best.last_failure,
         waiting,
         oldest_waiting: oldest,
+        backups: best.backups,
         members,
     }
 }
@@ -98,6 +104,9 @@ fn parts(page: &Page) -> Vec<Part> {
     }
     if let Some(failure) = &page.last_failure {
         line(Tone::Bad, "Last failure:", format!("{} at {}: {}", failure.file, failure.at, failure.why));
+    }
+    for (tone, name, text) in page.backups.iter().flat_map(scheduled) {
+        line(tone, name, text);
     }
     let mut repositories = Grid::new(&["Repository", "State", "Tail stored", "Behind", "Problem"]).numeric(&["Behind"]);
     for row in &page.repositories {
@@ -138,6 +147,38 @@ fn parts(page: &Page) -> Vec<Part> {
     }
     parts.push(Part::Grid(members));
     parts
+}
+
+/// What is to be said of scheduled backups.
+fn scheduled(backups: &ScheduledBackups) -> Vec<(Tone, &'static str, String)> {
+    let mut lines = vec![(Tone::Plain, "Schedule:", backups.schedule.clone())];
+    lines.push(match &backups.last {
+        Some(last) => {
+            let from = if last.from_standby { "replica" } else { "primary" };
+            let text = format!(
+                "{} at {}, by the {from} {}, {} stored, {} expired",
+                last.backup,
+                last.ended,
+                last.member,
+                units::bytes(last.stored),
+                last.expired
+            );
+            (Tone::Plain, "Last backup:", text)
+        }
+        None => (Tone::Plain, "Last backup:", "none by this schedule yet".to_owned()),
+    });
+    let next = backups.next.clone().unwrap_or_else(|| "not known yet".to_owned());
+    lines.push(match &backups.running {
+        Some(run) => (Tone::Plain, "Next backup:", format!("under way on {} since {}", run.member, run.since)),
+        None if backups.failures > 0 => (Tone::Warn, "Next backup:", format!("tried again at {next}")),
+        None => (Tone::Plain, "Next backup:", next),
+    });
+    if let Some(failure) = &backups.last_failure {
+        let count = if backups.failures > 1 { format!(" ({} attempts)", backups.failures) } else { String::new() };
+        let text = format!("on {} at {}{count}: {}", failure.member, failure.at, failure.why);
+        lines.push((Tone::Bad, "Backup failure:", text));
+    }
+    lines
 }
 
 async fn check(target: &Target, ui: &mut Ui, init: bool) -> anyhow::Result<()> {

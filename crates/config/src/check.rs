@@ -178,7 +178,7 @@ fn seconds(value: &Value, min: f64, max: f64, path: &str, problems: &mut Problem
             problems.add(path, format!("{number} seconds is out of range"), format!("choose {min} to {max} seconds"));
             Value::Null
         }
-        None => wrong(value, path, "a number of seconds (or text with a unit: ms, s, min, h, d)", problems),
+        None => wrong(value, path, "a number of seconds (or text with a unit: ms, s, min, h, d, w)", problems),
     }
 }
 

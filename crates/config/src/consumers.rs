@@ -32,6 +32,8 @@ const NAMES: &[(&str, &str)] = &[
     ("ignore_slots.plugin", ".covers("),
     ("postgresql.run_dir", ".run_dir()"),
     ("postgresql.authentication.rewind", ".rewind()"),
+    ("archive.schedule.full", "schedule.next("),
+    ("archive.schedule.time_zone", "schedule.next("),
     // The check of the endpoint reads it.
     ("archive.repositories.allow_http", "with_allow_http"),
     // Tags travel with the member and are read from there, by name.

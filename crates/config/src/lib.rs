@@ -13,6 +13,7 @@ mod address;
 mod check;
 #[cfg(test)]
 mod consumers;
+mod cron;
 mod dynamic;
 mod hba;
 mod limits;
@@ -30,7 +31,10 @@ mod units;
 mod yaml;
 
 pub use address::{Address, BadAddress, Listen, PoolerAddress};
-pub use dynamic::archive::{Archive, ArchiveLocation, ArchiveRepository, Compression, CreateBy, Encryption};
+pub use cron::{Cron, Zone};
+pub use dynamic::archive::{
+    Archive, ArchiveLocation, ArchiveRepository, Compression, CreateBy, Encryption, Retention, Schedule,
+};
 pub use dynamic::{
     Crash, DynamicConfig, SharedPostgres, Slot, SlotKind, SlotMatch, SynchronousMode, SynchronousZones, validate,
 };

@@ -18,7 +18,7 @@ There are two configurations. The **dynamic** one lives in the store, is the sam
 use Patroni's names where those exist. `matriarch config check FILE` checks either and tells all that is wrong with it.
 
 An unknown key is an error, never ignored. Durations are seconds, or text with a unit (`500ms`, `5s`, `1min`, `2h`,
-`1d`); sizes are bytes, or text with a unit (`B`, `kB`, `MB`, `GB`, `TB`). A key set to `null` is the same as a key left
+`1d`, `2w`); sizes are bytes, or text with a unit (`B`, `kB`, `MB`, `GB`, `TB`). A key set to `null` is the same as a key left
 out. `on`, `off`, `yes` and `no` also stand for true and false.
 ";
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// Seconds from `5`, `0.5`, `"500ms"`, `"5s"`, `"1min"`, `"2h"` or `"1d"`; none when it is no such thing.
+/// Seconds from `5`, `0.5`, `"500ms"`, `"5s"`, `"1min"`, `"2h"`, `"1d"` or `"2w"`; none when it is no such thing.
 pub(crate) fn seconds(value: &Value) -> Option<f64> {
     let found = match value {
         Value::Number(number) => number.as_f64()?,
@@ -16,6 +16,7 @@ pub(crate) fn seconds(value: &Value) -> Option<f64> {
                 "min" => 60.0,
                 "h" => 3600.0,
                 "d" => 86_400.0,
+                "w" => 604_800.0,
                 _ => return None,
             };
             number * factor
@@ -80,6 +81,23 @@ pub(crate) mod as_seconds {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(D::Error::custom)
     }
+
+    /// The same, or null.
+    pub(crate) mod option {
+        use super::{Deserialize, Deserializer, Duration, Error, Serializer};
+
+        pub(crate) fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+            match duration {
+                Some(duration) => super::serialize(duration, serializer),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+            let seconds = Option::<f64>::deserialize(deserializer)?;
+            seconds.map(Duration::try_from_secs_f64).transpose().map_err(D::Error::custom)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -96,6 +114,7 @@ mod tests {
             (json!("1 min"), Some(60.0)),
             (json!("2h"), Some(7200.0)),
             (json!("5"), Some(5.0)),
+            (json!("2w"), Some(1_209_600.0)),
             (json!("five"), None),
             (json!("5 parsecs"), None),
             (json!(""), None),

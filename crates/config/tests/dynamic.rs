@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use matriarch_config::{
-    ArchiveLocation, Compression, Crash, Document, DynamicConfig, Slot, SlotKind, SynchronousMode, to_yaml, validate,
+    ArchiveLocation, Compression, Crash, Document, DynamicConfig, Retention, Slot, SlotKind, SynchronousMode, to_yaml,
+    validate,
 };
 use serde_json::{Value, json};
 
@@ -88,11 +89,11 @@ fn bad_keys_and_values_are_named() {
         (json!({"ttl": -5}), "ttl: -5 seconds is out of range; choose 2 to 3600 seconds"),
         (
             json!({"ttl": "soon"}),
-            "ttl: expected a number of seconds (or text with a unit: ms, s, min, h, d), found 'soon'; change the value",
+            "ttl: expected a number of seconds (or text with a unit: ms, s, min, h, d, w), found 'soon'; change the value",
         ),
         (
             json!({"ttl": [5]}),
-            "ttl: expected a number of seconds (or text with a unit: ms, s, min, h, d), found a list; change the value",
+            "ttl: expected a number of seconds (or text with a unit: ms, s, min, h, d, w), found a list; change the value",
         ),
         (json!({"pause": "maybe"}), "pause: expected true or false, found 'maybe'; change the value"),
         (json!({"pause": 1}), "pause: expected true or false, found 1; change the value"),
@@ -323,6 +324,56 @@ fn an_archive_is_understood() {
     let least = read(json!({"archive": {"repositories": [{"location": "/a"}]}})).archive.unwrap();
     assert_eq!((least.compression, least.tail), (Compression::Zstd(3), Duration::from_secs(1)));
     assert!(least.encryption.recipients.is_empty());
+    assert_eq!((least.schedule, least.retention), (None, Retention::default()));
+}
+
+#[test]
+fn a_schedule_and_a_retention_are_understood() {
+    let section = |schedule: Value, retention: Value| json!({"archive": {"repositories": [{"location": "/a"}], "schedule": schedule, "retention": retention}});
+    let config = read(section(
+        json!({"full": "30 2 * * mon-fri", "time_zone": "Europe/Berlin"}),
+        json!({"keep": 7, "window": "4w"}),
+    ));
+    assert_eq!(DynamicConfig::from_json(&config.to_json()).unwrap(), config);
+    let archive = config.archive.unwrap();
+    let schedule = archive.schedule.unwrap();
+    assert_eq!(schedule.to_string(), "full 30 2 * * mon-fri Europe/Berlin");
+    let next = schedule.next("2026-11-20T12:00:00Z".parse().unwrap()).unwrap();
+    assert_eq!(next.to_string(), "2026-11-23T01:30:00Z");
+    let four_weeks = Duration::from_secs(28 * 86_400);
+    assert_eq!(archive.retention, Retention { keep: Some(7), window: Some(four_weeks) });
+    let utc = read(section(json!({"full": "@daily"}), json!(null))).archive.unwrap();
+    assert_eq!(utc.schedule.unwrap().time_zone.to_string(), "UTC");
+
+    for (schedule, retention, told) in [
+        (json!("@daily"), json!(null), "archive.schedule: expected a section with keys, found text"),
+        (json!({"time_zone": "UTC"}), json!(null), "archive.schedule.full: required, but missing"),
+        (
+            json!({"full": "30 25 * * *"}),
+            json!(null),
+            "archive.schedule.full: '30 25 * * *' is not a schedule: hour: 25 is out of range; write a number from 0 to 23",
+        ),
+        (
+            json!({"full": "@daily", "time_zone": "Europe/Berln"}),
+            json!(null),
+            "archive.schedule.time_zone: 'Europe/Berln' is not a time zone: write a name of the tz database, such as Europe/Berlin",
+        ),
+        (json!({"fulll": "@daily", "full": "@daily"}), json!(null), "fulll: unknown key; did you mean 'full'?"),
+        (
+            json!({"cron": "@daily"}),
+            json!(null),
+            "archive.schedule.cron: it says when, and not what is taken; rename it to `full`",
+        ),
+        (json!(null), json!({"keep": 0}), "archive.retention.keep: 0 is out of range; choose 1 to 4294967295"),
+        (
+            json!(null),
+            json!({"window": "14 days"}),
+            "archive.retention.window: expected a number of seconds (or text with a unit",
+        ),
+    ] {
+        let found = shown(&section(schedule, retention));
+        assert!(found.iter().any(|problem| problem.contains(told)), "{told}: {found:#?}");
+    }
 }
 
 #[test]

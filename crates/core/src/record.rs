@@ -30,6 +30,10 @@ pub mod key {
     pub const HISTORY: &str = "history";
     /// Drills that were done, and how they ended (ours).
     pub const DRILLS: &str = "drills";
+    /// Scheduled backups: until when they are done, the last one, failures (ours).
+    pub const BACKUPS: &str = "backups";
+    /// The scheduled backup under way; leased (ours).
+    pub const BACKUP: &str = "backup";
     /// The leader's last known position: [`super::StatusRecord`].
     pub const STATUS: &str = "status";
 

@@ -65,11 +65,7 @@ impl AgentArgs {
 pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
     let asked = Asked::listen()?;
     let config = LocalConfig::load(file)?;
-    let format = args.log_format.unwrap_or(match config.log.format {
-        FileFormat::Text => LogFormat::Text,
-        FileFormat::Json => LogFormat::Json,
-    });
-    logging::start(format, &format!("{:?}", config.log.level).to_lowercase());
+    start_logging(&config, args.log_format);
     let Estate { api: left_api, handover, proxy: left } = upgrade::inherited();
     let api_down = CancellationToken::new();
     // First of all: connections may stand still.
@@ -137,6 +133,15 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
     }
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), api).await;
     result.map(|_| ())
+}
+
+/// As the agent's file says, unless somebody says otherwise.
+pub fn start_logging(config: &LocalConfig, format: Option<LogFormat>) {
+    let format = format.unwrap_or(match config.log.format {
+        FileFormat::Text => LogFormat::Text,
+        FileFormat::Json => LogFormat::Json,
+    });
+    logging::start(format, &format!("{:?}", config.log.level).to_lowercase());
 }
 
 /// Makes way on SIGUSR2, once the program that takes over has proved to work.

@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use matriarch_api::{ArchiveCheckRow, ArchiveStatus};
+use matriarch_api::{ArchiveCheckRow, ArchiveStatus, ScheduledBackups};
 use matriarch_archive::configured::Identity;
 use matriarch_core::{Lsn, Timeline};
 use matriarch_postgres::Instance;
@@ -88,6 +88,7 @@ pub struct Board {
     flushed: AtomicU64,
     asks: Mutex<Option<mpsc::UnboundedSender<Ask>>>,
     tails: Mutex<Tails>,
+    backups: Mutex<Option<ScheduledBackups>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -111,6 +112,7 @@ impl Board {
         for row in &mut status.repositories {
             row.tail = tails.row(&row.name, flushed);
         }
+        status.backups = self.backups.lock().unwrap_or_else(PoisonError::into_inner).clone();
         status
     }
 
@@ -193,6 +195,11 @@ impl Archiver {
     /// All WAL before this position is in every repository.
     pub fn safe(&self) -> Option<Lsn> {
         self.board.shown().safe
+    }
+
+    /// How scheduled backups stand.
+    pub fn show_backups(&self, backups: Option<ScheduledBackups>) {
+        *self.board.backups.lock().unwrap_or_else(PoisonError::into_inner) = backups;
     }
 
     /// What stands in the way, for the member's record.

@@ -5,6 +5,7 @@ mod act;
 mod address;
 mod ailment;
 mod archive;
+mod backups;
 mod blow;
 mod ending;
 mod events;
@@ -84,6 +85,7 @@ pub struct Shell {
     pg: Pg,
     guard: GuardLink,
     archiver: Archiver,
+    backups: backups::Backups,
     virtual_ip: VirtualIp,
     guard_state: watch::Receiver<GuardState>,
     /// Its word as last looked at.
@@ -139,6 +141,7 @@ impl Shell {
         };
         Shell {
             archiver: Archiver::new(archive, shared.archive.clone()),
+            backups: backups::Backups::default(),
             pg: Pg::new(options.clone(), sender.clone()),
             storage: Storage::new(store, sender.clone(), crate::policy::ttl(&config)),
             watch,
@@ -317,6 +320,7 @@ impl Shell {
             self.act(action, restricted);
         }
         self.keep_archive();
+        self.keep_backups(now);
         self.tell_guard(now);
         self.keep_virtual_ip();
         self.promise_if_asked(now);

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::ScheduledBackups;
+
 /// How a member stands to the archive. `archived` and `failures` count from the start of its agent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
@@ -36,6 +38,9 @@ pub struct ArchiveStatus {
     /// What stands in the way, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Scheduled backups, of all members; only with a schedule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backups: Option<ScheduledBackups>,
 }
 
 /// One repository.

@@ -4,6 +4,7 @@
 //! read them; ours are under `matriarch` or stand beside them.
 
 mod archive;
+mod backups;
 mod cluster;
 mod drill;
 mod member;
@@ -11,6 +12,7 @@ mod page;
 mod request;
 
 pub use archive::{ArchiveCheckRow, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchiveTail, ArchivedFile};
+pub use backups::{BackupFailure, BackupLog, BackupRun, ScheduledBackup, ScheduledBackups};
 pub use cluster::{
     ClusterDetail, ClusterStatus, HistoryLine, KnownRow, Lag, MemberRow, PreviousRuleView, RouterRow, RuleView,
     ScheduledSwitchover, StoreView, Unknown,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::check::join;
+use crate::cron::{Cron, Zone};
 use crate::nearest::nearest;
 use crate::problem::Problems;
 use crate::schema::{Key, Kind, absolute_path, key, one_line, refused};
@@ -26,6 +27,42 @@ pub struct Archive {
     /// How long WAL that fills no segment yet may wait; zero: until it does.
     #[serde(with = "as_seconds")]
     pub tail: Duration,
+    /// When backups are taken; never without it.
+    pub schedule: Option<Schedule>,
+    /// What is kept of them.
+    pub retention: Retention,
+}
+
+/// When backups are taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Full ones.
+    pub full: Cron,
+    /// By the clocks of this zone.
+    pub time_zone: Zone,
+}
+
+impl Schedule {
+    /// When the next backup is due after a moment.
+    pub fn next(&self, after: jiff::Timestamp) -> Option<jiff::Timestamp> {
+        self.full.next(after, &self.time_zone)
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "full {} {}", self.full, self.time_zone)
+    }
+}
+
+/// Which backups are kept: what either asks for; without both, every one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// So many of the newest.
+    pub keep: Option<u32>,
+    /// Every moment of so long ago until now stays within reach.
+    #[serde(with = "as_seconds::option")]
+    pub window: Option<Duration>,
 }
 
 /// One repository.
@@ -133,13 +170,52 @@ pub(super) const ARCHIVE: &[Key] = &[
     )
     .default("1"),
     refused("repository", "there may be several, so it is a list", "write `repositories: [{location: …}]`", &[]),
-    refused("retention", "expiring old backups is not supported yet", "remove it", &[]),
-    refused(
+    key(
         "schedule",
-        "scheduled backups are not supported yet",
-        "remove it, and run `matriarch backup` from cron",
-        &[],
+        Kind::Section { keys: SCHEDULE, rule: None },
+        "When the agents take a backup by themselves: one of them, a replica that is near the primary if there is one. After each, \
+         `retention` is applied. Left out: never.",
+    )
+    .default("null"),
+    key(
+        "retention",
+        Kind::Section { keys: RETENTION, rule: None },
+        "Which backups are kept, after a scheduled backup and by `matriarch backup expire`: what either key asks for, and what is \
+         held. WAL that no backup needs goes with them. Left out: every backup is kept.",
     ),
+];
+
+const SCHEDULE: &[Key] = &[
+    key(
+        "full",
+        Kind::Text { what: "a schedule", check: cron },
+        "When a full backup is due: minute, hour, day of month, month, day of week, as in cron, and if need be a second before \
+         them (`30 2 * * *`: half past two every day; `0 */6 * * mon-fri`; `@daily`). Where both fields of the day are given, either counts. A \
+         time that clocks leave out in spring counts as the moment when they are changed, one that comes twice in autumn counts once. \
+         What was missed is made up for once; what falls into a backup is left out.",
+    )
+    .required(),
+    key(
+        "time_zone",
+        Kind::Text { what: "a time zone", check: zone },
+        "By whose clocks: a name of the tz database (`Europe/Berlin`), as this version of Matriarch has it.",
+    )
+    .default("\"UTC\""),
+    refused("incremental", "incremental backups are not supported yet", "remove it", &[]),
+    refused("cron", "it says when, and not what is taken", "rename it to `full`", &[]),
+];
+
+/// As long as `backup expire --window` takes.
+const LONGEST_WINDOW: f64 = 100.0 * 366.0 * 86_400.0;
+
+const RETENTION: &[Key] = &[
+    key("keep", Kind::Integer { min: 1, max: u32::MAX as i64 }, "So many of the newest backups."),
+    key(
+        "window",
+        Kind::Seconds { min: 1.0, max: LONGEST_WINDOW },
+        "Every moment of so long ago until now can be restored (`14d`, `4w`): the backups of that time, and the one before them.",
+    ),
+    refused("count", "it is called keep", "rename it", &[]),
 ];
 
 const REPOSITORY: &[Key] = &[
@@ -281,6 +357,14 @@ pub(super) fn parameters_rule(config: &Map<String, Value>, path: &str, problems:
 
 fn location(text: &str) -> Result<(), String> {
     text.parse::<ArchiveLocation>().map(drop)
+}
+
+fn cron(text: &str) -> Result<(), String> {
+    text.parse::<Cron>().map(drop)
+}
+
+fn zone(text: &str) -> Result<(), String> {
+    text.parse::<Zone>().map(drop)
 }
 
 fn compression(text: &str) -> Result<(), String> {

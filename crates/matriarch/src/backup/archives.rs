@@ -68,8 +68,7 @@ pub async fn find(which: &Which, args: &WhereArgs) -> anyhow::Result<Found> {
         std::fs::metadata(path).with_context(|| format!("--identity {}", path.display()))?;
         section.encryption.identity_file = Some(std::path::absolute(path)?);
     }
-    let configured = Configured::new(&section, &scope, PATIENCE).map_err(failed)?;
-    Ok(Found { section, scope, configured, incarnation: args.incarnation.clone() })
+    Ok(Found { incarnation: args.incarnation.clone(), ..Found::of(section, scope)? })
 }
 
 fn from_file(file: &std::path::Path, which: &Which) -> anyhow::Result<(config::Archive, String)> {
@@ -107,6 +106,12 @@ async fn from_store(which: &Which) -> anyhow::Result<(config::Archive, String)> 
 }
 
 impl Found {
+    /// All of an archive.
+    pub fn of(section: config::Archive, scope: String) -> anyhow::Result<Found> {
+        let configured = Configured::new(&section, &scope, PATIENCE).map_err(failed)?;
+        Ok(Found { section, scope, configured, incarnation: None })
+    }
+
     /// Every repository that is meant.
     pub async fn repositories(&self) -> anyhow::Result<Vec<Repository>> {
         let opened = self.configured.repositories().await;

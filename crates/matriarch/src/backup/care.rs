@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use matriarch_archive::archive::Archive;
 use matriarch_archive::base::{self, Hold};
 use matriarch_archive::progress::Progress;
-use matriarch_archive::retention::{self, Because, Kept, Policy, Step};
+use matriarch_archive::retention::{self, Because, Kept, Plan, Policy, Step};
 use matriarch_archive::verify;
 use matriarch_cli::{Failure, Grid, Part, Tone, Ui, code, consent, units};
 use serde::Serialize;
@@ -102,13 +103,13 @@ pub async fn delete(found: &Found, backup: &str, force: bool, ui: &mut Ui) -> an
 
 /// What `backup expire` does in one incarnation of one repository.
 #[derive(Clone, Debug, Serialize)]
-struct Expired {
+pub struct Expired {
     repository: String,
     incarnation: String,
     kept: Vec<Kept>,
     under_way: Vec<String>,
     /// Backups that are removed.
-    expired: Vec<String>,
+    pub expired: Vec<String>,
     /// What was left by backups that were cut off.
     cleared: Vec<String>,
     /// WAL files and chunks of the tail that are removed.
@@ -118,7 +119,7 @@ struct Expired {
     dry_run: bool,
 }
 
-/// `backup expire`.
+/// `backup expire`; what is kept says the configuration unless `keep` or `window` do.
 pub async fn expire(
     found: &Found,
     keep: Option<u32>,
@@ -126,49 +127,66 @@ pub async fn expire(
     dry_run: bool,
     ui: &mut Ui,
 ) -> anyhow::Result<()> {
-    let policy = Policy::new(keep, window);
-    let mut all = Vec::new();
-    let work = async {
-        for repository in found.repositories().await? {
-            for archive in found.incarnations(&repository).await? {
-                let plan = retention::plan(&archive, &policy, None, Timestamp::now()).await.map_err(failed)?;
-                let cleared = |step: &Step| match step {
-                    Step::Abandon { backup } => Some(backup.clone()),
-                    _ => None,
-                };
-                all.push(Expired {
-                    repository: repository.name().to_owned(),
-                    incarnation: archive.place().incarnation().to_owned(),
-                    kept: plan.kept.clone(),
-                    under_way: plan.under_way.clone(),
-                    expired: plan.expired().into_iter().map(str::to_owned).collect(),
-                    cleared: plan.steps.iter().filter_map(cleared).collect(),
-                    wal: plan.steps.iter().filter(|step| matches!(step, Step::Wal { .. })).count(),
-                    bytes: plan.bytes(),
-                    dry_run,
-                });
-                if !dry_run {
-                    retention::run(&archive, &plan, |step| tracing::debug!(?step, "removing")).await.map_err(failed)?;
-                }
-            }
-        }
-        anyhow::Ok(())
+    let policy = match (keep, window) {
+        (None, None) => configured_policy(found),
+        (keep, window) => Policy::new(keep, window),
     };
-    tokio::select! {
-        done = work => done?,
+    let all = tokio::select! {
+        all = expire_all(found, &policy, dry_run) => all?,
         () = interrupted()? => {
             let text = "interrupted; what is left over is removed the next time, and nothing that is kept is harmed";
             return Err(Failure::new(code::TEMPORARY, text).into());
         }
-    }
+    };
     ui.show(&all, || all.iter().flat_map(parts).collect())
+}
+
+/// What the configuration keeps.
+pub fn configured_policy(found: &Found) -> Policy {
+    let retention = found.section.retention;
+    Policy::new(retention.keep, retention.window)
+}
+
+/// Removes what a policy does not keep, in every repository and incarnation that is meant. May be dropped at any time.
+pub async fn expire_all(found: &Found, policy: &Policy, dry_run: bool) -> anyhow::Result<Vec<Expired>> {
+    let mut all = Vec::new();
+    for repository in found.repositories().await? {
+        for archive in found.incarnations(&repository).await? {
+            let plan = retention::plan(&archive, policy, None, Timestamp::now()).await.map_err(failed)?;
+            all.push(Expired::of(&archive, &plan, dry_run));
+            if !dry_run {
+                retention::run(&archive, &plan, |step| tracing::debug!(?step, "removing")).await.map_err(failed)?;
+            }
+        }
+    }
+    Ok(all)
+}
+
+impl Expired {
+    fn of(archive: &Archive, plan: &Plan, dry_run: bool) -> Expired {
+        let cleared = |step: &Step| match step {
+            Step::Abandon { backup } => Some(backup.clone()),
+            _ => None,
+        };
+        Expired {
+            repository: archive.repository().name().to_owned(),
+            incarnation: archive.place().incarnation().to_owned(),
+            kept: plan.kept.clone(),
+            under_way: plan.under_way.clone(),
+            expired: plan.expired().into_iter().map(str::to_owned).collect(),
+            cleared: plan.steps.iter().filter_map(cleared).collect(),
+            wal: plan.steps.iter().filter(|step| matches!(step, Step::Wal { .. })).count(),
+            bytes: plan.bytes(),
+            dry_run,
+        }
+    }
 }
 
 fn parts(one: &Expired) -> Vec<Part> {
     let mut grid = Grid::new(&["Backup", "Ended", "Outcome"]);
     for kept in &one.kept {
         let because = match kept.because {
-            Because::NoPolicy => "kept: neither --keep nor --window is given",
+            Because::NoPolicy => "kept: there is no retention (--keep, --window, archive.retention)",
             Because::Count => "kept: among the newest",
             Because::Window => "kept: within the window",
             Because::BeginsWindow => "kept: the window begins with it",

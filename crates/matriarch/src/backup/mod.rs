@@ -7,6 +7,7 @@ mod fetch;
 mod list;
 mod meter;
 mod restore;
+mod scheduled;
 mod take;
 
 use std::time::Duration;
@@ -112,9 +113,9 @@ enum BackupVerb {
     /// Remove the backups that are not to be kept, and WAL that no backup needs
     #[command(
         long_about = "Removes backups, then the WAL that none of those left needs. What either --keep or --window asks for is \
-        kept; without both, no backup is removed, only what cut-off backups have left and WAL before the oldest backup. Needs \
-        no private key. Can be interrupted at any moment.",
-        after_long_help = "Examples:\n  matriarch backup expire --keep 7 --dry-run\n  matriarch backup expire --window 14d\n  \
+        kept; without both, what `archive.retention` of the configuration asks for. Where that says nothing either, no backup is \
+        removed, only what cut-off backups have left and WAL before the oldest backup. Needs no private key. Can be interrupted at any moment.",
+        after_long_help = "Examples:\n  matriarch backup expire --dry-run\n  matriarch backup expire --keep 7 --dry-run\n  matriarch backup expire --window 14d\n  \
         matriarch backup expire --keep 2 --window 4w"
     )]
     Expire {
@@ -132,6 +133,9 @@ enum BackupVerb {
 
 /// Does what `backup …` says.
 pub async fn run(args: BackupArgs, which: &Which, ui: &mut Ui) -> anyhow::Result<()> {
+    if args.take.scheduled {
+        return scheduled::run(&args.take, which).await;
+    }
     let found = archives::find(which, &args.place).await?;
     match args.verb {
         None => take::take(args.take, which, &found, ui).await,

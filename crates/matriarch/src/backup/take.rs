@@ -42,6 +42,9 @@ pub struct TakeArgs {
     /// How long to wait for WAL that another server must archive
     #[arg(long, value_name = "TIME", default_value = "10min", value_parser = span)]
     wal_timeout: Duration,
+    /// As the agents begin it: only if one is due by the schedule and nobody takes it yet
+    #[arg(long, hide = true, conflicts_with_all = ["dsn", "member"])]
+    pub scheduled: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -51,27 +54,23 @@ enum Checkpoint {
     Spread,
 }
 
-/// Takes a backup into every repository that is meant, one after the other.
+/// A backup that was taken.
+pub struct Taken {
+    pub name: String,
+    /// One for each repository.
+    pub lines: Vec<Line>,
+    /// Which pages of the server were damaged, and what to do.
+    pub damage: Option<String>,
+}
+
+/// `backup`.
 pub async fn take(args: TakeArgs, which: &Which, found: &Found, ui: &mut Ui) -> anyhow::Result<()> {
-    let server = Server::find(&args, which).await?;
-    let own = Own::of(&server.data, server.identity).map_err(failed)?;
-    let name = new_name();
-    let mut lines = Vec::new();
-    for repository in found.repositories().await? {
-        let archive = found.configured.begin(&repository, &own).await.map_err(failed)?;
-        let summary = one(&args, &server, &archive, &name).await?;
-        ui.note(&format!("backup {name} is in {}", repository.name()));
-        lines.push(Line::new(&archive, &summary, None, Default::default()));
-        if !summary.damaged.is_empty() {
-            let first = summary.damaged.iter().take(10).map(|page| format!("{} block {}", page.path, page.block));
-            let text = format!(
-                "backup {name} is complete, but {} pages of the server were damaged before it began, which no restore mends: {}; \
-                 look at the disk, and restore these relations from an older backup",
-                summary.damaged.len(),
-                first.collect::<Vec<_>>().join(", ")
-            );
-            return Err(Failure::new(code::DATA, text).into());
-        }
+    let Some(Taken { name, lines, damage }) = into_all(&args, which, found, interrupted()?).await? else {
+        return Err(Failure::new(code::TEMPORARY, "interrupted: there is no backup").into());
+    };
+    lines.iter().for_each(|line| ui.note(&format!("backup {name} is in {}", line.repository)));
+    if let Some(text) = damage {
+        return Err(Failure::new(code::DATA, text).into());
     }
     ui.show(&lines, || {
         let stored = lines.iter().map(|line| format!("{} stored in {}", units::bytes(line.stored), line.repository));
@@ -81,7 +80,42 @@ pub async fn take(args: TakeArgs, which: &Which, found: &Found, ui: &mut Ui) -> 
     })
 }
 
-async fn one(args: &TakeArgs, server: &Server, archive: &Archive, name: &str) -> anyhow::Result<Summary> {
+/// Takes a backup into every repository that is meant, one after the other. None: `stop` ended first.
+pub async fn into_all(
+    args: &TakeArgs,
+    which: &Which,
+    found: &Found,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<Option<Taken>> {
+    let server = Server::find(args, which).await?;
+    let own = Own::of(&server.data, server.identity).map_err(failed)?;
+    let mut taken = Taken { name: new_name(), lines: Vec::new(), damage: None };
+    tokio::pin!(stop);
+    for repository in found.repositories().await? {
+        let archive = found.configured.begin(&repository, &own).await.map_err(failed)?;
+        let Some(summary) = one(args, &server, &archive, &taken.name, stop.as_mut()).await? else { return Ok(None) };
+        taken.lines.push(Line::new(&archive, &summary, None, Default::default()));
+        if !summary.damaged.is_empty() {
+            let first = summary.damaged.iter().take(10).map(|page| format!("{} block {}", page.path, page.block));
+            taken.damage = Some(format!(
+                "backup {} is complete, but {} pages of the server were damaged before it began, which no restore mends: {}; \
+                 look at the disk, and restore these relations from an older backup",
+                taken.name,
+                summary.damaged.len(),
+                first.collect::<Vec<_>>().join(", ")
+            ));
+        }
+    }
+    Ok(Some(taken))
+}
+
+async fn one(
+    args: &TakeArgs,
+    server: &Server,
+    archive: &Archive,
+    name: &str,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<Option<Summary>> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let options = base::Options {
         data: server.data.clone(),
@@ -90,16 +124,17 @@ async fn one(args: &TakeArgs, server: &Server, archive: &Archive, name: &str) ->
         wal_patience: args.wal_timeout,
         progress: Progress::default(),
     };
-    let meter = Meter::start("backup", &options.progress);
+    // Nobody looks, and it would fill the agent's log.
+    let meter = (!args.scheduled).then(|| Meter::start("backup", &options.progress));
     // A session of its own: when it ends, so does backup mode.
     let client = connect(&server.config).await?;
     let taken = tokio::select! {
         taken = base::backup(archive, &client, name, &options) => Some(taken),
-        () = interrupted()? => None,
+        () = stop => None,
     };
     drop(meter);
     match taken {
-        Some(Ok(summary)) => Ok(summary),
+        Some(Ok(summary)) => Ok(Some(summary)),
         Some(Err(error)) => {
             clear_away(archive, name).await;
             Err(failed(error))
@@ -107,7 +142,7 @@ async fn one(args: &TakeArgs, server: &Server, archive: &Archive, name: &str) ->
         None => {
             drop(client);
             clear_away(archive, name).await;
-            Err(Failure::new(code::TEMPORARY, format!("interrupted: there is no backup {name}")).into())
+            Ok(None)
         }
     }
 }

@@ -1,0 +1,130 @@
+use matriarch_core::decide::LeaderKey;
+use matriarch_core::record::Versioned;
+use serde_json::json;
+
+use super::*;
+
+const NOON: &str = "2026-11-22T12:00:00Z";
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+/// Due at half past every hour.
+fn archive(tail: u32) -> Archive {
+    let section = json!({"repositories": [{"location": "/a"}], "schedule": {"full": "30 * * * *"}, "tail": tail});
+    let config = matriarch_config::DynamicConfig::from_json(&json!({ "archive": section })).unwrap();
+    config.archive.unwrap()
+}
+
+fn log(archive: &Archive, since: &str) -> BackupLog {
+    found(archive.schedule.as_ref().unwrap(), None, at(since))
+}
+
+/// A primary `b` at 1 GiB and the replicas `a`, `c` and `d`, which are so many bytes behind.
+fn reading(log: Option<BackupLog>, behind: [u64; 3]) -> Reading {
+    let head: u64 = 1 << 30;
+    let member = |role: &str, at: u64| {
+        let streams = (role == "replica").then_some("streaming");
+        serde_json::from_value::<MemberRecord>(json!({
+            "conn_url": "", "api_url": "", "state": "running", "role": role, "version": "4.0.0", "timeline": 3,
+            "xlog_location": at, "receive_lsn": at, "replication_state": streams
+        }))
+        .unwrap()
+    };
+    let mut reading = Reading::default();
+    let name = |name: &str| name.parse::<MemberName>().unwrap();
+    reading.view.members.insert(name("b"), member("primary", head));
+    for (replica, behind) in ["a", "c", "d"].into_iter().zip(behind) {
+        reading.view.members.insert(name(replica), member("replica", head - behind));
+    }
+    reading.view.leader = Some(LeaderKey { name: name("b"), revision: 5, held: false });
+    reading.backups = log.map(|value| Versioned { revision: 7, value });
+    reading
+}
+
+fn whose(me: &str, archive: &Archive, reading: &Reading, now: &str) -> Turn {
+    turn(&me.parse().unwrap(), archive, archive.schedule.as_ref().unwrap(), reading, at(now))
+}
+
+#[test]
+fn the_leader_begins_the_log_and_nothing_is_due_before() {
+    let archive = archive(1);
+    let none = reading(None, [0; 3]);
+    assert_eq!(whose("a", &archive, &none, NOON), Turn::Idle);
+    let Turn::Found(begun) = whose("b", &archive, &none, NOON) else { panic!("it begins") };
+    assert_eq!((begun.since.as_str(), begun.schedule.as_str()), (NOON, "full 30 * * * * UTC"));
+    // Of another schedule, or of a clock that was a year ahead.
+    let last = Some(matriarch_api::ScheduledBackup { backup: "x".to_owned(), ..Default::default() });
+    let other =
+        BackupLog { schedule: "full @daily UTC".to_owned(), last: last.clone(), failures: 3, ..(*begun).clone() };
+    let ahead = log(&archive, "2027-11-22T12:00:00Z");
+    for (log, kept) in [(other, last), (ahead, None)] {
+        let Turn::Found(anew) = whose("b", &archive, &reading(Some(log), [0; 3]), NOON) else {
+            panic!("it begins anew")
+        };
+        assert_eq!(*anew, BackupLog { last: kept, ..(*begun).clone() });
+    }
+    assert_eq!(whose("a", &archive, &reading(Some(*begun), [0; 3]), NOON), Turn::Wait(at("2026-11-22T12:30:00Z")));
+}
+
+#[test]
+fn a_near_replica_first_then_one_after_the_other_and_the_leader_last() {
+    let archive = archive(1);
+    let reading = reading(Some(log(&archive, NOON)), [NEAR + 1, 0, 5]);
+    assert_eq!(whose("c", &archive, &reading, "2026-11-22T12:29:59Z"), Turn::Wait(at("2026-11-22T12:30:00Z")));
+    assert_eq!(whose("c", &archive, &reading, "2026-11-22T12:30:00Z"), Turn::Take);
+    assert_eq!(whose("d", &archive, &reading, "2026-11-22T12:30:00Z"), Turn::Wait(at("2026-11-22T12:30:30Z")));
+    assert_eq!(whose("b", &archive, &reading, "2026-11-22T12:30:00Z"), Turn::Wait(at("2026-11-22T12:31:00Z")));
+    assert!(matches!(whose("a", &archive, &reading, "2026-11-22T13:29:00Z"), Turn::Wait(_)), "it is far behind");
+    // What was missed, however often, is due once and at once.
+    assert_eq!(whose("d", &archive, &reading, "2026-11-24T00:00:00Z"), Turn::Take);
+    let done = log(&archive, "2026-11-24T00:00:05Z");
+    let after = self::reading(Some(done), [0; 3]);
+    assert_eq!(whose("a", &archive, &after, "2026-11-24T00:00:06Z"), Turn::Wait(at("2026-11-24T00:30:00Z")));
+}
+
+#[test]
+fn only_while_somebody_leads_and_nobody_takes_one() {
+    let archive = archive(1);
+    let due = "2026-11-22T12:30:00Z";
+    let mut taken = reading(Some(log(&archive, NOON)), [0; 3]);
+    taken.backup = Some(Default::default());
+    let mut leaderless = reading(Some(log(&archive, NOON)), [0; 3]);
+    leaderless.view.leader = None;
+    for reading in [taken, leaderless] {
+        assert_eq!(whose("a", &archive, &reading, due), Turn::Idle);
+    }
+    let mut starting = reading(Some(log(&archive, NOON)), [0; 3]);
+    starting.view.members.get_mut(&"b".parse().unwrap()).unwrap().state = "starting".to_owned();
+    assert!(matches!(whose("a", &archive, &starting, due), Turn::Wait(_)));
+}
+
+#[test]
+fn without_a_tail_the_primary_comes_first() {
+    let archive = archive(0);
+    let reading = reading(Some(log(&archive, NOON)), [0; 3]);
+    assert_eq!(whose("b", &archive, &reading, "2026-11-22T12:30:00Z"), Turn::Take);
+    assert_eq!(whose("a", &archive, &reading, "2026-11-22T12:30:00Z"), Turn::Wait(at("2026-11-22T12:30:30Z")));
+}
+
+#[test]
+fn a_failure_is_tried_again_later_by_the_next() {
+    let archive = archive(1);
+    let failure = BackupFailure { member: "a".to_owned(), why: "the disk".to_owned(), ..Default::default() };
+    let once = failed(&log(&archive, NOON), failure.clone(), at("2026-11-22T12:30:10Z"));
+    assert_eq!((once.failures, once.retry.as_deref()), (1, Some("2026-11-22T12:31:10Z")));
+    let reading = reading(Some(once.clone()), [0, 0, NEAR + 1]);
+    // `a` has failed and comes last of a, c, b.
+    assert_eq!(whose("c", &archive, &reading, "2026-11-22T12:31:10Z"), Turn::Take);
+    assert_eq!(whose("b", &archive, &reading, "2026-11-22T12:31:10Z"), Turn::Wait(at("2026-11-22T12:31:40Z")));
+    assert_eq!(whose("a", &archive, &reading, "2026-11-22T12:31:10Z"), Turn::Wait(at("2026-11-22T12:32:10Z")));
+    let mut log = once;
+    for _ in 0..40 {
+        log = failed(&log, failure.clone(), at(NOON));
+    }
+    assert_eq!(log.retry.as_deref(), Some("2026-11-22T13:00:00Z"), "an hour at most");
+    let shown = shown(archive.schedule.as_ref().unwrap(), &self::reading(Some(log), [0; 3]), at(NOON));
+    assert_eq!((shown.failures, shown.next.as_deref()), (41, Some("2026-11-22T13:00:00Z")));
+    assert_eq!(shown.last_failure, Some(failure));
+}
