@@ -134,6 +134,12 @@ async fn the_archive_is_shown_checked_and_counted() {
         failures: 2,
         waiting: 3,
         oldest_waiting: Some(file),
+        backups: Some(ScheduledBackups {
+            next: Some("2026-11-21T10:00:00Z".into()),
+            running: Some(BackupRun::default()),
+            failures: 4,
+            ..ScheduledBackups::default()
+        }),
         ..ArchiveStatus::default()
     };
     let text = metrics::render(&primary(), &cluster(), &DrillLog::default(), &archive, leading(), None);
@@ -143,6 +149,10 @@ async fn the_archive_is_shown_checked_and_counted() {
         "matriarch_archived_files_total{scope=\"demo\",name=\"a\"} 7\n",
         "matriarch_archive_failures_total{scope=\"demo\",name=\"a\"} 2\n",
         "matriarch_archive_last_timestamp_seconds{scope=\"demo\",name=\"a\"} 1795255200\n",
+        "matriarch_backup_last_timestamp_seconds{scope=\"demo\",name=\"a\"} 0\n",
+        "matriarch_backup_next_timestamp_seconds{scope=\"demo\",name=\"a\"} 1795255200\n",
+        "matriarch_backup_running{scope=\"demo\",name=\"a\"} 1\n",
+        "matriarch_backup_failures{scope=\"demo\",name=\"a\"} 4\n",
         "matriarch_archive_waiting_files{scope=\"demo\",name=\"a\"} 3\n",
         "matriarch_archive_oldest_waiting_timestamp_seconds{scope=\"demo\",name=\"a\"} 1795255200\n",
     ] {
