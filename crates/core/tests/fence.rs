@@ -155,6 +155,12 @@ fn a_suspected_leader_is_pledged_against_and_taken_over_while_its_key_is_there()
     let compares = [key::LEADER, key::SYNC, "pledges/b", "pledges/c"].map(|key| compared(txn, key));
     assert_eq!(compares, [Some(50), Some(60), Some(70), Some(72)]);
     assert_eq!(written::<SyncRecord>(txn, key::SYNC).map(|next| (next.epoch, next.serial)), Some((4, 41)));
+
+    // A record of c from before its data was made anew has landed late: the rule and its pledge know better.
+    seen.store.as_mut().unwrap().members.get_mut(&name("c")).unwrap().incarnation = Some(data("d"));
+    let decision = decide(&policy("b"), &pledge.memory, &seen);
+    let next: SyncRecord = written(committed(&decision).unwrap().1, key::SYNC).unwrap();
+    assert!(next.rule.has(&name("c"), &data("c")), "{}", next.rule);
 }
 
 #[test]

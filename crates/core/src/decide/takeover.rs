@@ -7,7 +7,7 @@ use crate::decide::turn::Turn;
 use crate::decide::vacancy::Vacancy;
 use crate::decide::{ClusterView, Job, Purpose, Why};
 use crate::name::MemberName;
-use crate::record::{PreviousRule, SyncRecord, Versioned, key};
+use crate::record::{MemberRecord, PreviousRule, SyncRecord, Versioned, key};
 use crate::rule::Rule;
 use crate::transaction::{Life, Txn};
 
@@ -120,11 +120,11 @@ impl Turn<'_> {
             .iter()
             .chain(pledged)
             .filter(|(name, incarnation)| {
-                // The record of a member may be gone for a moment, as after an outage of the store.
-                let fit = match view.members.get(*name) {
-                    Some(member) => candidates::may_vote(member, incarnation),
-                    None => old.rule.has(name, incarnation),
-                };
+                // The record of a member may be gone for a moment, as after an outage of the store, or be one of before its
+                // data was made anew that landed late: a voter that has lost its data is dropped by the new leader.
+                let record = view.members.get(*name);
+                let known = record.is_some_and(|member| member.incarnation.as_ref() == Some(*incarnation));
+                let fit = (known || old.rule.has(name, incarnation)) && record.is_none_or(MemberRecord::may_vote);
                 **name != self.policy.me && fit
             })
             .map(|(name, incarnation)| (name.clone(), incarnation.clone()))
