@@ -67,7 +67,7 @@ def strike(contender: Contender, fault: Fault, ledger: Ledger) -> dict:
         "lost": len(verdict["lost"]),
         "duplicates": len(verdict["duplicates"]),
         "load_average": round(os.getloadavg()[0], 1),
-        **timeline_of(contender, clock, clock + summary["gap"]["from"] - struck, summary["gap"]["seconds"]),
+        **timeline_of(contender, clock, summary["started_at"] + summary["gap"]["from"], summary["gap"]["seconds"]),
         **more,
     }
 

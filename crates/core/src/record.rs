@@ -300,6 +300,9 @@ pub struct PreviousRule {
     /// Timeline and start of its shutdown checkpoint when it stopped cleanly: whoever flushed beyond it holds everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shutdown: Option<(Timeline, Lsn)>,
+    /// Where the next leader stood when it took over: whoever flushed as much holds everything, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<(Timeline, Lsn)>,
 }
 
 impl SyncRecord {

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use matriarch_core::decide::{
     Action, Ailment, ClusterView, Data, DataFacts, Decision, Doubt, Evidence, Job, LeaderKey, Lease, Memory, Millis,
-    Observation, Pledging, Policy, Pulse, Purpose, Running, Server, Stance, Support, decide,
+    Observation, Pledging, Policy, Pulse, Purpose, Running, Server, Settings, Stance, Support, decide,
 };
-use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
+use matriarch_core::record::{Pledge, PreviousRule, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
 use matriarch_core::transaction::{Compare, Txn, Write};
 use matriarch_core::{Incarnation, Lsn};
@@ -154,13 +154,40 @@ fn a_suspected_leader_is_pledged_against_and_taken_over_while_its_key_is_there()
     assert_eq!(purpose, Purpose::Takeover);
     let compares = [key::LEADER, key::SYNC, "pledges/b", "pledges/c"].map(|key| compared(txn, key));
     assert_eq!(compares, [Some(50), Some(60), Some(70), Some(72)]);
-    assert_eq!(written::<SyncRecord>(txn, key::SYNC).map(|next| (next.epoch, next.serial)), Some((4, 41)));
+    let next = written::<SyncRecord>(txn, key::SYNC).unwrap();
+    assert_eq!((next.epoch, next.serial, next.previous[0].held), (4, 41, Some((2, Lsn(500)))));
+    let names = next.rule.synchronous_standby_names();
+    assert!(
+        decision.actions.contains(&Action::Configure(Settings { upstream: None, synchronous_standby_names: names }))
+    );
 
     // A record of c from before its data was made anew has landed late: the rule and its pledge know better.
     seen.store.as_mut().unwrap().members.get_mut(&name("c")).unwrap().incarnation = Some(data("d"));
     let decision = decide(&policy("b"), &pledge.memory, &seen);
     let next: SyncRecord = written(committed(&decision).unwrap().1, key::SYNC).unwrap();
     assert!(next.rule.has(&name("c"), &data("c")), "{}", next.rule);
+}
+
+/// b took over at 2/500, and its data is gone before anybody streamed from it.
+#[test]
+fn whoever_holds_what_a_new_leader_began_with_may_succeed_it() {
+    let judge = |held| {
+        let mut seen = observation("c", 1);
+        detached(&mut seen);
+        let view = seen.store.as_mut().unwrap();
+        view.leader = None;
+        let sync = &mut view.sync.as_mut().unwrap().value;
+        let (leader, incarnation, rule) = (name("a"), data("a"), sync.rule.clone());
+        sync.previous = vec![PreviousRule { leader, incarnation, rule: rule.clone(), shutdown: None, held }];
+        (sync.leader, sync.incarnation, sync.established) = (name("b"), data("d"), false);
+        sync.rule = rule.only(|voter, _| *voter == name("c"));
+        seen.pulse = Pulse::Unknown;
+        pledged(&mut seen, "c", 72, false);
+        decide(&policy("c"), &Memory { started: Some(0), ..Memory::default() }, &seen).why.code
+    };
+    assert_eq!(judge(None), "election_short", "nothing tells what b or a had acknowledged");
+    assert_eq!(judge(Some((2, Lsn(501)))), "election_short");
+    assert_eq!(judge(Some((2, Lsn(500)))), "takeover");
 }
 
 #[test]

@@ -47,6 +47,10 @@ impl Shell {
             tracing::debug!("{job:?} waits for the guard");
             return;
         }
+        if job == Job::Promote && self.configuring {
+            tracing::debug!("{job:?} waits until the settings that are under way are loaded");
+            return;
+        }
         let runs = matches!(job, Job::Initdb | Job::StartStandby | Job::Clone | Job::Rewind);
         if runs && self.guard_state.borrow().has_fired(boot_clock_ms()) {
             tracing::debug!("{job:?} waits until the guard, which would end it, is disarmed");

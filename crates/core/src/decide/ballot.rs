@@ -131,7 +131,7 @@ impl<'a> Ballot<'a> {
     }
 
     /// Greatest position among the pledged voters of a rule, if enough of them pledged. For an earlier epoch its leader
-    /// alone is enough.
+    /// alone is enough, and so is the position from which the next one took over.
     fn quorum_position(
         &self,
         rule: &Rule,
@@ -154,7 +154,8 @@ impl<'a> Ballot<'a> {
         let best = voters.into_iter().chain(earlier_leader.map(|pledge| (pledge.timeline, pledge.lsn))).max();
         let shutdown =
             earlier.and_then(|previous| previous.shutdown).map(|(timeline, checkpoint)| beyond(timeline, checkpoint));
-        best.filter(|_| enough).into_iter().chain(shutdown).min()
+        let held = earlier.and_then(|previous| previous.held);
+        best.filter(|_| enough).into_iter().chain(shutdown).chain(held).min()
     }
 }
 

@@ -125,7 +125,10 @@ impl Turn<'_> {
         if self.handed_to_us(&sync.value, running) {
             return self.take_over(view, sync, vacancy, Vec::new(), false);
         }
-        self.configure_standby(&sync.value, None);
+        match self.stopped_for(&sync.value) {
+            Some(candidate) if *candidate == self.policy.me => self.expect_lead(view, &sync.value),
+            _ => self.configure_standby(&sync.value, None),
+        }
         if running.upstream.is_some() || running.receiving {
             if let Some(why) = self.start_replay_anew("so that its stream ends") {
                 return why;
@@ -153,11 +156,16 @@ impl Turn<'_> {
         self.judge(view, sync, vacancy)
     }
 
-    /// Whom the leader stopped cleanly in favour of. It needs no pledge, and one would change the record that it is about to
+    /// Whom the leader stopped cleanly in favour of.
+    fn stopped_for<'a>(&self, sync: &'a SyncRecord) -> Option<&'a MemberName> {
+        let release = sync.released.as_ref().filter(|release| release.shutdown_checkpoint.is_some())?;
+        release.candidate.as_ref()
+    }
+
+    /// That member, when it is another and there. It needs no pledge, and one would change the record that it is about to
     /// take over.
     fn handed_to_another<'a>(&self, view: &ClusterView, sync: &'a SyncRecord) -> Option<&'a MemberName> {
-        let release = sync.released.as_ref().filter(|release| release.shutdown_checkpoint.is_some())?;
-        let candidate = release.candidate.as_ref().filter(|name| **name != self.policy.me)?;
+        let candidate = self.stopped_for(sync).filter(|name| **name != self.policy.me)?;
         view.members.contains_key(candidate).then_some(candidate)
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::decide::candidates;
 use crate::decide::turn::Turn;
 use crate::decide::vacancy::Vacancy;
-use crate::decide::{ClusterView, Job, Purpose, Why};
+use crate::decide::{ClusterView, Job, Purpose, Settings, Why};
 use crate::name::MemberName;
 use crate::record::{MemberRecord, PreviousRule, SyncRecord, Versioned, key};
 use crate::rule::Rule;
@@ -45,10 +45,15 @@ impl Turn<'_> {
                     .released
                     .as_ref()
                     .and_then(|release| Some((release.timeline, release.shutdown_checkpoint?))),
+                held: self.obs.running().map(|running| (running.timeline, running.lsn)),
             });
             next.established = false;
             let own = self.obs.running().map_or(0, |running| running.timeline);
             next.timeline = next.timeline.max(own) + 1;
+        }
+        // By the time that this is in the store PostgreSQL has loaded them, or nearly.
+        if !resume {
+            self.prepare_to_lead(view, &next.rule);
         }
         let epoch = next.epoch;
         let mut txn = Txn::new().as_seen(key::LEADER, vacancy.suspect.map(|(leader, _)| leader.revision));
@@ -65,6 +70,23 @@ impl Turn<'_> {
         self.commit(Purpose::Takeover, txn);
         let what = if resume { "resuming the lead" } else { "taking over" };
         Why::new("takeover", format!("{what} in epoch {epoch}"))
+    }
+
+    /// The last leader stopped in our favour: we stop receiving, and load what we are to lead with by the same.
+    pub(super) fn expect_lead(&mut self, view: &ClusterView, old: &SyncRecord) {
+        let rule = self.rule_after(view, old);
+        match rule.is_empty() {
+            true => self.configure_standby(old, None),
+            false => self.prepare_to_lead(view, &rule),
+        }
+    }
+
+    /// A standby takes no notice of these names before its promotion.
+    fn prepare_to_lead(&mut self, view: &ClusterView, rule: &Rule) {
+        if !rule.is_empty() {
+            let synchronous_standby_names = self.names_for(view, rule);
+            self.configure(Settings { upstream: None, synchronous_standby_names });
+        }
     }
 
     /// Our PostgreSQL is being promoted, and the lead has gone by now. (A promotion that an earlier process began comes out

@@ -236,6 +236,8 @@ impl World {
         match action {
             Action::RenewLease => self.renew_lease(node),
             Action::Commit(change) => self.commit(node, change.purpose, change.txn),
+            // What is under way might come into force in the middle of it.
+            Action::Run(Job::Promote) if self.nodes[node].agent.configuring.is_some() => {}
             Action::Run(job) => {
                 self.run_job(node, job);
                 self.step_taken(node);

@@ -52,6 +52,8 @@ pub struct Gap {
 /// The figures of a [`Book`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Summary {
+    /// Unix time of the start, in seconds.
+    pub started_at: f64,
     pub seconds: f64,
     pub acknowledged: u64,
     pub gap: Gap,
@@ -93,6 +95,7 @@ impl Book {
 
     pub fn summary(&self) -> Summary {
         Summary {
+            started_at: self.started_at,
             seconds: self.lasted,
             acknowledged: self.count(Outcome::Acknowledged),
             gap: self.longest_gap(),
