@@ -172,7 +172,8 @@ impl Turn<'_> {
     /// The leader stopped cleanly in our favour and we hold its last record: no pledge could add anything.
     fn handed_to_us(&self, sync: &SyncRecord, running: &Running) -> bool {
         sync.released.as_ref().is_some_and(|release| {
-            release.candidate.as_ref() == Some(&self.policy.me)
+            self.policy.may_lead
+                && release.candidate.as_ref() == Some(&self.policy.me)
                 && running.timeline == release.timeline
                 && release.shutdown_checkpoint.is_some_and(|checkpoint| running.lsn > checkpoint)
         })

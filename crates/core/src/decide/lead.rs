@@ -5,7 +5,8 @@ use crate::decide::turn::Turn;
 use crate::decide::{
     Action, ClusterView, CrashPolicy, Data, DataFacts, Job, LeaderKey, Purpose, Running, Server, Settings, Stance, Why,
 };
-use crate::record::{Release, ReleaseReason, SyncRecord, Versioned, key};
+use crate::name::MemberName;
+use crate::record::{MemberRecord, Release, ReleaseReason, SyncRecord, Versioned, key};
 use crate::transaction::{Life, Txn};
 
 impl Turn<'_> {
@@ -247,7 +248,10 @@ impl Turn<'_> {
         text: &str,
     ) -> Why {
         let switching = self.memory.switching.as_ref().map(|switching| switching.candidate.clone());
-        let asked = self.obs.store.as_ref().and_then(requested).filter(|member| **member != self.policy.me).cloned();
+        let asked = self.obs.store.as_ref().and_then(|view| {
+            let fits = |name: &&MemberName| view.members.get(*name).is_some_and(MemberRecord::may_lead);
+            requested(view).filter(|name| **name != self.policy.me).filter(fits).cloned()
+        });
         let mut record = sync.value.clone();
         record.released = Some(Release {
             reason,
