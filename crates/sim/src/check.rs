@@ -49,6 +49,10 @@ pub struct Checker {
     two_since: Option<Millis>,
     /// The record that an older backup of the store brought back.
     pub went_back: Option<SyncRecord>,
+    /// The store went back in time, and what it had lost has not been written anew yet.
+    pub overtaken: bool,
+    /// A leader acted on that which could not know it: whatever comes of it, nobody is to blame, and the run ends.
+    pub undecided: bool,
     /// When the newest epoch began.
     newest_since: Millis,
     /// Since when a primary of an older epoch has outlived what it may rest on.
@@ -56,6 +60,11 @@ pub struct Checker {
 }
 
 impl World {
+    /// There is a verdict, or there will be none.
+    pub(crate) fn ended(&self) -> bool {
+        self.checker.violation.is_some() || self.checker.undecided
+    }
+
     /// Notes that an invariant is broken; only the first counts.
     pub(crate) fn violate(&mut self, text: String) {
         self.note(|| format!("VIOLATION: {text}"));
@@ -184,6 +193,14 @@ impl World {
                 return;
             }
         }
+        if self.checker.overtaken && self.writes_unaware(&sync) {
+            self.note(|| {
+                "ends without a verdict: a leader that could not know of the newest epoch wrote its own".to_owned()
+            });
+            self.checker.undecided = true;
+            return;
+        }
+        self.checker.overtaken = false;
         if sync.rule.is_empty() {
             self.checker.asynchronous.insert(sync.epoch);
         } else {
@@ -216,6 +233,13 @@ impl World {
         if sync.established {
             self.cover(&sync);
         }
+    }
+
+    /// A leader that has not heard of the newest epoch cannot know that the store has lost it, and writes its own anew.
+    fn writes_unaware(&self, sync: &SyncRecord) -> bool {
+        let newest = self.checker.sync.as_ref().map_or(0, |newest| newest.epoch);
+        let seen = self.find(&sync.leader).and_then(|leader| self.nodes[leader].newest.as_ref());
+        sync.epoch < newest && seen.is_some_and(|seen| seen.epoch < newest)
     }
 
     /// Loss is accepted by a person alone, and on the member that was named; what the new leader lacks is given up then.

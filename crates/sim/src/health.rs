@@ -21,7 +21,9 @@ impl World {
 
     /// The store has lost the newest epoch, and no primary of it runs that could write it anew.
     pub fn waits_for_a_person(&mut self) -> bool {
-        let lost = |node: &Node| node.agent.why.as_ref().is_some_and(|why| why.code == "store_went_back");
+        // Those who will find out in a moment count.
+        let shown = self.store.view().cluster.sync.as_ref().map(|sync| (sync.value.epoch, sync.value.serial));
+        let lost = |node: &Node| node.newest.as_ref().map(|newest| (newest.epoch, newest.serial)) > shown;
         !self.nodes.iter().any(|node| node.pg.writable()) && self.nodes.iter().any(lost)
     }
 

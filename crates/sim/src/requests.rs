@@ -92,6 +92,7 @@ impl World {
         }
         let shown = self.store.view();
         self.checker.went_back = shown.cluster.sync.as_ref().map(|sync| sync.value.clone());
+        self.checker.overtaken = true;
         self.backups.clear();
         self.announce_change();
     }

@@ -94,7 +94,7 @@ fn play(world: &mut World, rng: &mut SmallRng, profile: Profile) {
 fn settle(world: &mut World, after: &str) -> bool {
     let started = world.now;
     let primary = world.run_until(PRIMARY_WITHIN, |world| world.primary().is_some());
-    if world.checker.violation.is_some() {
+    if world.ended() {
         return false;
     }
     if !primary {
@@ -106,7 +106,7 @@ fn settle(world: &mut World, after: &str) -> bool {
     let healthy = world.run_until(HEALTHY_WITHIN - (world.now - started), |world| {
         world.checker.acknowledged > acknowledged && world.trouble().is_none()
     });
-    if world.checker.violation.is_some() {
+    if world.ended() {
         return false;
     }
     if !healthy {

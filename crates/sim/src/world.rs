@@ -286,13 +286,13 @@ impl World {
         let Some(Scheduled { at, event, .. }) = self.queue.pop() else { return false };
         self.now = at;
         self.handle(event);
-        self.checker.violation.is_none()
+        !self.ended()
     }
 
     /// Lets time pass; false after a violation.
     pub fn run_for(&mut self, time: Millis) -> bool {
         self.run_until(time, |_| false);
-        self.checker.violation.is_none()
+        !self.ended()
     }
 
     /// Lets time pass until something holds (looked at every 50 ms); whether it came to hold.
