@@ -89,18 +89,23 @@ impl World {
             self.check_quorum(node, commit, names);
         }
         let Waiting { uid, index, .. } = commit;
-        // What an older leader acknowledges after the newest was promoted was confirmed before, or it is lost.
+        // What an older leader acknowledges after the newest was promoted was confirmed before, or it is lost: unless whoever
+        // led asynchronously in between took it over and lost it, as it may.
+        let mut kept = covered;
         if covered
             && let Some((newest, leader)) = self.checker.promoted
             && newest > epoch
             && !self.has_had(leader, |wal| wal.holds(index, uid))
         {
-            self.violate(format!("{node} of epoch {epoch} acknowledges what the leader of epoch {newest} lacks"));
+            kept = !(epoch + 1..newest).any(|between| self.checker.asynchronous.contains(&between));
+            if kept {
+                self.violate(format!("{node} of epoch {epoch} acknowledges what the leader of epoch {newest} lacks"));
+            }
         }
         if !covered {
             self.check_lease_fence(node, epoch);
         }
-        self.checker.ledger.push(Acknowledged { uid, index, node, epoch, at: self.now, covered });
+        self.checker.ledger.push(Acknowledged { uid, index, node, epoch, at: self.now, covered: kept });
         if covered && self.checker.sync.as_ref().is_some_and(|sync| sync.epoch == epoch) {
             self.check_takeovers(index, uid);
         }
