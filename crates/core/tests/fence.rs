@@ -191,6 +191,25 @@ fn whoever_holds_what_a_new_leader_began_with_may_succeed_it() {
 }
 
 #[test]
+fn whoever_is_handed_the_lead_takes_it_at_once_unless_it_may_not_lead() {
+    let mut seen = observation("b", 1);
+    detached(&mut seen);
+    let view = seen.store.as_mut().unwrap();
+    view.leader = None;
+    view.sync.as_mut().unwrap().value.released = Some(
+        serde_json::from_value(json!({
+            "reason": "switchover", "timeline": 2, "shutdown_checkpoint": Lsn(400), "candidate": "b",
+        }))
+        .unwrap(),
+    );
+    let purpose = |may_lead: bool| {
+        let decision = decide(&Policy { may_lead, ..policy("b") }, &Memory::default(), &seen);
+        committed(&decision).map(|(purpose, _)| purpose)
+    };
+    assert_eq!((purpose(true), purpose(false)), (Some(Purpose::Takeover), Some(Purpose::Pledge)));
+}
+
+#[test]
 fn suspicion_starts_nothing_without_a_rule_while_paused_or_once_the_store_knows_better() {
     for (needed, paused, since) in [(0, false, NOW - 10), (1, true, NOW - 10), (1, false, NOW - 10_000)] {
         let mut seen = observation("b", needed);
