@@ -219,7 +219,8 @@ impl Mutation {
             | Mutation::ResumeAfterPledge
             | Mutation::StalePledgesCount
             | Mutation::TakeoverAsynchronous => Setup::three(expiry),
-            Mutation::PromoteBeforeRule => Setup { voters: Vec::new(), ..Setup::three(expiry) },
+            // The names are sent with the takeover: PostgreSQL has to be slow to load them.
+            Mutation::PromoteBeforeRule => Setup { voters: Vec::new(), ..Setup::three(Budget { delays: 1, ..expiry }) },
             Mutation::PreviousRuleIgnored | Mutation::StandbyWithoutRule => {
                 Setup::three(Budget { expiries: 2, ..expiry })
             }
