@@ -13,7 +13,7 @@ use crate::routes::App;
 use crate::schedule::{parse_schedule, parse_span, parse_version};
 use crate::types::{
     ArchiveCheckRow, BlowBody, ClusterStatus, DrillRecord, ErrorBody, FailoverBody, MemberRow, ReinitializeBody,
-    RestartBody, RestartRequest, SwitchoverBody,
+    RestartBody, RestartRequest, RestoreFigures, SwitchoverBody,
 };
 
 async fn carry_out(app: &App, command: Command) -> Response {
@@ -353,10 +353,20 @@ pub async fn keep_drill(State(app): State<App>, body: Body) -> Response {
         "'gap_seconds' must not be negative"
     } else if record.note.len() > 2000 || record.from.len() > 200 || record.to.len() > 200 {
         "'note' may have 2000 bytes, names 200"
+    } else if record.restore.as_ref().is_some_and(|restore| !is_sound(restore)) {
+        "'restore': a text may have 500 bytes, there may be 10 'checks', and no time is negative"
     } else {
         return carry_out(&app, Command::KeepDrill(Box::new(record))).await;
     };
     answer::outcome(Err(CommandError::Unacceptable(wrong.to_owned())))
+}
+
+/// All members keep it, and its times become metrics.
+fn is_sound(restore: &RestoreFigures) -> bool {
+    let texts = [&restore.backup, &restore.repository, &restore.target, &restore.reached].into_iter();
+    let texts = texts.chain(&restore.reached_at).chain(&restore.checks);
+    let mut times = restore.seconds.steps().into_iter().map(|(_, seconds)| seconds);
+    restore.checks.len() <= 10 && texts.map(String::len).all(|length| length <= 500) && times.all(|time| time >= 0.0)
 }
 
 #[utoipa::path(post, path = "/failsafe", tag = "cluster", summary = "Ask for consent to go on without the store",

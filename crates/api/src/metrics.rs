@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
 use crate::backend::Live;
-use crate::types::{ArchiveStatus, ClusterStatus, DrillKind, DrillLog, MemberStatus, ScheduledBackups};
+use crate::types::{ArchiveStatus, ClusterStatus, DrillKind, DrillLog, DrillResult, MemberStatus, ScheduledBackups};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -201,8 +201,9 @@ fn of_cluster(page: &mut Page, cluster: &ClusterStatus) {
 }
 
 fn of_drills(page: &mut Page, log: &DrillLog) {
-    let kinds = [DrillKind::Failover, DrillKind::Switchover];
-    let last: Vec<_> = kinds.iter().filter_map(|kind| log.last(*kind)).collect();
+    let moves = [DrillKind::Failover, DrillKind::Switchover];
+    let last: Vec<_> = moves.iter().filter_map(|kind| log.last(*kind)).collect();
+    let restore = log.last(DrillKind::Restore);
     page.family("matriarch_drills", "counter", "Drills by kind and result.");
     for (kind, results) in &log.totals {
         for (result, count) in results {
@@ -215,12 +216,20 @@ fn of_drills(page: &mut Page, log: &DrillLog) {
         page.sample("matriarch_drill_last_gap_seconds", &[("kind", drill.kind.as_str())], drill.gap_seconds);
     }
     page.family("matriarch_drill_last_timestamp_seconds", "gauge", "When the last drill was, seconds since 1970.");
-    for drill in &last {
+    for drill in last.iter().copied().chain(restore) {
         page.sample("matriarch_drill_last_timestamp_seconds", &[("kind", drill.kind.as_str())], seconds(&drill.at));
     }
     page.family("matriarch_drill_last_lost_writes", "gauge", "Acknowledged writes missing after the last drill.");
     for (drill, lost) in last.iter().filter_map(|drill| Some((drill, drill.lost_writes?))) {
         page.sample("matriarch_drill_last_lost_writes", &[("kind", drill.kind.as_str())], lost);
+    }
+    let Some(restore) = restore else { return };
+    let help = "1 if the last restore drill passed.";
+    page.gauge("matriarch_drill_last_restore_passed", help, u8::from(restore.result == DrillResult::Passed));
+    let Some(figures) = &restore.restore else { return };
+    page.family("matriarch_drill_last_restore_seconds", "gauge", "How long each step of the last restore drill took.");
+    for (step, seconds) in figures.seconds.steps() {
+        page.sample("matriarch_drill_last_restore_seconds", &[("step", step)], seconds);
     }
 }
 

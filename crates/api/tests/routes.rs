@@ -88,13 +88,17 @@ async fn drills_are_asked_for_and_kept() {
         ("/drills", r#"{"at": "yesterday"}"#, 422, "RFC 3339"),
         ("/drills", r#"{"at": "2026-11-21T10:00:00Z", "gap_seconds": -1}"#, 422, "gap_seconds"),
         ("/drills", r#"{"result": "so-so"}"#, 400, "lost_writes"),
+        ("/drills", r#"{"at": "2026-11-21T10:00:00Z", "restore": {"seconds": {"wal": -1}}}"#, 422, "negative"),
     ] {
         let (actual, text) = server.write("POST", path, body).await;
         assert!(actual == status && text.contains(words), "{path} {body}: {actual} {text}");
     }
     assert_eq!(server.asked(), []);
     let mut log = DrillLog::default();
-    log.add(DrillRecord { lost_writes: Some(0), result: DrillResult::Passed, ..record });
+    log.add(DrillRecord { lost_writes: Some(0), result: DrillResult::Passed, ..record.clone() });
+    let seconds = RestoreSeconds { files: 1.5, ..RestoreSeconds::default() };
+    let restore = Some(RestoreFigures { seconds, ..RestoreFigures::default() });
+    log.add(DrillRecord { kind: DrillKind::Restore, restore, ..record });
     let archive = ArchiveStatus::default();
     let text = metrics::render(&primary(), &cluster(), &log, &archive, leading(), None);
     assert!(!text.contains("matriarch_archive"), "none is configured:\n{text}");
@@ -103,6 +107,10 @@ async fn drills_are_asked_for_and_kept() {
         "matriarch_drill_last_gap_seconds{scope=\"demo\",name=\"a\",kind=\"failover\"} 0.25\n",
         "matriarch_drill_last_timestamp_seconds{scope=\"demo\",name=\"a\",kind=\"failover\"} 1795255200\n",
         "matriarch_drill_last_lost_writes{scope=\"demo\",name=\"a\",kind=\"failover\"} 0\n",
+        "matriarch_drills_total{scope=\"demo\",name=\"a\",kind=\"restore\",result=\"failed\"} 1\n",
+        "matriarch_drill_last_timestamp_seconds{scope=\"demo\",name=\"a\",kind=\"restore\"} 1795255200\n",
+        "matriarch_drill_last_restore_passed{scope=\"demo\",name=\"a\"} 0\n",
+        "matriarch_drill_last_restore_seconds{scope=\"demo\",name=\"a\",step=\"files\"} 1.5\n",
     ] {
         assert!(text.contains(line), "{line} is missing:\n{text}");
     }

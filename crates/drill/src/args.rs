@@ -29,21 +29,15 @@ pub enum DrillVerb {
     History,
 }
 
-/// What both kinds take.
+/// When a drill of whatever kind may be.
 #[derive(Args, Clone, Debug)]
-pub struct CommonArgs {
+pub struct WhenArgs {
     /// Only within these hours of the day
     #[arg(long, value_name = "HH:MM-HH:MM", help_heading = "Bounds")]
     pub between: Option<Window>,
     /// Time zone of --between; this machine's unless given
     #[arg(long, value_name = "ZONE", value_parser = time_zone, requires = "between", help_heading = "Bounds")]
     pub time_zone: Option<jiff::tz::TimeZone>,
-    /// Not when a member is further behind (also 16kB, 1GB)
-    #[arg(long, value_name = "BYTES", default_value = "16MB", value_parser = bytes, help_heading = "Bounds")]
-    pub max_lag: u64,
-    /// Not with fewer voters beyond those that a commit waits for
-    #[arg(long, value_name = "COUNT", default_value_t = 1, help_heading = "Bounds")]
-    pub spare_voters: u32,
     /// Not so soon after the drill before (30min, 12h, 7d)
     #[arg(long, value_name = "TIME", value_parser = span, help_heading = "Bounds")]
     pub at_least_apart: Option<Duration>,
@@ -53,6 +47,19 @@ pub struct CommonArgs {
     /// Say what would be done, or why not, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// What both kinds that move the primary take.
+#[derive(Args, Clone, Debug)]
+pub struct CommonArgs {
+    #[command(flatten)]
+    pub when: WhenArgs,
+    /// Not when a member is further behind (also 16kB, 1GB)
+    #[arg(long, value_name = "BYTES", default_value = "16MB", value_parser = bytes, help_heading = "Bounds")]
+    pub max_lag: u64,
+    /// Not with fewer voters beyond those that a commit waits for
+    #[arg(long, value_name = "COUNT", default_value_t = 1, help_heading = "Bounds")]
+    pub spare_voters: u32,
     /// Do not ask
     #[arg(long)]
     pub force: bool,

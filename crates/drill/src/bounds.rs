@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use jiff::Zoned;
 use jiff::tz::TimeZone;
-use matriarch_api::{DrillKind, DrillLog, MemberRow, StatusPage};
+use matriarch_api::{DrillKind, DrillLog, DrillRecord, MemberRow, StatusPage};
 use matriarch_cli::view::View;
 
-use crate::args::CommonArgs;
+use crate::args::{CommonArgs, WhenArgs};
 
 /// Reasons against a drill at this moment; none when it may be.
 pub fn refusals(args: &CommonArgs, kind: DrillKind, view: &View, log: &DrillLog, now: &Zoned) -> Vec<String> {
@@ -19,15 +19,24 @@ pub fn refusals(args: &CommonArgs, kind: DrillKind, view: &View, log: &DrillLog,
     if let Some(planned) = &view.cluster.scheduled_switchover {
         reasons.push(format!("a switchover is scheduled at {}: wait for it, or cancel it", planned.at));
     }
-    if let Some(window) = &args.between {
-        let zone = args.time_zone.clone().unwrap_or_else(TimeZone::system);
+    reasons.extend(untimely(&args.when, kind, log, now));
+    reasons
+}
+
+/// Reasons against a drill at this hour.
+pub fn untimely(when: &WhenArgs, kind: DrillKind, log: &DrillLog, now: &Zoned) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if let Some(window) = &when.between {
+        let zone = when.time_zone.clone().unwrap_or_else(TimeZone::system);
         let local = now.with_time_zone(zone);
         if !window.contains(local.time()) {
             reasons.push(format!("it is {}, outside of {window}", local.strftime("%H:%M %Z")));
         }
     }
-    if let Some(apart) = args.at_least_apart {
-        let last = log.drills.last().and_then(|drill| drill.at.parse::<jiff::Timestamp>().ok());
+    if let Some(apart) = when.at_least_apart {
+        // A restore disturbs nobody who practises moves, nor the other way round.
+        let alike = |drill: &&DrillRecord| (drill.kind == DrillKind::Restore) == (kind == DrillKind::Restore);
+        let last = log.drills.iter().rev().find(alike).and_then(|drill| drill.at.parse::<jiff::Timestamp>().ok());
         let since = last.map(|last| (last, now.timestamp().as_second() - last.as_second()));
         if let Some((last, _)) = since.filter(|(_, since)| *since < seconds(apart)) {
             reasons.push(format!("the last drill was at {last}, less than {} s ago", apart.as_secs()));

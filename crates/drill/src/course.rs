@@ -21,6 +21,7 @@ use crate::args::Order;
 use crate::bounds::{ailments, refusals};
 use crate::interrupt::Interrupt;
 use crate::ledger::{self, Ledger};
+use crate::schedule::Practice;
 use crate::{address, history, reckoning, schedule};
 
 /// Writing before the blow, so that a pause can be told from a slow start.
@@ -48,16 +49,16 @@ pub enum Attempt {
 pub async fn drill(target: &Target, ui: &mut Ui, order: Order) -> anyhow::Result<()> {
     let (view, log) = look(target).await?;
     let reasons = refusals(&order.common, order.kind, &view, &log, &Zoned::now());
-    if order.common.dry_run {
+    if order.common.when.dry_run {
         return rehearse(target, ui, &order, &view, reasons).await;
     }
-    if order.common.every.is_none() && !reasons.is_empty() {
+    if order.common.when.every.is_none() && !reasons.is_empty() {
         return Err(refusal(&reasons));
     }
     consent(ui.prompt.as_mut(), order.common.force, &format!("{}?", plan(&order, &view)))?;
     let stop = Interrupt::listen()?;
-    if let Some(every) = order.common.every {
-        return schedule::keep_on(target, ui, &order, every, stop).await;
+    if let Some(every) = order.common.when.every {
+        return schedule::keep_on(&mut Moves { target, order: &order }, ui, every, stop).await;
     }
     let drills = match attempt(target, ui, &order, &stop).await? {
         Attempt::Refused(reasons) => return Err(refusal(&reasons)),
@@ -70,7 +71,28 @@ pub async fn drill(target: &Target, ui: &mut Ui, order: Order) -> anyhow::Result
     }
 }
 
-fn refusal(reasons: &[String]) -> anyhow::Error {
+/// Moves of the primary, for the schedule.
+struct Moves<'a> {
+    target: &'a Target,
+    order: &'a Order,
+}
+
+impl Practice for Moves<'_> {
+    fn kind(&self) -> DrillKind {
+        self.order.kind
+    }
+
+    async fn log(&mut self) -> anyhow::Result<DrillLog> {
+        look(self.target).await.map(|(_, log)| log)
+    }
+
+    async fn attempt(&mut self, ui: &mut Ui, stop: &Interrupt) -> anyhow::Result<Attempt> {
+        attempt(self.target, ui, self.order, stop).await
+    }
+}
+
+/// Why nothing was done.
+pub fn refusal(reasons: &[String]) -> anyhow::Error {
     Failure::new(code::TEMPORARY, format!("no drill, and nothing was done: {}", reasons.join("; "))).into()
 }
 
@@ -81,7 +103,7 @@ fn plan(order: &Order, view: &View) -> String {
         (DrillKind::Switchover, _) if order.and_back => {
             format!("Move the primary of {scope} away from {leader} and back")
         }
-        (DrillKind::Switchover, _) => format!("Move the primary of {scope} away from {leader}"),
+        (DrillKind::Switchover | DrillKind::Restore, _) => format!("Move the primary of {scope} away from {leader}"),
         (DrillKind::Failover, Blow::Postgres) => format!("Kill PostgreSQL of {leader}, the primary of {scope}"),
         (DrillKind::Failover, Blow::Instance) => {
             format!("Kill PostgreSQL and the agent of {leader}, the primary of {scope}")
@@ -123,14 +145,14 @@ pub async fn look(target: &Target) -> anyhow::Result<(View, DrillLog)> {
 }
 
 /// One drill, or there and back, if nothing is against it.
-pub async fn attempt(target: &Target, ui: &mut Ui, order: &Order, stop: &Interrupt) -> anyhow::Result<Attempt> {
+async fn attempt(target: &Target, ui: &mut Ui, order: &Order, stop: &Interrupt) -> anyhow::Result<Attempt> {
     let mut done = Vec::new();
     let mut back_to = None;
     loop {
         let mut order = order.clone();
         if back_to.is_some() {
             // The way back belongs to the same drill.
-            order.common.at_least_apart = None;
+            order.common.when.at_least_apart = None;
         }
         let record = match once(target, ui, &order, back_to.as_deref(), stop).await? {
             Ok(record) => record,
@@ -240,7 +262,7 @@ impl Course<'_> {
             _ => DrillResult::Failed,
         };
         record.note = notes.join("; ").chars().take(500).collect();
-        self.keep(&record).await?;
+        keep(self.target, &record).await?;
         Ok(record)
     }
 
@@ -300,7 +322,7 @@ impl Course<'_> {
                 let spare_voters = self.order.common.spare_voters;
                 client.drill(&BlowBody { blow: self.order.blow, epoch, spare_voters }).await?
             }
-            DrillKind::Switchover => {
+            DrillKind::Switchover | DrillKind::Restore => {
                 let candidate = candidate.map(str::to_owned);
                 let body = SwitchoverBody { leader: Some(self.leader.to_owned()), candidate, scheduled_at: None };
                 client.switchover(&body).await?
@@ -375,24 +397,24 @@ impl Course<'_> {
             tokio::time::sleep(LOOK).await;
         }
     }
+}
 
-    /// Puts the result where every member sees it.
-    async fn keep(&self, record: &DrillRecord) -> anyhow::Result<()> {
-        let until = Instant::now() + KEEP;
-        loop {
-            let kept = async {
-                let view = view::read(self.target).await?;
-                let endpoints = view.in_order(view.leader());
-                in_turn(self.target, &endpoints, |client| async move { client.keep_drill(record).await }).await?;
-                anyhow::Ok(())
-            };
-            match kept.await {
-                Ok(()) => return Ok(()),
-                Err(error) if Instant::now() > until => {
-                    return Err(error.context(format!("the result could not be kept ({})", in_words(record))));
-                }
-                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+/// Puts a result where every member sees it.
+pub async fn keep(target: &Target, record: &DrillRecord) -> anyhow::Result<()> {
+    let until = Instant::now() + KEEP;
+    loop {
+        let kept = async {
+            let view = view::read(target).await?;
+            let endpoints = view.in_order(view.leader());
+            in_turn(target, &endpoints, |client| async move { client.keep_drill(record).await }).await?;
+            anyhow::Ok(())
+        };
+        match kept.await {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() > until => {
+                return Err(error.context(format!("the result could not be kept ({})", in_words(record))));
             }
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
 }
@@ -407,6 +429,14 @@ fn note_outcome(record: &mut DrillRecord, view: &View) {
 pub fn in_words(drill: &DrillRecord) -> String {
     let lost = drill.lost_writes.map_or_else(|| "unknown".to_owned(), |lost| lost.to_string());
     let note = if drill.note.is_empty() { String::new() } else { format!(", {}", drill.note) };
+    if drill.kind == DrillKind::Restore {
+        let figures = drill.restore.clone().unwrap_or_default();
+        let (result, ready) = (drill.result.as_str(), figures.seconds.until_ready());
+        return format!(
+            "restore drill {result}: backup {}, {ready:.2} s until it took connections{note}",
+            figures.backup
+        );
+    }
     format!(
         "{} drill {}: from {} to {} (timeline {}), {:.2} s without a write, {} acknowledged, {lost} lost{note}",
         drill.kind.as_str(),

@@ -1,7 +1,7 @@
 //! Drills as tables and as data.
 
-use matriarch_api::{DrillRecord, DrillResult};
-use matriarch_cli::{Grid, Part, Target, Tone, Ui, in_turn, view};
+use matriarch_api::{DrillKind, DrillRecord, DrillResult};
+use matriarch_cli::{Grid, Part, Target, Tone, Ui, in_turn, units, view};
 
 /// `drill history`.
 pub async fn show(target: &Target, ui: &mut Ui) -> anyhow::Result<()> {
@@ -15,8 +15,63 @@ pub async fn show(target: &Target, ui: &mut Ui) -> anyhow::Result<()> {
     ui.show(&log.drills, || parts(&log.drills))
 }
 
-/// A table, and what is to be said of single drills below it.
+/// A table of moves and one of restores, and what is to be said of single drills below them.
 pub fn parts(drills: &[DrillRecord]) -> Vec<Part> {
+    let (restores, moved): (Vec<_>, Vec<_>) = drills.iter().partition(|drill| drill.kind == DrillKind::Restore);
+    let mut parts = Vec::new();
+    if !moved.is_empty() {
+        parts.push(Part::Grid(moves(&moved)));
+    }
+    if !restores.is_empty() {
+        parts.push(Part::Grid(restored(&restores)));
+    }
+    let notes = drills.iter().filter(|drill| !drill.note.is_empty());
+    parts.extend(notes.map(|drill| Part::Line(tone(drill.result), format!("{}: {}", drill.at, drill.note))));
+    parts
+}
+
+fn restored(drills: &[&DrillRecord]) -> Grid {
+    let head = [
+        "Time",
+        "Backup",
+        "Size",
+        "Reached",
+        "Files",
+        "WAL",
+        "Start",
+        "Ready after",
+        "Query",
+        "Databases",
+        "Relations",
+        "Checks",
+        "Result",
+    ];
+    let numeric = ["Size", "Files", "WAL", "Start", "Ready after", "Query", "Databases", "Relations"];
+    let mut grid = Grid::new(&head).numeric(&numeric);
+    for drill in drills {
+        let figures = drill.restore.clone().unwrap_or_default();
+        let seconds = figures.seconds;
+        let cells = vec![
+            drill.at.clone(),
+            figures.backup,
+            units::bytes(figures.bytes),
+            figures.reached_at.unwrap_or(figures.reached),
+            time(seconds.files),
+            time(seconds.wal),
+            time(seconds.start),
+            time(seconds.until_ready()),
+            time(seconds.query),
+            figures.databases.to_string(),
+            figures.relations.to_string(),
+            figures.checks.join(", "),
+            drill.result.as_str().replace('_', " "),
+        ];
+        grid.row(tone(drill.result), cells);
+    }
+    grid
+}
+
+fn moves(drills: &[&DrillRecord]) -> Grid {
     let head = [
         "Time",
         "Drill",
@@ -36,13 +91,14 @@ pub fn parts(drills: &[DrillRecord]) -> Vec<Part> {
     for drill in drills {
         grid.row(tone(drill.result), cells(drill));
     }
-    let notes = drills.iter().filter(|drill| !drill.note.is_empty());
-    let notes = notes.map(|drill| Part::Line(tone(drill.result), format!("{}: {}", drill.at, drill.note)));
-    std::iter::once(Part::Grid(grid)).chain(notes).collect()
+    grid
+}
+
+fn time(seconds: f64) -> String {
+    format!("{seconds:.2} s")
 }
 
 fn cells(drill: &DrillRecord) -> Vec<String> {
-    let time = |seconds: f64| format!("{seconds:.2} s");
     vec![
         drill.at.clone(),
         what(drill),

@@ -18,7 +18,12 @@ mod reckoning;
 mod schedule;
 mod window;
 
-pub use args::{CommonArgs, DrillVerb, FailoverArgs, SwitchoverArgs};
+pub use args::{CommonArgs, DrillVerb, FailoverArgs, SwitchoverArgs, WhenArgs};
+pub use bounds::untimely;
+pub use course::{Attempt, keep, look, refusal};
+pub use history::parts;
+pub use interrupt::Interrupt;
+pub use schedule::{Practice, keep_on};
 
 use matriarch_cli::{Target, Ui};
 

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use matriarch_api::{DrillKind, DrillLog};
-use matriarch_cli::{Target, Ui};
+use matriarch_cli::Ui;
 
-use crate::args::Order;
 use crate::course::{self, Attempt};
 use crate::interrupt::Interrupt;
 
@@ -15,21 +14,31 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// The wall clock may jump, so no single sleep is longer.
 const NAP: Duration = Duration::from_secs(60);
 
+/// What is practised again and again.
+pub trait Practice {
+    /// What kind of drill it is.
+    fn kind(&self) -> DrillKind;
+    /// The drills before.
+    fn log(&mut self) -> impl Future<Output = anyhow::Result<DrillLog>>;
+    /// One drill, if nothing is against it.
+    fn attempt(&mut self, ui: &mut Ui, stop: &Interrupt) -> impl Future<Output = anyhow::Result<Attempt>>;
+}
+
 /// Does drills until interrupted.
 pub async fn keep_on(
-    target: &Target,
+    practice: &mut impl Practice,
     ui: &mut Ui,
-    order: &Order,
     every: Duration,
     stop: Interrupt,
 ) -> anyhow::Result<()> {
+    let kind = practice.kind();
     let mut told = String::new();
     while !stop.came() {
-        let news = match course::look(target).await {
+        let news = match practice.log().await {
             Err(error) => format!("nobody answers: {error:#}"),
-            Ok((_, log)) => match due(&log, order.kind, every).filter(|due| *due > Timestamp::now()) {
-                Some(due) => format!("the next {} drill is due at {due}", order.kind.as_str()),
-                None => match course::attempt(target, ui, order, &stop).await {
+            Ok(log) => match due(&log, kind, every).filter(|due| *due > Timestamp::now()) {
+                Some(due) => format!("the next {} drill is due at {due}", kind.as_str()),
+                None => match practice.attempt(ui, &stop).await {
                     Ok(Attempt::Refused(reasons)) => format!("not now: {}", reasons.join("; ")),
                     Ok(Attempt::Done(drills)) => {
                         let lines = drills.iter().map(course::in_words);
@@ -43,7 +52,7 @@ pub async fn keep_on(
             log_line(ui, &news);
             told = news;
         }
-        let left = course::look(target).await.ok().and_then(|(_, log)| due(&log, order.kind, every));
+        let left = practice.log().await.ok().and_then(|log| due(&log, kind, every));
         let left = left.map_or(AGAIN, |due| until(due).clamp(Duration::from_millis(100), NAP));
         // A drill that is due and could not be is tried again later.
         let pause = if left <= Duration::from_millis(100) { AGAIN.min(every) } else { left };

@@ -3,6 +3,7 @@
 mod agent;
 mod backup;
 mod cluster;
+mod drill;
 mod host;
 mod logging;
 mod pooler;
@@ -22,7 +23,6 @@ use clap::{CommandFactory, Parser, Subcommand};
 use matriarch_agent::archive::WalCommand;
 use matriarch_agent::guard::GuardOptions;
 use matriarch_cli::{OutputArgs, Ui, Verb};
-use matriarch_drill::DrillVerb;
 
 /// Keeps a PostgreSQL cluster available: failover that loses nothing acknowledged, switchover, repair, routing.
 #[derive(Debug, Parser)]
@@ -76,9 +76,9 @@ enum Mode {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Practise a failover or a switchover on the live cluster, and measure it
+    /// Practise a failover, a switchover or a restore, and measure it
     #[command(subcommand)]
-    Drill(DrillVerb),
+    Drill(drill::Drill),
     /// Archive a file of WAL: PostgreSQL's archive_command
     #[command(
         long_about = "Asks the agent on this host to bring a file of pg_wal into every repository of the archive, and ends with 0 \
@@ -176,10 +176,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             backup::restore(*args, &cli.which, &mut ui).await
         }),
         Mode::RestoreFetch(args) => block_on(backup::fetch(args)),
-        Mode::Drill(verb) => block_on(async move {
+        Mode::Drill(drill) => block_on(async move {
             let mut ui = Ui::terminal(cli.output.output);
-            let target = cluster::find(&cli.which).await?.target();
-            matriarch_drill::run(verb, &target, &mut ui).await
+            drill::run(drill, &cli.which, &mut ui).await
         }),
         Mode::Cluster(verb) => block_on(async move {
             let mut ui = Ui::terminal(cli.output.output);

@@ -226,7 +226,7 @@ fn primary_conninfo(instance: &Instance, settings: &Settings) -> String {
 }
 
 // A list of directories is split at commas unless an item is in double quotes.
-fn quote_list_item(item: &str) -> String {
+pub(crate) fn quote_list_item(item: &str) -> String {
     if item.contains([',', '"', ' ']) { format!("\"{}\"", item.replace('"', "\"\"")) } else { item.to_owned() }
 }
 

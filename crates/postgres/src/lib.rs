@@ -2,7 +2,7 @@
 //!
 //! Owns: the data directory from nothing to running ([`bootstrap`], [`clone`], [`rewind`], [`control`],
 //! [`incarnation`]), the files we add to it ([`conf`], [`hba`], tried out by [`check`]), the postmaster and every process under it
-//! ([`postmaster`], [`process`], [`stop`]), the server's log ([`server_log`]), the volumes below ([`volumes`]), one superuser connection
+//! ([`postmaster`], [`process`], [`stop`]), a server for a recovery alone ([`scratch`]), the server's log ([`server_log`]), the volumes below ([`volumes`]), one superuser connection
 //! ([`sql`]), and streams of its WAL ([`replication`]).
 //! Must not: decide anything (the agent does), talk to the store, or reimplement what PostgreSQL's own tools do.
 //! Every child runs as [`Owner`] when we are root, in a clean environment, with its messages kept for errors.
@@ -31,6 +31,7 @@ pub mod readiness;
 pub mod replication;
 pub mod rewind;
 pub mod roles;
+pub mod scratch;
 pub mod server_log;
 pub mod sql;
 pub mod staging;

@@ -148,7 +148,7 @@ pub async fn start(instance: &Instance, start_as: StartAs, log_file: &Path) -> R
         refuse_standby(instance).await?;
     }
     prepare(instance, start_as)?;
-    spawn(instance, log_file)
+    spawn(instance, log_file, [])
 }
 
 /// The files that PostgreSQL must find, and must not find, when it starts. Not on another thread: when its caller is
@@ -180,7 +180,7 @@ async fn refuse_standby(instance: &Instance) -> Result<(), StartError> {
 /// A crash leaves `postmaster.pid` and the socket with its lock file, and PostgreSQL refuses to start when a process
 /// has that number by now, or when the dead postmaster is a zombie that nobody reaps. Nobody works in the data directory
 /// (the caller looked) and the run directory is ours alone, so such files are stale.
-fn remove_stale_locks(instance: &Instance) -> Result<(), FileError> {
+pub(crate) fn remove_stale_locks(instance: &Instance) -> Result<(), FileError> {
     if let Some(pid) = PidFile::read(&instance.data_dir).map(|file| file.pid)
         && Path::new(&format!("/proc/{pid}")).exists()
         && !process::belongs(pid, &instance.data_dir)
@@ -195,12 +195,17 @@ fn remove_stale_locks(instance: &Instance) -> Result<(), FileError> {
     Ok(())
 }
 
-fn spawn(instance: &Instance, log_file: &Path) -> Result<Postmaster, StartError> {
+/// Runs the program on the data directory as it is, with further arguments.
+pub(crate) fn spawn(
+    instance: &Instance,
+    log_file: &Path,
+    arguments: impl IntoIterator<Item = String>,
+) -> Result<Postmaster, StartError> {
     let (log, output) = LogMark::open(log_file, instance.owner.as_ref())?;
     let errors = output.try_clone().doing("open", log_file)?;
     let program = instance.binaries.program("postgres");
     let mut command = Command::new(&program);
-    command.arg("-D").arg(&instance.data_dir);
+    command.arg("-D").arg(&instance.data_dir).args(arguments);
     // In the data directory from the first moment, so that `process::tree` cannot miss it.
     command.current_dir(&instance.data_dir).process_group(0);
     command.stdin(Stdio::null()).stdout(output).stderr(errors);

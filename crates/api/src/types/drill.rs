@@ -1,4 +1,4 @@
-//! Drills: a failover or a switchover done on purpose, what was measured, and the shape in which all members keep it.
+//! Drills: a failover, a switchover or a restore done on purpose, what was measured, and the shape in which all members keep it.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +17,8 @@ pub enum DrillKind {
     Failover,
     /// A planned move.
     Switchover,
+    /// The newest backup is restored beside everything, and read.
+    Restore,
 }
 
 /// What a failover drill ends.
@@ -34,7 +36,7 @@ pub enum Blow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DrillResult {
-    /// Writes came back, nothing acknowledged is missing, every member is well.
+    /// Writes came back, nothing acknowledged is missing, every member is well; or the restored data answered every question.
     Passed,
     /// An acknowledged row is missing.
     LostWrites,
@@ -54,8 +56,11 @@ pub struct DrillRecord {
     pub blow: Option<Blow>,
     /// How it ended.
     pub result: DrillResult,
-    /// When the blow fell, or the move was asked for (RFC 3339).
+    /// When the blow fell, or the move was asked for, or the restore began (RFC 3339).
     pub at: String,
+    /// What a restore found; then the fields about members, writes and timelines mean nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreFigures>,
     /// Who led before.
     pub from: String,
     /// Who leads afterwards; empty when nobody does.
@@ -83,6 +88,67 @@ pub struct DrillRecord {
     /// What went wrong, or what is worth knowing.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub note: String,
+}
+
+/// What a restore drill restored, what it found there, and how long each step took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct RestoreFigures {
+    /// Name of the backup; empty when none served.
+    pub backup: String,
+    /// The repository.
+    pub repository: String,
+    /// How far it was to go, in words.
+    pub target: String,
+    /// Where recovery ended.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reached: String,
+    /// When the last transaction before that ended, by the server's clock (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reached_at: Option<String>,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// WAL segments that were put in place.
+    pub segments: u64,
+    /// Databases that were connected to.
+    pub databases: u64,
+    /// Tables, indexes and sequences in them.
+    pub relations: u64,
+    /// What was checked besides: `amcheck`, `checksums`.
+    pub checks: Vec<String>,
+    /// Seconds that each step took.
+    pub seconds: RestoreSeconds,
+}
+
+/// Seconds of each step of a restore drill; 0 for those it did not come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct RestoreSeconds {
+    /// Finding the backup and its WAL.
+    pub plan: f64,
+    /// Files, until all are on disk.
+    pub files: f64,
+    /// WAL.
+    pub wal: f64,
+    /// Recovery, until connections are taken.
+    pub start: f64,
+    /// Counting, and the queries.
+    pub query: f64,
+    /// Checks.
+    pub check: f64,
+}
+
+impl RestoreSeconds {
+    /// By name, in their order.
+    pub fn steps(&self) -> [(&'static str, f64); 6] {
+        let RestoreSeconds { plan, files, wal, start, query, check } = *self;
+        [("plan", plan), ("files", files), ("wal", wal), ("start", start), ("query", query), ("check", check)]
+    }
+
+    /// Until connections were taken: as long as a restore in earnest.
+    pub fn until_ready(&self) -> f64 {
+        self.plan + self.files + self.wal + self.start
+    }
 }
 
 /// All drills of a cluster: the newest of them, and how many there were.
@@ -116,6 +182,7 @@ impl DrillKind {
         match self {
             DrillKind::Failover => "failover",
             DrillKind::Switchover => "switchover",
+            DrillKind::Restore => "restore",
         }
     }
 }

@@ -17,7 +17,7 @@ pub use cluster::{
     ClusterDetail, ClusterStatus, HistoryLine, KnownRow, Lag, MemberRow, PreviousRuleView, RouterRow, RuleView,
     ScheduledSwitchover, StoreView, Unknown,
 };
-pub use drill::{Blow, BlowBody, DrillKind, DrillLog, DrillRecord, DrillResult};
+pub use drill::{Blow, BlowBody, DrillKind, DrillLog, DrillRecord, DrillResult, RestoreFigures, RestoreSeconds};
 pub use member::{
     CertificateRow, Identity, MemberDetail, MemberStatus, PendingChange, ReplicationRow, ScheduledRestart, SlotRow,
     Xlog,

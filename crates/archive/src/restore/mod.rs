@@ -5,11 +5,13 @@
 //! settings that are left for it.
 
 mod chain;
+mod choose;
 mod history;
 mod plan;
 mod settings;
 mod write;
 
+pub use choose::choose;
 pub use history::{BadHistory, History, Switch};
 pub use plan::{FromTail, Plan, Target, Wanted, Window, plan, window};
 pub(crate) use plan::{history_of, timelines};
@@ -19,6 +21,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -126,8 +129,18 @@ impl RestoreError {
     }
 }
 
+/// How long the parts of a restore took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Took {
+    /// Files, until all are on disk.
+    pub files: Duration,
+    /// WAL that was put in place.
+    pub wal: Duration,
+}
+
 /// Restores what was planned. Dropped or failed, it leaves a directory without `pg_control`, which PostgreSQL refuses.
-pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Result<(), RestoreError> {
+pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Result<Took, RestoreError> {
+    let begun = Instant::now();
     let name = archive.place().manifest(&plan.summary.backup);
     let manifest = base::manifest(archive, &plan.summary.backup).await?;
     let broken = |why: String| RestoreError::from(archive.repository().corrupt(&name, why));
@@ -139,7 +152,9 @@ pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Resul
     let sink = Arc::new(Files { tree: Arc::clone(&tree), progress: options.progress.clone() });
     packs::read(archive, &manifest, options.workers, &sink).await?;
     let settings = settings::lines(plan, options);
+    let placing = Instant::now();
     place_wal(archive, plan, options, &tree).await?;
+    let wal = placing.elapsed();
     let files = options.files.clone();
     let label = manifest.summary.backup_label.clone();
     blocking(move || {
@@ -153,7 +168,8 @@ pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Resul
         tree.text("recovery.signal", "")?;
         tree.control(&control)
     })
-    .await
+    .await?;
+    Ok(Took { files: begun.elapsed().saturating_sub(wal), wal })
 }
 
 /// Recovery asks the archive first and then looks here: for what only the tail has, and for all if that is wanted.

@@ -1,5 +1,5 @@
 use clap::Parser;
-use matriarch_api::{DrillRecord, Lag, ReplicationRow, RuleView, ScheduledSwitchover, StatusPage};
+use matriarch_api::{Lag, ReplicationRow, RuleView, ScheduledSwitchover, StatusPage};
 use matriarch_cli::Endpoint;
 use matriarch_cli::view::Answer;
 

@@ -1,12 +1,12 @@
 //! `backup` and `restore`: base backups of a running server, what becomes of them, and the way back.
 
-mod archives;
+pub mod archives;
 mod care;
-mod fail;
+pub mod fail;
 mod fetch;
 mod list;
-mod meter;
-mod restore;
+pub mod meter;
+pub mod restore;
 mod scheduled;
 mod take;
 
@@ -17,7 +17,7 @@ use matriarch_cli::Ui;
 
 pub use archives::WhereArgs;
 pub use fetch::{FetchArgs, fetch};
-pub use restore::{RestoreArgs, restore};
+pub use restore::{GoalArgs, RestoreArgs, restore};
 
 use crate::cluster::Which;
 use take::TakeArgs;

@@ -8,28 +8,25 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use matriarch_archive::archive::Archive;
-use matriarch_archive::base::{self, SOURCE, Summary};
+use matriarch_archive::base::{SOURCE, Summary};
 use matriarch_archive::configured::ORIGIN;
 use matriarch_archive::progress::Progress;
-use matriarch_archive::restore::{self, AtTarget, Options, Plan, RestoreError, Target, Wanted, Window};
+use matriarch_archive::restore::{self, AtTarget, Options, Plan, Target, Wanted, Window};
 use matriarch_cli::{Failure, Grid, Part, Tone, Ui, code, units};
 use matriarch_postgres::{Owner, owner};
 use serde::Serialize;
 
 use super::archives::{Found, WhereArgs, find};
-use super::fail::{Code, failed};
+use super::fail::failed;
 use super::fetch::{Source, command};
 use super::list::seconds;
 use super::meter::{Meter, interrupted};
 use super::time;
 use crate::cluster::Which;
 
-/// `restore`.
+/// How far, and from which backup.
 #[derive(Args, Clone, Debug)]
-pub struct RestoreArgs {
-    /// The new data directory: absent or empty
-    #[arg(value_name = "DIRECTORY")]
-    data: PathBuf,
+pub struct GoalArgs {
     /// How far: `latest`, `immediate` (the end of the backup), a time with its zone, a position (0/3000148), `xid=NUMBER` or
     /// `name=RESTORE_POINT`
     #[arg(long, value_name = "TARGET", default_value = "latest", value_parser = target)]
@@ -40,6 +37,27 @@ pub struct RestoreArgs {
     /// Backup to begin with; the one nearest to the target unless given
     #[arg(long, value_name = "BACKUP")]
     backup: Option<String>,
+    /// End with the last complete segment, without what only the tail has
+    #[arg(long)]
+    no_tail: bool,
+}
+
+impl GoalArgs {
+    /// For the plan.
+    pub fn wanted(&self) -> Wanted {
+        let GoalArgs { to, timeline, backup, no_tail } = self.clone();
+        Wanted { target: to, timeline, backup, tail: !no_tail }
+    }
+}
+
+/// `restore`.
+#[derive(Args, Clone, Debug)]
+pub struct RestoreArgs {
+    /// The new data directory: absent or empty
+    #[arg(value_name = "DIRECTORY")]
+    data: PathBuf,
+    #[command(flatten)]
+    goal: GoalArgs,
     /// Another place for a tablespace; the one it had unless given
     #[arg(long, value_name = "NAME=DIRECTORY", value_parser = place)]
     tablespace: Vec<(String, PathBuf)>,
@@ -49,9 +67,6 @@ pub struct RestoreArgs {
     /// Put all WAL into pg_wal now: then the start needs neither this program nor keys nor the network, but space for all of it
     #[arg(long)]
     place_wal: bool,
-    /// End with the last complete segment, without what only the tail has
-    #[arg(long)]
-    no_tail: bool,
     /// User that the files belong to, when root restores; postgres unless given
     #[arg(long, value_name = "USER")]
     owner: Option<String>,
@@ -152,7 +167,7 @@ struct Reach {
 pub async fn restore(args: RestoreArgs, which: &Which, ui: &mut Ui) -> anyhow::Result<()> {
     let found = find(which, &args.place).await?;
     let data = std::path::absolute(&args.data)?;
-    let (archive, plan) = choose(&found, &args).await?;
+    let (archive, plan) = choose(&found, &args.goal.wanted()).await?;
     let window = restore::window(&archive, Some(plan.history.timeline)).await.map_err(failed)?;
     let now = Timestamp::now();
     let name = format!("{}-{}", plan.summary.system_identifier, now.strftime("%Y%m%dT%H%M%SZ"));
@@ -163,7 +178,7 @@ pub async fn restore(args: RestoreArgs, which: &Which, ui: &mut Ui) -> anyhow::R
     }
     let meter = Meter::start("restore", &options.progress);
     tokio::select! {
-        restored = restore::restore(&archive, &plan, &options) => restored.map_err(failed)?,
+        restored = restore::restore(&archive, &plan, &options) => drop(restored.map_err(failed)?),
         () = interrupted()? => {
             let text = format!("interrupted: {} is not complete and cannot be started; remove it", page.directory.display());
             return Err(Failure::new(code::TEMPORARY, text).into());
@@ -174,50 +189,13 @@ pub async fn restore(args: RestoreArgs, which: &Which, ui: &mut Ui) -> anyhow::R
 }
 
 /// The incarnation and the plan that serve the target: of the newest incarnation that does.
-async fn choose(found: &Found, args: &RestoreArgs) -> anyhow::Result<(Archive, Plan)> {
+pub async fn choose(found: &Found, wanted: &Wanted) -> anyhow::Result<(Archive, Plan)> {
     let repository = found.repository().await?;
-    let wanted =
-        Wanted { target: args.to.clone(), timeline: args.timeline, backup: args.backup.clone(), tail: !args.no_tail };
-    if let Some(name) = &args.backup {
-        let (archive, _) = found.backup(&repository, Some(name)).await?;
-        let plan = restore::plan(&archive, &wanted).await.map_err(failed)?;
-        return Ok((archive, plan));
+    if let Some(name) = &wanted.backup {
+        // Tells what there is instead.
+        found.backup(&repository, Some(name)).await?;
     }
-    let mut refused: Option<RestoreError> = None;
-    for archive in found.incarnations(&repository).await?.into_iter().rev() {
-        let begun = archive.incarnation().created;
-        let reaches_into = match &args.to {
-            Target::Latest => true,
-            Target::Time(time) => *time >= begun,
-            _ => false,
-        };
-        if base::list(&archive).await.map_err(failed)?.is_empty() {
-            if reaches_into && archive.incarnation().parent.is_some() {
-                let text = format!(
-                    "incarnation {} began at {} by a restore and has no backup yet, so what was written since cannot be \
-                     restored; --incarnation names an older one (matriarch backup list)",
-                    archive.place().incarnation(),
-                    seconds(begun)
-                );
-                return Err(Failure::new(code::DATA, text).into());
-            }
-            continue;
-        }
-        match restore::plan(&archive, &wanted).await {
-            Ok(plan) => return Ok((archive, plan)),
-            Err(error @ (RestoreError::NoBackup(_) | RestoreError::OutOfReach { .. } | RestoreError::Gap { .. })) => {
-                refused = refused.or(Some(error));
-            }
-            Err(error) => return Err(failed(error)),
-        }
-    }
-    Err(match refused {
-        Some(error) => Failure::new(error.code(), error.to_string()).into(),
-        None => {
-            let text = format!("{} holds no backup of cluster '{}'", repository.name(), found.scope);
-            Failure::new(code::DATA, text).into()
-        }
-    })
+    restore::choose(found.incarnations(&repository).await?, wanted).await.map_err(failed)
 }
 
 fn options(

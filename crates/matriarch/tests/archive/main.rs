@@ -182,6 +182,32 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     }
     let metrics = wire::http(cluster.api_port("a"), "GET", "/metrics", None, "").await.expect("it answers").body;
     assert!(metrics.contains("matriarch_archive_waiting_files{"), "{metrics}");
+    practise(&cluster).await;
+}
+
+/// What was archived in all this can be restored, and every member tells of the proof.
+async fn practise(cluster: &Cluster) {
+    let taken = cluster.verb(&["backup", "-o", "json"]).await.json();
+    let backup = taken[0]["backup"].as_str().expect("it has a name").to_owned();
+    write(cluster, 1).await;
+    let rows = cluster.ask(cluster.read_write(), "SELECT count(*) FROM t").await.expect("the primary serves");
+    until(cluster, "all is archived", |page| page["waiting"] == 0).await;
+    let query = format!("SELECT count(*) = {rows} AS complete FROM t");
+    let drill = ["drill", "restore", "--at-least-apart", "1h", "--query", &query, "-o", "json"];
+    let done = cluster.verb(&drill).await.json();
+    assert_eq!(
+        (done[0]["result"].as_str(), done[0]["restore"]["backup"].as_str()),
+        (Some("passed"), Some(&*backup)),
+        "{done}"
+    );
+    assert!(done[0]["restore"]["segments"].as_u64() > Some(0), "{done}");
+    cluster.verb(&drill).await.refused_naming(75, &["the last drill was at", "nothing was done"]);
+    let history = cluster.verb(&["drill", "history", "-o", "json"]).await.json();
+    assert_eq!(history[0]["restore"], done[0]["restore"], "{history}");
+    let table = cluster.verb(&["drill", "history"]).await;
+    assert!(table.ok().contains(&backup) && table.out.contains("passed"), "{table}");
+    let metrics = wire::http(cluster.api_port("a"), "GET", "/metrics", None, "").await.expect("it answers").body;
+    assert!(metrics.contains("matriarch_drill_last_restore_passed{"), "{metrics}");
 }
 
 /// Makes a member one that gets its WAL from the archive alone.

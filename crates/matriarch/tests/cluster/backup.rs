@@ -165,8 +165,44 @@ async fn backup_destroy_restore() {
     let origin = std::fs::read_to_string(site.dir.join("latest/matriarch_archive.json")).unwrap();
     assert!(origin.contains("parent"), "{origin}");
 
+    practised(&site, &second, &time).await;
     refusals(&site, &first, &second, &time).await;
     keeping(&site, &first, &second).await;
+}
+
+/// Restores in a place of its own that are asked and go away again.
+async fn practised(site: &Site, newest: &str, time: &str) {
+    let scratch = site.dir.create("scratch").display().to_string();
+    let drill = async |options: &[&str]| {
+        let words = ["drill", "restore", "--scratch", &scratch].iter().chain(options).copied().collect::<Vec<_>>();
+        let outcome = site.run(&words).await;
+        assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0, "nothing is left: {outcome}");
+        outcome
+    };
+    let dry = drill(&["--dry-run", "-o", "json"]).await.json();
+    assert_eq!((dry["possible"].as_bool(), dry["plan"]["backup"].as_str()), (Some(true), Some(newest)), "{dry}");
+    let alone = "select current_setting('listen_addresses') = '' and current_setting('archive_mode') = 'off' and \
+        current_setting('max_wal_senders') = '0' and not pg_is_in_recovery() as alone";
+    let asked = ["--query", "select count(*), max(id) from marks", "--query", alone, "-o", "json"];
+    let done = drill(&asked).await.json();
+    let (drill_of, figures) = (&done[0], &done[0]["restore"]);
+    assert_eq!((drill_of["kind"].as_str(), drill_of["result"].as_str()), (Some("restore"), Some("passed")), "{done}");
+    assert_eq!(figures["backup"].as_str(), Some(newest), "{done}");
+    assert_eq!(drill_of["answers"][0]["rows"], json!([["40", "40"]]), "{done}");
+    assert!(figures["databases"].as_u64() >= Some(2) && figures["relations"].as_u64() > Some(300), "{done}");
+    assert!(
+        figures["seconds"]["files"].as_f64() > Some(0.0) && figures["seconds"]["start"].as_f64() > Some(0.0),
+        "{done}"
+    );
+    assert!(figures["reached"].is_string() && figures["reached_at"].is_string(), "{done}");
+
+    let wrong = drill(&["--to", time, "--check", "never", "--query", "select count(*) = 40 from marks"]).await;
+    wrong.refused_naming(code::SOFTWARE, &["not passed", "answered false"]);
+    assert!(wrong.out.contains(newest) && wrong.out.contains("failed"), "{wrong}");
+    let never = drill(&["--to", "name=never"]).await;
+    never.refused_naming(code::SOFTWARE, &["never"]);
+    let nowhere = site.run(&["drill", "restore", "--scratch", "/nonexistent"]).await;
+    nowhere.refused_naming(code::TEMPORARY, &["/nonexistent", "nothing was done"]);
 }
 
 async fn refusals(site: &Site, first: &str, second: &str, time: &str) {
@@ -295,6 +331,45 @@ async fn what_is_stopped_is_not_taken_for_whole() {
         child.kill().await.unwrap();
         let complete = data.join("recovery.signal").exists() && data.join("backup_label").exists();
         assert!(complete || !data.join("global/pg_control").exists(), "killed after {step}");
+    }
+}
+
+/// Killed, a drill leaves its server and its directory to the next one; interrupted, it leaves nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drill_that_is_stopped_is_cleared_away() {
+    let site = Site::new(postgres::any()).await;
+    site.backup().await;
+    let scratch = site.dir.create("scratch");
+    let places = || std::fs::read_dir(&scratch).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    for (signal, left) in [("-KILL", 1), ("-INT", 0)] {
+        let mut command = tokio::process::Command::new(verb::program());
+        command.args([
+            "drill",
+            "restore",
+            "--scope",
+            "main",
+            "--query",
+            "create table asked (); select pg_sleep(3600)",
+        ]);
+        command
+            .args(["--check", "never", "--scratch"])
+            .arg(&scratch)
+            .arg("--archive")
+            .arg(site.dir.join("archive.yml"));
+        let mut child = command.current_dir(site.dir.path()).kill_on_drop(true).spawn().unwrap();
+        let ready = |place: &PathBuf| {
+            let lock = std::fs::read_to_string(place.join("data/postmaster.pid")).unwrap_or_default();
+            lock.contains("ready")
+        };
+        while !places().iter().any(ready) {
+            assert!(child.try_wait().unwrap().is_none(), "it was over before it could be stopped");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let pid = child.id().unwrap().to_string();
+        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let ended = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+        assert!(!ended.success());
+        assert_eq!(places().len(), left, "{signal}");
     }
 }
 

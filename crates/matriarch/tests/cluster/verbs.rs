@@ -199,7 +199,7 @@ async fn finding_the_cluster() {
 async fn every_verb_explains_itself() {
     let tmp = std::env::temp_dir();
     let verbs = "up,agent,proxy,completions,list,topology,status,switchover,failover,restart,reload,reinit,pause,resume,\
-                 drill,drill failover,drill switchover,drill history,history,config,config show,config edit,config set,config check,psql,dsn,version";
+                 drill,drill failover,drill switchover,drill history,drill restore,history,config,config show,config edit,config set,config check,psql,dsn,version";
     for verb in verbs.split(',') {
         let arguments: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
         let help = verb::run(&tmp, &tmp, &arguments, &[]).await;
