@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::claim;
 use crate::conf_files::ConfFiles;
 use crate::guard::GuardState;
+use crate::restored;
 
 /// How long a standby may take to become consistent, and a primary to recover, before the agent stops waiting. The
 /// server goes on; the agent then sees it become ready by itself.
@@ -51,6 +52,8 @@ pub struct JobContext {
     /// How long standbys may take to receive the end of the WAL once it is written; `None`: for as long as the stop may.
     pub send_limit: Option<Duration>,
     pub initdb: bootstrap::InitdbOptions,
+    /// A backup that stands in for initdb.
+    pub restore: Option<Arc<restored::Order>>,
     /// Whom to rewind to: the leader, when there is one.
     pub leader: Option<Source>,
     /// Whom to copy from: the leader, or a member that is there for it.
@@ -126,7 +129,10 @@ fn hopeless(error: impl std::fmt::Display) -> JobFailure {
 
 async fn initdb(context: &JobContext) -> Done {
     claim::mark(&context.instance).map_err(failed)?;
-    bootstrap::initdb(&context.instance, &context.initdb).await.map_err(failed)?;
+    match &context.restore {
+        Some(order) => restored::perform(&context.instance, order, &context.log).await.map_err(failed)?,
+        None => drop(bootstrap::initdb(&context.instance, &context.initdb).await.map_err(failed)?),
+    }
     Ok(JobReport::default())
 }
 
@@ -319,6 +325,7 @@ async fn checkpoint(context: &JobContext) -> Done {
 async fn clone_leader(context: &JobContext) -> Done {
     let Some(source) = &context.clone_source else { return Err(failed("there is no leader to copy from")) };
     keep_wal(context).await?;
+    restored::clear_spaces(&context.instance.data_dir).map_err(failed)?;
     let options = CloneOptions { old_data: OldData::KeepUntilDone, ..CloneOptions::default() };
     clone::clone_from(&context.instance, source, &options, &context.progress).await.map_err(failed)?;
     settle_wal(context).await;

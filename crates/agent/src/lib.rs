@@ -1,8 +1,9 @@
 //! The agent: one member's shell around the pure decision.
 //!
 //! Owns: the loop that observes, decides and acts ([`Shell`]), the leases ([`storage`]), PostgreSQL's jobs
-//! ([`jobs`]), the guard process ([`guard`]), heartbeats between agents ([`heartbeat`]), what outlives a restart
-//! ([`lasting`]), the address that follows the primary ([`virtual_ip`]), WAL on its way to the archive ([`archive`]), whose turn it is to take a scheduled backup ([`backups`]), and what the API shows and does ([`shared`], [`rest`]).
+//! ([`jobs`]), a new cluster from a backup ([`restored`]), the guard process ([`guard`]), heartbeats between agents ([`heartbeat`]),
+//! what outlives a restart ([`lasting`]), the address that follows the primary ([`virtual_ip`]), WAL on its way to the archive
+//! ([`archive`]), whose turn it is to take a scheduled backup ([`backups`]), and what the API shows and does ([`shared`], [`rest`]).
 //! Must not: decide anything about who leads; that is `matriarch_core::decide`'s. Start reading at [`Shell::run`].
 
 pub mod archive;
@@ -22,6 +23,7 @@ mod options;
 mod policy;
 mod postgres_log;
 pub mod rest;
+pub mod restored;
 pub mod shared;
 mod shell;
 mod sighting;

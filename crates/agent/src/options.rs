@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use matriarch_config::{LocalConfig, VirtualIp, Watchdog};
 use matriarch_core::MemberName;
@@ -10,6 +11,8 @@ use matriarch_postgres::Instance;
 use matriarch_postgres::bootstrap::InitdbOptions;
 use matriarch_postgres::conf::ServerTls;
 use serde_json::Value;
+
+use crate::restored::Order;
 
 /// Everything local; what all members share lives in the store's `config`.
 #[derive(Clone, Debug)]
@@ -42,6 +45,8 @@ pub struct Options {
     pub tags: BTreeMap<String, Value>,
     /// How a new cluster is made.
     pub initdb: InitdbOptions,
+    /// From which backup instead.
+    pub restore: Option<Arc<Order>>,
     /// Dynamic configuration for a new cluster.
     pub bootstrap_config: Option<Value>,
     /// The program whose `guard` verb is the guard: this very binary.

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
+use matriarch_agent::restored::Order;
 use matriarch_agent::{AgentBackend, Ending, Heartbeats, Options, Shared, Shell, virtual_ip};
 use matriarch_api::{Auth, Reads};
-use matriarch_config::{LocalConfig, LogFormat as FileFormat, PostgresLog, Role};
+use matriarch_archive::restore::Wanted;
+use matriarch_config::{DynamicConfig, LocalConfig, LogFormat as FileFormat, PostgresLog, Role};
 use matriarch_postgres::bootstrap::InitdbOptions;
 use matriarch_postgres::conf::ServerTls;
 use matriarch_postgres::{Binaries, Credentials, Instance, Owner, owner};
@@ -269,6 +271,7 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
         }),
         tags: config.tags.to_json().into_iter().collect(),
         initdb: initdb(config),
+        restore: restore(config)?.map(Arc::new),
         bootstrap_config: config.bootstrap.dcs.is_object().then(|| config.bootstrap.dcs.clone()),
         program: upgrade::program().context("cannot find our own program, which is the guard's too")?,
         guard_socket,
@@ -280,6 +283,29 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
         supervised: false,
         config_file: Some(absolute(file)?),
     })
+}
+
+/// The backup that a new cluster is made from, if one is named.
+fn restore(config: &LocalConfig) -> anyhow::Result<Option<Order>> {
+    let Some(restore) = &config.bootstrap.restore else { return Ok(None) };
+    let wrong =
+        |text: String| matriarch_cli::Failure::new(matriarch_cli::code::CONFIG, format!("bootstrap.restore{text}"));
+    let target = restore.to.parse().map_err(|why| wrong(format!(".to: {why}")))?;
+    let own = || DynamicConfig::from_json(&config.bootstrap.dcs).ok()?.archive;
+    let mut section = restore.archive.clone().or_else(own).ok_or_else(|| wrong(": it names no archive".to_owned()))?;
+    if let Some(identity) = &restore.identity {
+        section.encryption.identity_file = Some(identity.clone());
+    }
+    let place = |text: &String| text.split_once('=').map(|(name, path)| (name.to_owned(), PathBuf::from(path)));
+    let cluster = restore.scope.clone().unwrap_or_else(|| config.scope.clone());
+    Ok(Some(Order {
+        section,
+        own: cluster == config.scope,
+        cluster,
+        incarnation: restore.incarnation.clone(),
+        wanted: Wanted { target, timeline: restore.timeline, backup: restore.backup.clone(), tail: !restore.no_tail },
+        tablespaces: restore.tablespace.iter().filter_map(place).collect(),
+    }))
 }
 
 fn initdb(config: &LocalConfig) -> InitdbOptions {

@@ -71,15 +71,7 @@ fn remedy(source: &ToolError) -> &'static str {
 /// Runs initdb beside the data directory's place and moves the result there; a crash leaves nothing in place and is
 /// swept at the next try. The place must be free or an empty directory. Starts nothing.
 pub async fn initdb(instance: &Instance, options: &InitdbOptions) -> Result<Incarnation, InitdbError> {
-    if staging::is_occupied(&instance.data_dir) {
-        return Err(StagingError::Occupied { dir: instance.data_dir.clone() }.into());
-    }
-    if let Some(owner) = &instance.owner {
-        owner::check_reachable(&instance.data_dir, owner)?;
-        owner::check_reachable(&instance.run_dir, owner)?;
-    }
-    instance.prepare_run_dir()?;
-    let dir = staging::begin(instance).await?;
+    let dir = begin(instance).await?;
     let password = PasswordFile::write(instance)?;
     let mut command = tool::command(instance, "initdb", &dir);
     command.args(arguments(instance, options, &dir, &password.0));
@@ -93,6 +85,19 @@ pub async fn initdb(instance: &Instance, options: &InitdbOptions) -> Result<Inca
     let incarnation = incarnation::renew_in(instance, &dir)?;
     staging::place(instance)?;
     Ok(incarnation)
+}
+
+/// An empty directory beside the place, which must be free.
+pub(crate) async fn begin(instance: &Instance) -> Result<PathBuf, InitdbError> {
+    if staging::is_occupied(&instance.data_dir) {
+        return Err(StagingError::Occupied { dir: instance.data_dir.clone() }.into());
+    }
+    if let Some(owner) = &instance.owner {
+        owner::check_reachable(&instance.data_dir, owner)?;
+        owner::check_reachable(&instance.run_dir, owner)?;
+    }
+    instance.prepare_run_dir()?;
+    Ok(staging::begin(instance).await?)
 }
 
 fn arguments(instance: &Instance, options: &InitdbOptions, dir: &Path, password: &Path) -> Vec<String> {

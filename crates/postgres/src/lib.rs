@@ -1,6 +1,6 @@
 //! One local PostgreSQL instance, majors 13 to 18: its files, its processes and its SQL.
 //!
-//! Owns: the data directory from nothing to running ([`bootstrap`], [`clone`], [`rewind`], [`control`],
+//! Owns: the data directory from nothing to running ([`bootstrap`], [`restored`], [`clone`], [`rewind`], [`control`],
 //! [`incarnation`]), the files we add to it ([`conf`], [`hba`], tried out by [`check`]), the postmaster and every process under it
 //! ([`postmaster`], [`process`], [`stop`]), a server for a recovery alone ([`scratch`]), the server's log ([`server_log`]), the volumes below ([`volumes`]), one superuser connection
 //! ([`sql`]), and streams of its WAL ([`replication`]).
@@ -29,6 +29,7 @@ pub mod probe;
 pub mod process;
 pub mod readiness;
 pub mod replication;
+pub mod restored;
 pub mod rewind;
 pub mod roles;
 pub mod scratch;

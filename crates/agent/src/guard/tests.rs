@@ -55,6 +55,7 @@ fn context(instance: &Arc<Instance>, guard: Option<watch::Receiver<GuardState>>)
         stop_limit: LONG,
         send_limit: None,
         initdb: InitdbOptions { extra: vec!["--no-sync".into()], ..InitdbOptions::default() },
+        restore: None,
         leader: None,
         clone_source: None,
         leader_timeline: 1,

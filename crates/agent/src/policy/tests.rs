@@ -44,6 +44,7 @@ fn options(tags: Value) -> Options {
         watchdog: local.watchdog.clone(),
         tags: local.tags.to_json().into_iter().collect(),
         initdb: matriarch_postgres::bootstrap::InitdbOptions::default(),
+        restore: None,
         bootstrap_config: None,
         program: "/bin/true".into(),
         guard_socket: "/d/guard".into(),

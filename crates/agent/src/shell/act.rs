@@ -9,8 +9,8 @@ use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::Sql;
 
 use super::Shell;
-use crate::claim;
 use crate::event::{Reply, Request};
+use crate::{claim, restored};
 
 /// After a promotion.
 const CHECKPOINT_AFTER: Duration = Duration::from_millis(300);
@@ -71,10 +71,11 @@ impl Shell {
     }
 
     pub(super) fn after_commit(&mut self, purpose: Purpose) {
-        if purpose == Purpose::Found
-            && let Err(error) = claim::clear(self.pg.instance())
-        {
-            tracing::error!("{error}");
+        if purpose == Purpose::Found {
+            let instance = self.pg.instance();
+            if let Err(error) = restored::settle(&instance.data_dir).and_then(|()| claim::clear(instance)) {
+                tracing::error!("{error}");
+            }
         }
     }
 

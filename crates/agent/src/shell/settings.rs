@@ -41,6 +41,7 @@ impl Shell {
             stop_limit: self.config.stop_timeout().unwrap_or(NO_LIMIT),
             send_limit: self.send_limit(),
             initdb: self.options.initdb.clone(),
+            restore: self.options.restore.clone(),
             leader: leader.and_then(|name| self.source(name, &self.options.rewind_libpq)),
             clone_source: self.clone_source().and_then(|name| self.source(name, &self.options.libpq)),
             leader_timeline,

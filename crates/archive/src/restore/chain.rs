@@ -8,7 +8,8 @@ use matriarch_core::{Lsn, Timeline};
 
 use super::RestoreError;
 use super::history::History;
-use super::plan::{FromTail, Target};
+use super::plan::FromTail;
+use super::target::Target;
 use crate::archive::Archive;
 use crate::base::Summary;
 use crate::tail::{Chunk, Joiner, TailError};

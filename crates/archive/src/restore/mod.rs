@@ -9,13 +9,15 @@ mod choose;
 mod history;
 mod plan;
 mod settings;
+mod target;
 mod write;
 
 pub use choose::choose;
 pub use history::{BadHistory, History, Switch};
-pub use plan::{FromTail, Plan, Target, Wanted, Window, plan, window};
+pub use plan::{FromTail, Plan, Wanted, Window, plan, window};
 pub(crate) use plan::{history_of, timelines};
 pub use settings::AtTarget;
+pub use target::{Target, moment};
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,49 +1,19 @@
 //! Which backup and which WAL serve a target, found out before anything is written.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use jiff::Timestamp;
 use matriarch_core::{Lsn, Timeline};
 
 use super::chain::{Chain, Wal};
 use super::history::History;
+use super::target::Target;
 use super::{RestoreError, at};
 use crate::archive::{Archive, ArchiveError, Parent};
 use crate::base::{self, Summary};
 use crate::configured::Origin;
 use crate::repository::RepositoryError;
 use crate::wal::{self, Segment, WalName};
-
-/// How far to go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// As far as the archive reaches.
-    Latest,
-    /// As soon as the backup is consistent.
-    Immediate,
-    /// Up to and with what was committed at this time.
-    Time(Timestamp),
-    /// Up to and with the record at this position.
-    Lsn(Lsn),
-    /// Up to and with this transaction.
-    Xid(u32),
-    /// The point that `pg_create_restore_point` made.
-    Name(String),
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Target::Latest => f.write_str("the end of the archive"),
-            Target::Immediate => f.write_str("the end of the backup"),
-            Target::Time(time) => write!(f, "the time {time}"),
-            Target::Lsn(lsn) => write!(f, "position {lsn}"),
-            Target::Xid(xid) => write!(f, "transaction {xid}"),
-            Target::Name(name) => write!(f, "the restore point '{name}'"),
-        }
-    }
-}
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +77,19 @@ impl Plan {
             lsn: Lsn(last - last % size),
         };
         Origin { incarnation: name.to_owned(), parent: Some(parent) }
+    }
+
+    /// Whether recovery that ended at `reached` has left out WAL that is there: it ends at the first record that it cannot read,
+    /// without a word. The end of the archive may cut a record off, so that only what comes before its last segment is certain;
+    /// on targets other than the end PostgreSQL itself insists. `segment`: bytes of a segment.
+    pub fn falls_short(&self, reached: Lsn, segment: u64) -> bool {
+        let last = self.until.0.saturating_sub(1);
+        self.target == Target::Latest && reached.0 < last - last % segment
+    }
+
+    /// Bytes of all WAL that recovery asks for, at most.
+    pub fn wal(&self, segment: u64) -> u64 {
+        (self.complete.len() + self.tail.len()) as u64 * segment
     }
 }
 

@@ -148,7 +148,7 @@ pub struct Encryption {
     pub identity_file: Option<PathBuf>,
 }
 
-pub(super) const ARCHIVE: &[Key] = &[
+pub(crate) const ARCHIVE: &[Key] = &[
     key(
         "repositories",
         Kind::Records { keys: REPOSITORY },
@@ -296,7 +296,7 @@ const ENCRYPTION: &[Key] = &[
 pub(crate) const ARCHIVING: [&str; 3] = ["archive_mode", "archive_command", "archive_library"];
 
 /// Across keys of the section, whose keys are right by themselves.
-pub(super) fn rule(section: &Map<String, Value>, path: &str, problems: &mut Problems) {
+pub(crate) fn rule(section: &Map<String, Value>, path: &str, problems: &mut Problems) {
     let path = join(path, "repositories");
     let repositories = section.get("repositories").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if repositories.is_empty() {

@@ -1,7 +1,7 @@
 //! Every key of the local configuration.
 
 mod authentication;
-mod checks;
+pub(super) mod checks;
 pub(super) mod consul;
 pub(super) mod etcd;
 mod pooler;
@@ -20,6 +20,7 @@ use self::proxy::PROXY;
 use self::virtual_ip::VIRTUAL_IP;
 use self::watchdog::WATCHDOG;
 use super::initdb;
+use super::restore;
 use super::rules;
 use crate::dynamic;
 use crate::problem::Problems;
@@ -76,7 +77,7 @@ pub(crate) const KEYS: &[Key] = &[
     )
     .default("null")
     .effect(Effect::Restart),
-    key("bootstrap", Kind::Section { keys: BOOTSTRAP, rule: None }, "How a new cluster is made.")
+    key("bootstrap", Kind::Section { keys: BOOTSTRAP, rule: Some(restore::rule as Rule) }, "How a new cluster is made.")
         .effect(Effect::Bootstrap),
     key("postgresql", Kind::Section { keys: POSTGRESQL, rule: Some(rules::postgresql as Rule) }, "This PostgreSQL.")
         .effect(Effect::Mixed),
@@ -231,7 +232,19 @@ const BOOTSTRAP: &[Key] = &[
     )
     .default("[]")
     .effect(Effect::Bootstrap),
-    refused("method", "other ways to make a cluster are not supported yet", "remove it", &["\"initdb\""]),
+    key(
+        "restore",
+        Kind::Section { keys: restore::RESTORE, rule: None },
+        "The new cluster is made from a backup instead of by initdb, at a point in time, also from another cluster's archive. The          same on every host: whichever member comes first restores, and the others copy from it. Has no effect once the cluster          is there. All WAL that is replayed needs room beside the data for a while.",
+    )
+    .default("null")
+    .effect(Effect::Bootstrap),
+    refused(
+        "method",
+        "a cluster is made by initdb, or from a backup",
+        "remove it, and for a backup add `restore`",
+        &["\"initdb\""],
+    ),
     refused("users", "users are not made at bootstrap", "create them with SQL once the cluster is up", &["{}"]),
     refused("pg_hba", "the rules are the same for every member", "put it under `bootstrap.dcs.postgresql.pg_hba`", &[]),
     refused(

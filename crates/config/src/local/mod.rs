@@ -4,6 +4,7 @@ mod consul;
 mod initdb;
 pub(crate) mod keys;
 pub(crate) mod load;
+mod restore;
 pub(crate) mod rules;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::consul::{Consul, ConsulConsistency};
+pub use self::restore::BootstrapRestore;
 pub use self::virtual_ip::{InterfaceAddress, VirtualIp};
 
 use matriarch_core::MemberName;
@@ -201,6 +203,8 @@ pub struct Bootstrap {
     pub dcs: Value,
     /// Options of initdb, in order.
     pub initdb: Vec<InitdbOption>,
+    /// From a backup instead.
+    pub restore: Option<BootstrapRestore>,
 }
 
 /// One option of initdb.

@@ -73,7 +73,21 @@ fn a_good_file_is_read_with_defaults() {
         ["encoding=Some(\"UTF8\")", "data-checksums=None", "locale=Some(\"C.UTF-8\")", "wal-segsize=Some(\"64\")"]
     );
     assert_eq!(config.bootstrap.dcs, serde_json::json!({}));
+    assert_eq!(config.bootstrap.restore, None);
     assert_eq!(config.proxy, None);
+}
+
+#[test]
+fn a_cluster_from_a_backup() {
+    let restore = "bootstrap:\n  restore:\n    to: 2026-11-22T05:00:00Z\n    scope: other\n    tablespace: [fast=/srv/fast]\n    \
+        archive: {repositories: [{location: /srv/archive}]}\n";
+    let restore = load(GOOD.replacen("bootstrap:\n", restore, 1), &[]).unwrap().bootstrap.restore.unwrap();
+    assert_eq!((restore.to.as_str(), restore.scope.as_deref()), ("2026-11-22T05:00:00Z", Some("other")));
+    assert_eq!(
+        (restore.timeline, restore.no_tail, restore.tablespace),
+        (None, false, vec!["fast=/srv/fast".to_owned()])
+    );
+    assert_eq!(restore.archive.unwrap().repositories[0].location.to_string(), "/srv/archive");
 }
 
 #[test]
@@ -235,6 +249,21 @@ fn problems_say_where_they_are() {
             "bootstrap:\n",
             "bootstrap:\n  dcs: {tll: 5}\n",
             &["line 15, column 9: bootstrap.dcs.tll: unknown key; did you mean 'ttl'?"],
+        ),
+        (
+            "bootstrap:\n",
+            "bootstrap:\n  restore: {to: latest}\n",
+            &[
+                "line 15, column 3: bootstrap.restore: it names no archive; add `archive: {repositories: [{location: …}]}` here or under `bootstrap.dcs`",
+            ],
+        ),
+        (
+            "bootstrap:\n",
+            "bootstrap:\n  restore: {too: latest, tablespace: [x=y], archive: {repositories: [{location: /a}]}}\n",
+            &[
+                "line 15, column 13: bootstrap.restore.too: unknown key; did you mean 'to'?",
+                "line 15, column 38: bootstrap.restore.tablespace[0]: 'x=y' is not NAME=DIRECTORY: it must begin with '/'; change the value",
+            ],
         ),
         (
             "bootstrap:\n",

@@ -21,7 +21,6 @@ use super::fail::failed;
 use super::fetch::{Source, command};
 use super::list::seconds;
 use super::meter::{Meter, interrupted};
-use super::time;
 use crate::cluster::Which;
 
 /// How far, and from which backup.
@@ -29,7 +28,7 @@ use crate::cluster::Which;
 pub struct GoalArgs {
     /// How far: `latest`, `immediate` (the end of the backup), a time with its zone, a position (0/3000148), `xid=NUMBER` or
     /// `name=RESTORE_POINT`
-    #[arg(long, value_name = "TARGET", default_value = "latest", value_parser = target)]
+    #[arg(long, value_name = "TARGET", default_value = "latest")]
     to: Target,
     /// Timeline to follow; the newest one that has a backup unless given
     #[arg(long, value_name = "NUMBER")]
@@ -89,29 +88,6 @@ enum Action {
     Pause,
     /// Stops.
     Shutdown,
-}
-
-fn target(text: &str) -> Result<Target, String> {
-    let number = |text: &str| text.parse().map_err(|_| format!("'{text}' is no transaction number"));
-    match text.split_once('=') {
-        None if text == "latest" => Ok(Target::Latest),
-        None if text == "immediate" => Ok(Target::Immediate),
-        Some(("xid", xid)) => number(xid).map(Target::Xid),
-        Some(("name", "")) => Err("the name of a restore point is missing".to_owned()),
-        Some(("name", name)) => Ok(Target::Name(name.to_owned())),
-        Some(("time", text)) => time(text).map(Target::Time),
-        Some(("lsn", text)) => {
-            text.parse().map(Target::Lsn).map_err(|_| format!("'{text}' is no position, such as 0/3000148"))
-        }
-        _ => {
-            let lsn = text.parse().map(Target::Lsn);
-            lsn.or_else(|_| time(text).map(Target::Time)).map_err(|_| {
-                "expected latest, immediate, a time with its zone (2026-12-24T03:00:00+01:00), a position (0/3000148), \
-                 xid=NUMBER or name=RESTORE_POINT"
-                    .to_owned()
-            })
-        }
-    }
 }
 
 fn place(text: &str) -> Result<(String, PathBuf), String> {
@@ -368,21 +344,9 @@ fn parts(page: &Page) -> Vec<Part> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use matriarch_core::Lsn;
 
     #[test]
-    fn targets_are_read() {
-        assert_eq!(target("latest"), Ok(Target::Latest));
-        assert_eq!(target("0/3000148"), Ok(Target::Lsn(Lsn(0x300_0148))));
-        assert_eq!(target("lsn=0/3000148"), Ok(Target::Lsn(Lsn(0x300_0148))));
-        assert_eq!(target("xid=77"), Ok(Target::Xid(77)));
-        assert_eq!(target("name=before = after"), Ok(Target::Name("before = after".into())));
-        let time = Target::Time("2026-11-22T05:00:00Z".parse().unwrap());
-        assert_eq!(target("2026-11-22 06:00:00+01:00"), Ok(time.clone()));
-        assert_eq!(target("time=2026-11-22T05:00:00Z"), Ok(time));
-        for wrong in ["", "newest", "xid=x", "name=", "lsn=5", "2026-11-22 06:00", "time=noon"] {
-            assert!(target(wrong).is_err(), "{wrong}");
-        }
+    fn places_are_read() {
         assert!(place("space=/srv/space").is_ok());
         assert!(place("space=srv").is_err());
     }

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use matriarch_api::{DrillKind, DrillRecord, DrillResult, RestoreFigures};
 use matriarch_archive::archive::Archive;
 use matriarch_archive::progress::Progress;
-use matriarch_archive::restore::{self, AtTarget, Options, Plan, Target};
+use matriarch_archive::restore::{self, AtTarget, Options, Plan};
 use matriarch_cli::{Failure, Ui, code, exit_code, units};
 use matriarch_core::Lsn;
 use matriarch_drill::Interrupt;
@@ -69,8 +69,7 @@ struct Means {
 
 impl Means {
     fn wal(&self) -> u64 {
-        let segments = self.plan.complete.len() + self.plan.tail.len();
-        segments as u64 * self.archive.incarnation().segment_size
+        self.plan.wal(self.archive.incarnation().segment_size)
     }
 
     fn needed(&self) -> u64 {
@@ -280,7 +279,7 @@ async fn reached(sql: &Sql, means: &Means, figures: &mut RestoreFigures) -> anyh
     figures.reached_at = row.next().flatten();
     let reached: Lsn =
         figures.reached.parse().map_err(|_| anyhow::anyhow!("PostgreSQL does not say where recovery ended"))?;
-    match falls_short(&means.plan, reached, means.archive.incarnation().segment_size) {
+    match means.plan.falls_short(reached, means.archive.incarnation().segment_size) {
         true => Err(anyhow::anyhow!(
             "recovery ended at {reached} although the archive goes on to {}: the WAL there is damaged ('matriarch backup verify \
              --wal' reads all of it)",
@@ -288,13 +287,6 @@ async fn reached(sql: &Sql, means: &Means, figures: &mut RestoreFigures) -> anyh
         )),
         false => Ok(()),
     }
-}
-
-/// The end of the archive may cut a record off, so that only what comes before its last segment is certain. PostgreSQL itself
-/// insists on every other target.
-fn falls_short(plan: &Plan, reached: Lsn, segment: u64) -> bool {
-    let last = plan.until.0.saturating_sub(1);
-    plan.target == Target::Latest && reached.0 < last - last % segment
 }
 
 fn seconds(time: Duration) -> f64 {

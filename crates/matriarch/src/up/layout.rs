@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use matriarch_config::to_yaml;
+use matriarch_config::{Document, LocalConfig, to_yaml};
 use matriarch_postgres::{Binaries, Owner, owner};
 use rand::Rng;
 use rustix::fs::{FlockOperation, flock};
@@ -220,13 +220,29 @@ fn write_files(cluster: &LocalCluster, args: &UpArgs) -> anyhow::Result<()> {
     write_private(&cluster.dir.join(cluster::FILE), &serde_json::to_string_pretty(&stored)?)?;
     write_private(&cluster.passfile(), &format!("*:*:*:{}:{}\n", cluster.superuser, secrets.superuser))?;
     let parameters = parameters(args)?;
+    let restore = args.restore.as_deref().map(restore_section).transpose()?;
     for member in &cluster.members {
         let folder = cluster.member_dir(&member.name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let yaml = to_yaml(&member_config(cluster, member, &secrets, &parameters, args));
-        write_private(&cluster.agent_config(&member.name), &yaml)?;
+        let mut config = member_config(cluster, member, &secrets, &parameters, args);
+        if let Some(restore) = &restore {
+            config["bootstrap"]["restore"] = restore.clone();
+        }
+        let path = cluster.agent_config(&member.name);
+        write_private(&path, &to_yaml(&config))?;
+        if let (Some(file), Err(error)) = (&args.restore, LocalConfig::load(&path)) {
+            bail!("--restore {}: {error}", file.display());
+        }
     }
     Ok(())
+}
+
+/// The section of a file, or all of it.
+fn restore_section(file: &Path) -> anyhow::Result<serde_json::Value> {
+    let what = || format!("--restore {}", file.display());
+    let text = fs::read_to_string(file).with_context(what)?;
+    let value = Document::parse(&text).with_context(what)?.value;
+    Ok(value.get("restore").cloned().unwrap_or(value))
 }
 
 /// The superuser's password.

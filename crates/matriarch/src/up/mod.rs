@@ -53,6 +53,10 @@ pub struct UpArgs {
     /// PostgreSQL's settings for a new cluster
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub parameters: Vec<String>,
+    /// Make a new cluster from a backup: YAML file with the section `restore`, as in `bootstrap.restore` of an agent's
+    /// configuration
+    #[arg(long, value_name = "FILE")]
+    pub restore: Option<PathBuf>,
 }
 
 /// Runs the cluster until it is told to stop, then stops all of it.

@@ -182,11 +182,55 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     }
     let metrics = wire::http(cluster.api_port("a"), "GET", "/metrics", None, "").await.expect("it answers").body;
     assert!(metrics.contains("matriarch_archive_waiting_files{"), "{metrics}");
-    practise(&cluster).await;
+    let rows = practise(&cluster).await;
+    begun_anew(&cluster, &section, &rows).await;
 }
 
-/// What was archived in all this can be restored, and every member tells of the proof.
-async fn practise(cluster: &Cluster) {
+/// Another cluster is made of that, although the agent that is at it is killed.
+async fn begun_anew(cluster: &Cluster, section: &Value, rows: &str) {
+    let file = cluster.root().join("restore.yml");
+    let restore = json!({ "restore": { "scope": "demo", "archive": section } });
+    std::fs::write(&file, matriarch_config::to_yaml(&restore)).expect("there is room");
+    let name = file.display().to_string();
+    let plan = Plan::new("begun-anew").beside().members(2).argument("--restore").argument(&name);
+    let mut copy = plan.argument("--name").argument("copy").prepare();
+    copy.spawn();
+    let begun = std::time::Instant::now();
+    let building = |copy: &Cluster| {
+        let built = |name: &String| {
+            let data = copy.data(name);
+            data.exists() || data.with_extension("matriarch-new").exists()
+        };
+        copy.names().into_iter().find(built)
+    };
+    let first = loop {
+        if let Some(name) = building(&copy) {
+            break name;
+        }
+        assert!(begun.elapsed() < PATIENCE, "nobody restores: {}", copy.said());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    faults::kill(&[harness::fault::agent(&copy, &first)]);
+    copy.ready().await;
+
+    assert_eq!(copy.ask(copy.read_write(), "SELECT count(*) FROM t").await.expect("it serves"), rows);
+    let both = "SELECT count(*) = 1 FROM pg_stat_replication WHERE state = 'streaming'";
+    arrives(&copy, &health::leader(&copy).await, both).await;
+    // It archives beside the one it came from, under a name of its own.
+    configure(&copy, section).await;
+    write(&copy, 1).await;
+    let page = until(&copy, "archived", |page| page["waiting"] == 0 && page["last_archived"].is_object()).await;
+    let (own, theirs) = (page["incarnation"].as_str(), status(cluster).await["incarnation"].clone());
+    let theirs = theirs.as_str().expect("it archives");
+    assert!(own.is_some_and(|own| own.starts_with(theirs) && own.len() > theirs.len()), "{own:?} beside {theirs}");
+    let place = Path::new(section["repositories"][0]["location"].as_str().expect("a directory"));
+    let names = objects(&place.join("copy"));
+    assert!(names.iter().any(|name| name.ends_with(".history")), "{names:?}");
+    until(cluster, "the first one goes on", |page| page["last_failure"].is_null()).await;
+}
+
+/// What was archived in all this can be restored, and every member tells of the proof. How many rows there are.
+async fn practise(cluster: &Cluster) -> String {
     let taken = cluster.verb(&["backup", "-o", "json"]).await.json();
     let backup = taken[0]["backup"].as_str().expect("it has a name").to_owned();
     write(cluster, 1).await;
@@ -208,6 +252,7 @@ async fn practise(cluster: &Cluster) {
     assert!(table.ok().contains(&backup) && table.out.contains("passed"), "{table}");
     let metrics = wire::http(cluster.api_port("a"), "GET", "/metrics", None, "").await.expect("it answers").body;
     assert!(metrics.contains("matriarch_drill_last_restore_passed{"), "{metrics}");
+    rows
 }
 
 /// Makes a member one that gets its WAL from the archive alone.

@@ -120,6 +120,11 @@ impl Cluster {
     /// `matriarch up`, until it says that it is ready and every member is well.
     pub async fn up(&mut self) {
         self.spawn();
+        self.ready().await;
+    }
+
+    /// Waits until `up` says that it is ready and every member is well.
+    pub async fn ready(&mut self) {
         let begun = Instant::now();
         loop {
             let up = self.up.as_mut().expect("it was just started");

@@ -3,7 +3,7 @@
 use crate::address::{Address, Listen, PoolerAddress};
 use crate::schema::{absolute_path, one_line};
 
-pub(super) fn scope_name(text: &str) -> Result<(), String> {
+pub(in crate::local) fn scope_name(text: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     if (1..=63).contains(&text.len()) && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(fits)
     {

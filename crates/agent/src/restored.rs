@@ -1,0 +1,265 @@
+//! A new cluster from a backup: what stands in for initdb when the configuration names one.
+//!
+//! ```text
+//! find backup and WAL ── room? ── restore beside the data directory's place, all WAL put there
+//!   ── PostgreSQL recovers it by itself, our roles get their passwords ── into its place, unclaimed
+//! ```
+//! Then the member founds the cluster as after initdb, and the others copy from it. What is cut off anywhere is swept and begun
+//! anew. It has a thread and a runtime of its own, since it may take hours and must not come between the loop and its lease.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use matriarch_archive::archive::Archive;
+use matriarch_archive::base::Summary;
+use matriarch_archive::configured::{Configured, ORIGIN};
+use matriarch_archive::progress::Progress;
+use matriarch_archive::restore::{self, AtTarget, Options, Plan, Wanted};
+use matriarch_postgres::{Instance, files, restored, volumes};
+use tokio::sync::oneshot;
+
+/// How long one call is repeated while a store does not answer; the whole is tried again anyway.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Beside files and WAL: the end of recovery.
+const SPARE: u64 = 64 << 20;
+/// Packs that are read at a time.
+const WORKERS: usize = 4;
+/// How often it tells how far it is.
+const TELL: Duration = Duration::from_secs(30);
+
+/// One at a time: what one that was given up still writes must not get into the next one's directory.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// What is restored.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The archive that is read.
+    pub section: matriarch_config::Archive,
+    /// Name of the cluster whose backup it is.
+    pub cluster: String,
+    /// It is this very cluster's: what is archived from now on continues its history.
+    pub own: bool,
+    /// Only this incarnation of it.
+    pub incarnation: Option<String>,
+    /// How far, and from which backup.
+    pub wanted: Wanted,
+    /// Other places of tablespaces.
+    pub tablespaces: Vec<(String, PathBuf)>,
+}
+
+/// What went wrong, in words.
+pub type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Restores into the instance's data directory, which must be free.
+///
+/// # Errors
+/// In words. Nothing is in the directory's place then.
+pub async fn perform(instance: &Arc<Instance>, order: &Arc<Order>, log: &Path) -> Result<(), String> {
+    let (mut done, answer) = oneshot::channel();
+    let (instance, order, log) = (instance.clone(), order.clone(), log.to_owned());
+    let work = move || {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(done.send(Err(error.to_string()))),
+        };
+        let outcome = runtime.block_on(async {
+            tokio::select! {
+                outcome = restore(&instance, &order, &log) => Some(outcome.map_err(|error| error.to_string())),
+                () = done.closed() => None,
+            }
+        });
+        // Whatever it still writes ends before the next one's turn.
+        drop(runtime);
+        if let Some(outcome) = outcome {
+            let _ = done.send(outcome);
+        }
+    };
+    let thread = std::thread::Builder::new().name("restore".to_owned());
+    thread.spawn(work).map_err(|error| format!("its thread cannot be started: {error}"))?;
+    answer.await.unwrap_or_else(|_| Err("its thread ended".to_owned()))
+}
+
+async fn restore(instance: &Instance, order: &Order, log: &Path) -> Result<(), Failed> {
+    let (archive, plan) = choose(order).await?;
+    let (summary, ours) = (&plan.summary, instance.binaries.version().major);
+    if summary.major != ours {
+        let text =
+            format!("backup {} is of PostgreSQL {}, and the programs are of {ours}", summary.backup, summary.major);
+        return Err(format!("{text}: name the right ones as postgresql.bin_dir").into());
+    }
+    let spaces = spaces(order, summary)?;
+    room(instance, &archive, &plan)?;
+    let dir = restored::begin(instance).await?;
+    clear_spaces(&instance.data_dir)?;
+    mark_spaces(&instance.data_dir, spaces.values())?;
+    let (backup, target) = (&summary.backup, &plan.target);
+    tracing::info!(%backup, repository = archive.repository().name(), %target, "restoring a backup for the new cluster");
+
+    let options = options(instance, order, &archive, &plan, (&dir, spaces))?;
+    let begun = Instant::now();
+    let took = {
+        let mut work = std::pin::pin!(restore::restore(&archive, &plan, &options));
+        loop {
+            tokio::select! {
+                took = &mut work => break took?,
+                () = tokio::time::sleep(TELL) => {
+                    tracing::info!(done = options.progress.done(), bytes = options.progress.total(), "restoring");
+                }
+            }
+        }
+    };
+    tracing::info!(files = ?took.files, wal = ?took.wal, "restored: PostgreSQL recovers it now");
+    let reached = restored::recover(instance, &dir, log).await?;
+    if plan.falls_short(reached, archive.incarnation().segment_size) {
+        return Err(format!(
+            "recovery ended at {reached} although the archive goes on to {}: the WAL there is damaged ('matriarch backup verify \
+             --wal' reads all of it); with `to: {reached}` in bootstrap.restore the cluster is made without what follows",
+            plan.until
+        )
+        .into());
+    }
+    restored::finish(instance, &dir)?;
+    tracing::info!(%reached, took = ?begun.elapsed(), "the new cluster's data directory is restored");
+    Ok(())
+}
+
+async fn choose(order: &Order) -> Result<(Archive, Plan), Failed> {
+    let configured = Configured::new(&order.section, &order.cluster, PATIENCE)?;
+    let mut failed: Option<Failed> = None;
+    for repository in configured.repositories().await {
+        let found = async {
+            let mut found = configured.incarnations(&repository?).await?;
+            found.retain(|one| order.incarnation.as_deref().is_none_or(|name| name == one.place().incarnation()));
+            Ok::<_, Failed>(restore::choose(found, &order.wanted).await?)
+        };
+        match found.await {
+            Ok(found) => return Ok(found),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    let error = failed.unwrap_or_else(|| "the archive has no repository".into());
+    Err(format!("cluster '{}' cannot be restored: {error}", order.cluster).into())
+}
+
+fn room(instance: &Instance, archive: &Archive, plan: &Plan) -> Result<(), Failed> {
+    let beside = instance.data_dir.parent().unwrap_or(Path::new("/"));
+    let needed = plan.summary.size + plan.wal(archive.incarnation().segment_size) + SPARE;
+    let free = volumes::free(beside).map_err(|error| format!("{}: {error}", beside.display()))?;
+    if free < needed {
+        let text = format!("{} has {free} bytes free, and files and WAL need {needed}", beside.display());
+        return Err(format!("{text}: free some, or begin with a later backup").into());
+    }
+    Ok(())
+}
+
+fn options(
+    instance: &Instance,
+    order: &Order,
+    archive: &Archive,
+    plan: &Plan,
+    (dir, tablespaces): (&Path, BTreeMap<u32, PathBuf>),
+) -> Result<Options, Failed> {
+    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+    let mut origin = plan.origin(archive, &format!("{}-{now}", plan.summary.system_identifier));
+    // What another cluster has archived is not in this one's part of an archive.
+    origin.parent = origin.parent.filter(|_| order.own);
+    Ok(Options {
+        data: dir.to_owned(),
+        tablespaces,
+        restore_command: String::new(),
+        // PostgreSQL's user need not be able to read keys and credentials.
+        place_wal: true,
+        files: vec![(ORIGIN.to_owned(), serde_json::to_string_pretty(&origin)?)],
+        at_target: AtTarget::Promote,
+        owner: instance.owner.as_ref().map(|owner| (owner.uid, owner.gid)),
+        workers: WORKERS,
+        progress: Progress::default(),
+    })
+}
+
+fn spaces(order: &Order, summary: &Summary) -> Result<BTreeMap<u32, PathBuf>, Failed> {
+    let mut places: BTreeMap<u32, PathBuf> =
+        summary.tablespaces.iter().map(|space| (space.oid, PathBuf::from(&space.path))).collect();
+    for (name, path) in &order.tablespaces {
+        let Some(space) = summary.tablespaces.iter().find(|space| space.name == *name) else {
+            let known: Vec<&str> = summary.tablespaces.iter().map(|space| space.name.as_str()).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(
+                format!("bootstrap.restore.tablespace: the backup has no tablespace '{name}'; it has {known}").into()
+            );
+        };
+        places.insert(space.oid, path.clone());
+    }
+    Ok(places)
+}
+
+/// Beside the data directory, until the cluster is founded: the tablespaces that a restore fills, which were empty before it.
+fn mark(data_dir: &Path) -> PathBuf {
+    let mut name = data_dir.as_os_str().to_owned();
+    name.push(".restoring");
+    PathBuf::from(name)
+}
+
+fn mark_spaces<'a>(data_dir: &Path, places: impl Iterator<Item = &'a PathBuf>) -> Result<(), Failed> {
+    let places: Vec<&PathBuf> = places.collect();
+    for place in &places {
+        if std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_some()) {
+            let text = format!("{} is not empty; empty it, or name another place", place.display());
+            return Err(format!("{text} in bootstrap.restore.tablespace").into());
+        }
+    }
+    if !places.is_empty() {
+        files::write_atomic(&mark(data_dir), &serde_json::to_vec(&places)?, 0o600, None)?;
+    }
+    Ok(())
+}
+
+/// The cluster is founded on what was restored.
+pub fn settle(data_dir: &Path) -> Result<(), files::FileError> {
+    files::remove_durably(&mark(data_dir)).map(drop)
+}
+
+/// Empties the tablespaces of a restore that was cut off, or that no cluster was founded on.
+pub fn clear_spaces(data_dir: &Path) -> Result<(), Failed> {
+    let path = mark(data_dir);
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        text => text?,
+    };
+    for place in serde_json::from_slice::<Vec<PathBuf>>(&text)? {
+        for entry in std::fs::read_dir(&place).into_iter().flatten() {
+            files::remove_tree(&entry?.path())?;
+        }
+    }
+    files::remove_durably(&path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tablespaces_that_were_begun_are_emptied_and_others_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, begun, used) = (dir.path().join("data"), dir.path().join("begun"), dir.path().join("used"));
+        std::fs::create_dir_all(used.join("PG_18_1")).unwrap();
+        std::fs::create_dir(&begun).unwrap();
+        let refused = mark_spaces(&data, [&begun, &used].into_iter()).unwrap_err().to_string();
+        assert!(refused.contains(&used.display().to_string()) && refused.contains("is not empty"), "{refused}");
+        mark_spaces(&data, [&begun, &dir.path().join("absent")].into_iter()).unwrap();
+        std::fs::create_dir_all(begun.join("PG_18_1/5")).unwrap();
+        clear_spaces(&data).unwrap();
+        assert_eq!(std::fs::read_dir(&begun).unwrap().count(), 0);
+        // A second time there is nothing to do, nor once the cluster is founded.
+        std::fs::create_dir(begun.join("mine")).unwrap();
+        clear_spaces(&data).unwrap();
+        mark_spaces(&data, [&dir.path().join("absent")].into_iter()).unwrap();
+        settle(&data).unwrap();
+        clear_spaces(&data).unwrap();
+        assert!(begun.join("mine").exists() && used.join("PG_18_1").exists());
+    }
+}

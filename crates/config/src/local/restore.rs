@@ -1,0 +1,116 @@
+//! A new cluster from a backup.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::dynamic::archive::{self, Archive};
+use crate::problem::Problems;
+use crate::schema::{Effect, Key, Kind, Rule, absolute_path, key, one_line};
+
+use super::keys::checks::scope_name;
+
+/// From which backup a new cluster is made, and how far. The names are those of `matriarch restore`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct BootstrapRestore {
+    /// How far, as `matriarch restore --to` reads it.
+    pub to: String,
+    /// Timeline to follow.
+    pub timeline: Option<u32>,
+    /// Backup to begin with.
+    pub backup: Option<String>,
+    /// End with the last complete segment.
+    pub no_tail: bool,
+    /// Other places of tablespaces, `NAME=DIRECTORY` each.
+    pub tablespace: Vec<String>,
+    /// Name of the cluster whose backup it is; this one's unless given.
+    pub scope: Option<String>,
+    /// Only this incarnation of it.
+    pub incarnation: Option<String>,
+    /// File of private keys, instead of the archive's.
+    pub identity: Option<PathBuf>,
+    /// The archive; `bootstrap.dcs.archive` unless given.
+    pub archive: Option<Archive>,
+}
+
+pub(super) const RESTORE: &[Key] = &[
+    key(
+        "to",
+        Kind::Text { what: "a target", check: one_line },
+        "How far: `latest`, `immediate` (the end of the backup), a time with its zone (`2026-12-24T03:00:00+01:00`), a position \
+         (`0/3000148`), `xid=NUMBER` or `name=RESTORE_POINT`.",
+    )
+    .default("\"latest\"")
+    .effect(Effect::Bootstrap),
+    key(
+        "timeline",
+        Kind::Integer { min: 1, max: 0xFFFF_FFFF },
+        "Timeline to follow; the newest one that has a backup unless given.",
+    )
+    .effect(Effect::Bootstrap),
+    key(
+        "backup",
+        Kind::Text { what: "the name of a backup", check: one_line },
+        "Backup to begin with; the one nearest to the target unless given.",
+    )
+    .effect(Effect::Bootstrap),
+    key("no_tail", Kind::Bool, "End with the last complete segment, without what only the tail has.")
+        .default("false")
+        .effect(Effect::Bootstrap),
+    key(
+        "tablespace",
+        Kind::Lines { what: "NAME=DIRECTORY", check: place },
+        "Another place for a tablespace, absent or empty; the one it had unless given.",
+    )
+    .default("[]")
+    .effect(Effect::Bootstrap),
+    key(
+        "scope",
+        Kind::Text { what: "a cluster name", check: scope_name },
+        "Name of the cluster whose backup it is, as it was in its archive; this one's unless given.",
+    )
+    .effect(Effect::Bootstrap),
+    key(
+        "incarnation",
+        Kind::Text { what: "the name of an incarnation", check: one_line },
+        "Only this incarnation of it, as `matriarch backup list` shows it.",
+    )
+    .effect(Effect::Bootstrap),
+    key(
+        "identity",
+        Kind::Text { what: "an absolute path", check: absolute_path },
+        "File of private keys (age), instead of `archive.encryption.identity_file`.",
+    )
+    .effect(Effect::Bootstrap),
+    key(
+        "archive",
+        Kind::Section { keys: archive::ARCHIVE, rule: Some(archive::rule as Rule) },
+        "The archive that is read, with the keys of `archive` in the dynamic configuration. Left out: `bootstrap.dcs.archive`. \
+         Nothing is ever written to it by this.",
+    )
+    .default("null")
+    .effect(Effect::Bootstrap),
+];
+
+fn place(text: &str) -> Result<(), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() => absolute_path(path),
+        _ => Err("write the tablespace's name, '=', and an absolute path".to_owned()),
+    }
+}
+
+/// There must be something to restore from.
+pub(super) fn rule(bootstrap: &Map<String, Value>, path: &str, problems: &mut Problems) {
+    let Some(restore) = bootstrap.get("restore").filter(|restore| restore.is_object()) else { return };
+    let named = restore.get("archive").is_some_and(Value::is_object);
+    let own = bootstrap.get("dcs").and_then(|dcs| dcs.get("archive")).is_some_and(Value::is_object);
+    if !named && !own {
+        let path = crate::check::join(path, "restore");
+        problems.add(
+            path,
+            "it names no archive",
+            "add `archive: {repositories: [{location: …}]}` here or under `bootstrap.dcs`",
+        );
+    }
+}
