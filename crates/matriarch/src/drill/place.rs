@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use matriarch_cli::{Failure, code};
@@ -98,10 +98,17 @@ impl Drop for Place {
     }
 }
 
+/// What was cut off may still write for a moment.
 fn remove(top: &Path) -> anyhow::Result<()> {
-    process::kill_tree(&top.join("data"), END)?;
-    files::remove_tree(top)?;
-    Ok(())
+    let until = Instant::now() + END;
+    loop {
+        process::kill_tree(&top.join("data"), END)?;
+        match files::remove_tree(top) {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > until => return Err(error.into()),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
 }
 
 /// Removes what killed drills have left in a folder, with a server that may still run there. Only what is ours: anybody may
