@@ -262,7 +262,7 @@ fn problems_say_where_they_are() {
             "bootstrap:\n  restore: {too: latest, tablespace: [x=y], archive: {repositories: [{location: /a}]}}\n",
             &[
                 "line 15, column 13: bootstrap.restore.too: unknown key; did you mean 'to'?",
-                "line 15, column 38: bootstrap.restore.tablespace[0]: 'x=y' is not NAME=DIRECTORY: it must begin with '/'; change the value",
+                "line 15, column 39: bootstrap.restore.tablespace[0]: this is not NAME=DIRECTORY: it must begin with '/'; correct the line",
             ],
         ),
         (
