@@ -27,6 +27,7 @@ mod reference;
 mod report;
 mod schema;
 mod secret;
+mod target;
 mod units;
 mod yaml;
 
@@ -51,4 +52,5 @@ pub use problem::{Origin, Problem, Problems};
 pub use reference::reference;
 pub use report::{FileKind, Report, check_file};
 pub use secret::Secret;
+pub use target::{RestoreTarget, moment};
 pub use yaml::{Document, YamlError, to_yaml};

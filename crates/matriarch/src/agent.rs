@@ -288,11 +288,8 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
 /// The backup that a new cluster is made from, if one is named.
 fn restore(config: &LocalConfig) -> anyhow::Result<Option<Order>> {
     let Some(restore) = &config.bootstrap.restore else { return Ok(None) };
-    let wrong =
-        |text: String| matriarch_cli::Failure::new(matriarch_cli::code::CONFIG, format!("bootstrap.restore{text}"));
-    let target = restore.to.parse().map_err(|why| wrong(format!(".to: {why}")))?;
     let own = || DynamicConfig::from_json(&config.bootstrap.dcs).ok()?.archive;
-    let mut section = restore.archive.clone().or_else(own).ok_or_else(|| wrong(": it names no archive".to_owned()))?;
+    let mut section = restore.archive.clone().or_else(own).context("bootstrap.restore: it names no archive")?;
     if let Some(identity) = &restore.identity {
         section.encryption.identity_file = Some(identity.clone());
     }
@@ -303,7 +300,12 @@ fn restore(config: &LocalConfig) -> anyhow::Result<Option<Order>> {
         own: cluster == config.scope,
         cluster,
         incarnation: restore.incarnation.clone(),
-        wanted: Wanted { target, timeline: restore.timeline, backup: restore.backup.clone(), tail: !restore.no_tail },
+        wanted: Wanted {
+            target: restore.to.clone(),
+            timeline: restore.timeline,
+            backup: restore.backup.clone(),
+            tail: !restore.no_tail,
+        },
         tablespaces: restore.tablespace.iter().filter_map(place).collect(),
     }))
 }

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use matriarch_core::{Lsn, Timeline};
 
 use super::RestoreError;
+use super::Target;
 use super::history::History;
 use super::plan::FromTail;
-use super::target::Target;
 use crate::archive::Archive;
 use crate::base::Summary;
 use crate::tail::{Chunk, Joiner, TailError};

@@ -9,7 +9,6 @@ mod choose;
 mod history;
 mod plan;
 mod settings;
-mod target;
 mod write;
 
 pub use choose::choose;
@@ -17,7 +16,8 @@ pub use history::{BadHistory, History, Switch};
 pub use plan::{FromTail, Plan, Wanted, Window, plan, window};
 pub(crate) use plan::{history_of, timelines};
 pub use settings::AtTarget;
-pub use target::{Target, moment};
+
+pub use matriarch_config::{RestoreTarget as Target, moment};
 
 use std::collections::BTreeMap;
 use std::io;

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use matriarch_core::{Lsn, Timeline};
 
+use super::Target;
 use super::chain::{Chain, Wal};
 use super::history::History;
-use super::target::Target;
 use super::{RestoreError, at};
 use crate::archive::{Archive, ArchiveError, Parent};
 use crate::base::{self, Summary};

@@ -3,8 +3,8 @@
 use matriarch_postgres::conf::RESTORE_FETCH;
 
 use super::Options;
+use super::Target;
 use super::plan::Plan;
-use super::target::Target;
 
 /// What PostgreSQL does when it has reached the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

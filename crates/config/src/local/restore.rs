@@ -8,14 +8,15 @@ use serde_json::{Map, Value};
 use crate::dynamic::archive::{self, Archive};
 use crate::problem::Problems;
 use crate::schema::{Effect, Key, Kind, Rule, absolute_path, key, one_line};
+use crate::target::RestoreTarget;
 
 use super::keys::checks::scope_name;
 
 /// From which backup a new cluster is made, and how far. The names are those of `matriarch restore`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct BootstrapRestore {
-    /// How far, as `matriarch restore --to` reads it.
-    pub to: String,
+    /// How far.
+    pub to: RestoreTarget,
     /// Timeline to follow.
     pub timeline: Option<u32>,
     /// Backup to begin with.
@@ -37,7 +38,7 @@ pub struct BootstrapRestore {
 pub(super) const RESTORE: &[Key] = &[
     key(
         "to",
-        Kind::Text { what: "a target", check: one_line },
+        Kind::Text { what: "a target", check: target },
         "How far: `latest`, `immediate` (the end of the backup), a time with its zone (`2026-12-24T03:00:00+01:00`), a position \
          (`0/3000148`), `xid=NUMBER` or `name=RESTORE_POINT`.",
     )
@@ -85,13 +86,22 @@ pub(super) const RESTORE: &[Key] = &[
     .effect(Effect::Bootstrap),
     key(
         "archive",
-        Kind::Section { keys: archive::ARCHIVE, rule: Some(archive::rule as Rule) },
-        "The archive that is read, with the keys of `archive` in the dynamic configuration. Left out: `bootstrap.dcs.archive`. \
-         Nothing is ever written to it by this.",
+        Kind::Other { what: "the section `archive` of a dynamic configuration", read: archive_section },
+        "The archive that is read, as its cluster's dynamic configuration has it (`repositories` and `encryption` count, the rest \
+         may be there). Left out: `bootstrap.dcs.archive`. Nothing is ever written to it by this.",
     )
-    .default("null")
     .effect(Effect::Bootstrap),
 ];
+
+const ARCHIVE: Kind = Kind::Section { keys: archive::ARCHIVE, rule: Some(archive::rule as Rule) };
+
+fn archive_section(value: &Value, path: &str, problems: &mut Problems) -> Value {
+    crate::check::one(&ARCHIVE, value, path, problems)
+}
+
+fn target(text: &str) -> Result<(), String> {
+    text.parse::<RestoreTarget>().map(drop)
+}
 
 fn place(text: &str) -> Result<(), String> {
     match text.split_once('=') {

@@ -82,7 +82,8 @@ fn a_cluster_from_a_backup() {
     let restore = "bootstrap:\n  restore:\n    to: 2026-11-22T05:00:00Z\n    scope: other\n    tablespace: [fast=/srv/fast]\n    \
         archive: {repositories: [{location: /srv/archive}]}\n";
     let restore = load(GOOD.replacen("bootstrap:\n", restore, 1), &[]).unwrap().bootstrap.restore.unwrap();
-    assert_eq!((restore.to.as_str(), restore.scope.as_deref()), ("2026-11-22T05:00:00Z", Some("other")));
+    let time = crate::RestoreTarget::Time("2026-11-22T05:00:00Z".parse().unwrap());
+    assert_eq!((restore.to, restore.scope.as_deref()), (time, Some("other")));
     assert_eq!(
         (restore.timeline, restore.no_tail, restore.tablespace),
         (None, false, vec!["fast=/srv/fast".to_owned()])
@@ -255,6 +256,13 @@ fn problems_say_where_they_are() {
             "bootstrap:\n  restore: {to: latest}\n",
             &[
                 "line 15, column 3: bootstrap.restore: it names no archive; add `archive: {repositories: [{location: …}]}` here or under `bootstrap.dcs`",
+            ],
+        ),
+        (
+            "bootstrap:\n",
+            "bootstrap:\n  restore: {to: yesterday, archive: {repositories: [{location: /a}]}}\n",
+            &[
+                "line 15, column 13: bootstrap.restore.to: 'yesterday' is not a target: expected latest, immediate, a time with its zone (2026-12-24T03:00:00+01:00), a position (0/3000148), xid=NUMBER or name=RESTORE_POINT; change the value",
             ],
         ),
         (

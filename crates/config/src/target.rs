@@ -5,10 +5,12 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use matriarch_core::Lsn;
+use serde::Deserialize;
 
 /// How far to go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum RestoreTarget {
     /// As far as the archive reaches.
     Latest,
     /// As soon as the backup is consistent.
@@ -23,44 +25,52 @@ pub enum Target {
     Name(String),
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for RestoreTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Latest => f.write_str("the end of the archive"),
-            Target::Immediate => f.write_str("the end of the backup"),
-            Target::Time(time) => write!(f, "the time {time}"),
-            Target::Lsn(lsn) => write!(f, "position {lsn}"),
-            Target::Xid(xid) => write!(f, "transaction {xid}"),
-            Target::Name(name) => write!(f, "the restore point '{name}'"),
+            RestoreTarget::Latest => f.write_str("the end of the archive"),
+            RestoreTarget::Immediate => f.write_str("the end of the backup"),
+            RestoreTarget::Time(time) => write!(f, "the time {time}"),
+            RestoreTarget::Lsn(lsn) => write!(f, "position {lsn}"),
+            RestoreTarget::Xid(xid) => write!(f, "transaction {xid}"),
+            RestoreTarget::Name(name) => write!(f, "the restore point '{name}'"),
         }
     }
 }
 
-impl FromStr for Target {
+impl FromStr for RestoreTarget {
     type Err = String;
 
     /// `latest`, `immediate`, a time with its zone (also `time=…`), a position (also `lsn=…`), `xid=…` or `name=…`.
-    fn from_str(text: &str) -> Result<Target, String> {
+    fn from_str(text: &str) -> Result<RestoreTarget, String> {
         let number = |text: &str| text.parse().map_err(|_| format!("'{text}' is no transaction number"));
         match text.split_once('=') {
-            None if text == "latest" => Ok(Target::Latest),
-            None if text == "immediate" => Ok(Target::Immediate),
-            Some(("xid", xid)) => number(xid).map(Target::Xid),
+            None if text == "latest" => Ok(RestoreTarget::Latest),
+            None if text == "immediate" => Ok(RestoreTarget::Immediate),
+            Some(("xid", xid)) => number(xid).map(RestoreTarget::Xid),
             Some(("name", "")) => Err("the name of a restore point is missing".to_owned()),
-            Some(("name", name)) => Ok(Target::Name(name.to_owned())),
-            Some(("time", text)) => moment(text).map(Target::Time),
+            Some(("name", name)) => Ok(RestoreTarget::Name(name.to_owned())),
+            Some(("time", text)) => moment(text).map(RestoreTarget::Time),
             Some(("lsn", text)) => {
-                text.parse().map(Target::Lsn).map_err(|_| format!("'{text}' is no position, such as 0/3000148"))
+                text.parse().map(RestoreTarget::Lsn).map_err(|_| format!("'{text}' is no position, such as 0/3000148"))
             }
             _ => {
-                let lsn = text.parse().map(Target::Lsn);
-                lsn.or_else(|_| moment(text).map(Target::Time)).map_err(|_| {
+                let lsn = text.parse().map(RestoreTarget::Lsn);
+                lsn.or_else(|_| moment(text).map(RestoreTarget::Time)).map_err(|_| {
                     "expected latest, immediate, a time with its zone (2026-12-24T03:00:00+01:00), a position (0/3000148), \
                      xid=NUMBER or name=RESTORE_POINT"
                         .to_owned()
                 })
             }
         }
+    }
+}
+
+impl TryFrom<String> for RestoreTarget {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<RestoreTarget, String> {
+        text.parse()
     }
 }
 
@@ -78,13 +88,13 @@ mod tests {
 
     #[test]
     fn targets_are_read() {
-        let target = str::parse::<Target>;
-        assert_eq!(target("latest"), Ok(Target::Latest));
-        assert_eq!(target("0/3000148"), Ok(Target::Lsn(Lsn(0x300_0148))));
-        assert_eq!(target("lsn=0/3000148"), Ok(Target::Lsn(Lsn(0x300_0148))));
-        assert_eq!(target("xid=77"), Ok(Target::Xid(77)));
-        assert_eq!(target("name=before = after"), Ok(Target::Name("before = after".into())));
-        let time = Target::Time("2026-11-22T05:00:00Z".parse().unwrap());
+        let target = str::parse::<RestoreTarget>;
+        assert_eq!(target("latest"), Ok(RestoreTarget::Latest));
+        assert_eq!(target("0/3000148"), Ok(RestoreTarget::Lsn(Lsn(0x300_0148))));
+        assert_eq!(target("lsn=0/3000148"), Ok(RestoreTarget::Lsn(Lsn(0x300_0148))));
+        assert_eq!(target("xid=77"), Ok(RestoreTarget::Xid(77)));
+        assert_eq!(target("name=before = after"), Ok(RestoreTarget::Name("before = after".into())));
+        let time = RestoreTarget::Time("2026-11-22T05:00:00Z".parse().unwrap());
         assert_eq!(target("2026-11-22 06:00:00+01:00"), Ok(time.clone()));
         assert_eq!(target("time=2026-11-22T05:00:00Z"), Ok(time));
         for wrong in ["", "newest", "xid=x", "name=", "lsn=5", "2026-11-22 06:00", "time=noon"] {
