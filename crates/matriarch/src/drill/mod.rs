@@ -12,6 +12,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::Zoned;
 use matriarch_api::{DrillKind, DrillLog, DrillResult};
 use matriarch_cli::{Failure, Target, Ui, code};
+use matriarch_config::LocalConfig;
 use matriarch_drill::{Attempt, DrillVerb, Interrupt, Practice, WhenArgs};
 
 use crate::backup::{GoalArgs, WhereArgs, archives};
@@ -141,9 +142,13 @@ struct Restores<'a> {
 
 impl Restores<'_> {
     fn superuser(&self) -> String {
-        let known = self.target.as_ref().map(|target| target.connection.superuser.as_str());
-        let known = known.filter(|name| !name.is_empty()).unwrap_or("postgres");
-        self.args.username.clone().unwrap_or_else(|| known.to_owned())
+        let configured = || {
+            let config = LocalConfig::load(self.which.config.as_ref()?).ok()?;
+            Some(config.postgresql.authentication.superuser.username)
+        };
+        let known = || self.target.as_ref().map(|target| target.connection.superuser.clone());
+        let named = self.args.username.clone().or_else(configured).or_else(known);
+        named.filter(|name| !name.is_empty()).unwrap_or_else(|| "postgres".to_owned())
     }
 
     async fn untimely(&mut self) -> anyhow::Result<Vec<String>> {
