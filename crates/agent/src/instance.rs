@@ -351,6 +351,15 @@ impl Pg {
         }
     }
 
+    /// Ends the making of a first data directory, which may be a restore that takes hours. What it leaves is swept at the next
+    /// try.
+    pub fn abandon_initdb(&mut self) {
+        if let Some((_, task)) = self.busy.take_if(|(job, _)| *job == Job::Initdb) {
+            tracing::warn!("the first data directory is not made: stopping");
+            task.abort();
+        }
+    }
+
     /// Takes the end of a job into account.
     pub fn job_done(&mut self, finished: Finished, report: JobReport) {
         if self.busy.as_ref().is_none_or(|(job, _)| *job != finished.job) {

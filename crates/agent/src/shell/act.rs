@@ -122,6 +122,7 @@ impl Shell {
             Request::Blow(body) => self.strike(body, reply),
             Request::Stop => {
                 self.stopping = true;
+                self.pg.abandon_initdb();
                 reply.done(None, "stopping");
             }
         }

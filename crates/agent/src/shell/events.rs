@@ -77,6 +77,7 @@ impl Shell {
                     tracing::info!("asked to stop");
                 }
                 self.stopping = true;
+                self.pg.abandon_initdb();
             }
         }
         true

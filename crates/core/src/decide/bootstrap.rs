@@ -59,6 +59,10 @@ impl Turn<'_> {
         if !mine {
             return Why::new("bootstrap_elsewhere", "another member is creating the cluster");
         }
+        if self.obs.stopping && self.obs.busy.is_none() && !matches!(self.obs.data, Data::Ready(_)) {
+            self.actions.push(Action::DropLease);
+            return Why::new("stopping", "stopping before the cluster was initialized");
+        }
         if self.obs.lease.is_some_and(|lease| self.obs.now >= lease.renewed + self.policy.ttl / 3) {
             self.actions.push(Action::RenewLease);
         }
