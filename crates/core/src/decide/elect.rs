@@ -2,7 +2,7 @@
 //! acknowledged.
 
 use crate::decide::ballot::Ballot;
-use crate::decide::turn::Turn;
+use crate::decide::turn::{SOON, Turn};
 use crate::decide::vacancy::Vacancy;
 use crate::decide::{ClusterView, Job, Millis, Running, Server, Why};
 use crate::name::MemberName;
@@ -133,14 +133,14 @@ impl Turn<'_> {
             if let Some(why) = self.start_replay_anew("so that its stream ends") {
                 return why;
             }
-            self.wake_at(self.obs.now + 20);
+            self.wake_at(self.obs.now + SOON);
             return Why::new("election_stop_receiving", format!("{vacancy}: ending the stream from the leader"));
         }
         if !running.caught_up {
             if let Some(why) = self.start_replay_anew("so that it can vote") {
                 return why;
             }
-            self.wake_at(self.obs.now + 20);
+            self.wake_at(self.obs.now + SOON);
             return Why::new("election_replay", format!("{vacancy}: replaying the rest of the local WAL"));
         }
         if let Some(whom) = self.handed_to_another(view, &sync.value)

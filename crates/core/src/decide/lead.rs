@@ -1,7 +1,7 @@
 //! This member holds the leader key: keep the lease, keep the rule, promote, restart, release.
 
 use crate::decide::elect::requested;
-use crate::decide::turn::Turn;
+use crate::decide::turn::{SOON, Turn};
 use crate::decide::{
     Action, ClusterView, CrashPolicy, Data, DataFacts, Job, LeaderKey, Purpose, Running, Server, Settings, Stance, Why,
 };
@@ -121,7 +121,7 @@ impl Turn<'_> {
         let ready = running.upstream.is_none() && running.synchronous_standby_names == names;
         self.configure(Settings { upstream: None, synchronous_standby_names: names });
         if !ready {
-            self.wake_at(self.obs.now + 20);
+            self.wake_at(self.obs.now + SOON);
             return Why::new("promote_prepare", "about to promote: the rule is not in force yet");
         }
         self.run(Job::Promote, Why::new("promote", format!("promoting in epoch {}", sync.value.epoch)))

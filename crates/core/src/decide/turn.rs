@@ -8,6 +8,10 @@ use crate::name::MemberName;
 use crate::record::SyncRecord;
 use crate::transaction::Txn;
 
+/// Until a look shows what PostgreSQL has been told: its processes load settings within milliseconds, and nobody may write
+/// meanwhile.
+pub(super) const SOON: Millis = 10;
+
 /// We look again after this time even if nothing happens, in milliseconds.
 pub const TICK: Millis = 1000;
 
