@@ -78,6 +78,15 @@ fn objects(place: &Path) -> Vec<String> {
     found
 }
 
+/// Waits until there is an object whose name ends so.
+async fn until_there(place: &Path, name: &str) {
+    let begun = std::time::Instant::now();
+    while !objects(place).iter().any(|found| found.ends_with(name)) {
+        assert!(begun.elapsed() < PATIENCE, "there is no {name}: {:?}", objects(place));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// There is no gap between the first segment of the first timeline and the last of the newest.
 fn assert_continuous(names: &[String]) {
     let segments: Vec<Segment> = names
@@ -182,7 +191,7 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     }
     let metrics = wire::http(cluster.api_port("a"), "GET", "/metrics", None, "").await.expect("it answers").body;
     assert!(metrics.contains("matriarch_archive_waiting_files{"), "{metrics}");
-    let rows = practise(&cluster).await;
+    let rows = practise(&cluster, &place).await;
     begun_anew(&cluster, &section, &rows).await;
 }
 
@@ -224,18 +233,19 @@ async fn begun_anew(cluster: &Cluster, section: &Value, rows: &str) {
     let theirs = theirs.as_str().expect("it archives");
     assert!(own.is_some_and(|own| own.starts_with(theirs) && own.len() > theirs.len()), "{own:?} beside {theirs}");
     let place = Path::new(section["repositories"][0]["location"].as_str().expect("a directory"));
-    let names = objects(&place.join("copy"));
-    assert!(names.iter().any(|name| name.ends_with(".history")), "{names:?}");
+    until_there(&place.join("copy"), ".history").await;
     until(cluster, "the first one goes on", |page| page["last_failure"].is_null()).await;
 }
 
 /// What was archived in all this can be restored, and every member tells of the proof. How many rows there are.
-async fn practise(cluster: &Cluster) -> String {
+async fn practise(cluster: &Cluster, place: &Path) -> String {
     let taken = cluster.verb(&["backup", "-o", "json"]).await.json();
     let backup = taken[0]["backup"].as_str().expect("it has a name").to_owned();
-    write(cluster, 1).await;
+    cluster.ask(cluster.read_write(), "INSERT INTO t VALUES (0)").await.expect("the primary serves");
     let rows = cluster.ask(cluster.read_write(), "SELECT count(*) FROM t").await.expect("the primary serves");
-    until(cluster, "all is archived", |page| page["waiting"] == 0).await;
+    let last = cluster.ask(cluster.read_write(), "SELECT pg_walfile_name(pg_switch_wal())").await;
+    let last = last.expect("the primary serves");
+    until_there(place, &last).await;
     let query = format!("SELECT count(*) = {rows} AS complete FROM t");
     let drill = ["drill", "restore", "--at-least-apart", "1h", "--query", &query, "-o", "json"];
     let done = cluster.verb(&drill).await.json();
