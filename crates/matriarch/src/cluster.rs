@@ -144,6 +144,9 @@ pub struct LocalCluster {
     /// Section of the agents' configurations that names the store, when it is not the file in the directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<serde_json::Value>,
+    /// It was made with a repository beside its data.
+    #[serde(default)]
+    pub archive: bool,
 }
 
 /// One member of a [`LocalCluster`].
@@ -177,6 +180,11 @@ impl LocalCluster {
     /// The store's file, unless the cluster uses another store.
     pub fn store_file(&self) -> PathBuf {
         self.dir.join("store.db")
+    }
+
+    /// The directory that WAL and backups go to, if it was made with one.
+    pub fn repository(&self) -> PathBuf {
+        self.dir.join("archive")
     }
 
     /// The configuration file of a member's agent.

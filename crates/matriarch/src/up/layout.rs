@@ -5,6 +5,7 @@
 //! secrets.json   passwords (0600)
 //! pgpass         the same for psql (0600)
 //! store.db       the store
+//! archive/       the repository: WAL and backups
 //! a/ b/ c/       one folder a member: agent.yaml, data/, data.run/ (socket), agent.log, postgresql.log
 //! ```
 
@@ -88,6 +89,7 @@ pub fn prepare(dir: &Path, args: &UpArgs, store: Option<&StoreAddress>) -> anyho
         }
         LocalCluster { bin_dir: known_bin_dir(&known, &binaries, args), ..known }
     } else {
+        check_archive(args)?;
         let store = store.map(StoreAddress::section).map(|(name, section)| json!({name: section}));
         LocalCluster { store, ..new_cluster(dir, args, &binaries)? }
     };
@@ -179,7 +181,39 @@ fn new_cluster(dir: &Path, args: &UpArgs, binaries: &Binaries) -> anyhow::Result
         bin_dir: binaries.dir().to_owned(),
         token: random_text(),
         store: None,
+        archive: !args.no_archive,
     })
+}
+
+/// Who archives by other means does not want ours.
+fn check_archive(args: &UpArgs) -> anyhow::Result<()> {
+    let own = args.parameters.iter().find(|text| {
+        let name = text.split('=').next().unwrap_or_default();
+        ["archive_mode", "archive_command", "archive_library"].iter().any(|one| name.eq_ignore_ascii_case(one))
+    });
+    match own {
+        Some(text) if !args.no_archive => {
+            bail!(
+                "--set {text}: this cluster archives into a directory of its own; add --no-archive to archive by other means"
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The cluster's repository is a directory that exists; whoever restores from it is PostgreSQL's user.
+fn make_repository(cluster: &LocalCluster) -> anyhow::Result<()> {
+    let place = cluster.repository();
+    let make = || -> std::io::Result<()> {
+        fs::create_dir_all(&place)?;
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o700))
+    };
+    make().with_context(|| format!("cannot create {}", place.display()))?;
+    if let Some(owner) = Owner::choose(None)? {
+        std::os::unix::fs::chown(&place, Some(owner.uid), Some(owner.gid))
+            .with_context(|| format!("cannot give {} to {}", place.display(), owner.name))?;
+    }
+    Ok(())
 }
 
 fn free_from(first: u16, taken: &[u16]) -> anyhow::Result<u16> {
@@ -221,6 +255,9 @@ fn write_files(cluster: &LocalCluster, args: &UpArgs) -> anyhow::Result<()> {
     write_private(&cluster.passfile(), &format!("*:*:*:{}:{}\n", cluster.superuser, secrets.superuser))?;
     let parameters = parameters(args)?;
     let restore = args.restore.as_deref().map(restore_section).transpose()?;
+    if cluster.archive {
+        make_repository(cluster)?;
+    }
     for member in &cluster.members {
         let folder = cluster.member_dir(&member.name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -285,12 +322,21 @@ fn member_config(
     let role = |name: &str, password: &str| json!({"username": name, "password": password});
     let mut initdb = vec![json!({"encoding": "UTF8"}), json!("data-checksums")];
     initdb.extend(args.locale.iter().map(|locale| json!({"locale": locale})));
+    let mut dynamic = json!({"postgresql": {"parameters": parameters}});
+    if cluster.archive {
+        // Nobody looks after a trial: a backup a day lets go of WAL.
+        dynamic["archive"] = json!({
+            "repositories": [{"location": cluster.repository()}],
+            "schedule": {"full": "@daily"},
+            "retention": {"keep": 2},
+        });
+    }
     let mut config = json!({
         "scope": cluster.scope,
         "name": member.name,
         "log": {"postgresql": folder.join("postgresql.log")},
         "restapi": {"listen": format!("127.0.0.1:{}", member.api), "token": cluster.token},
-        "bootstrap": {"dcs": {"postgresql": {"parameters": parameters}}, "initdb": initdb},
+        "bootstrap": {"dcs": dynamic, "initdb": initdb},
         "postgresql": {
             "listen": format!("127.0.0.1:{}", member.postgres),
             "data_dir": folder.join("data"),

@@ -25,7 +25,7 @@ use supervise::Herd;
     long_about = "Runs a highly available PostgreSQL cluster on this machine until Ctrl-C: instances with an agent and a guard \
     each, a store, and a proxy with a port that always leads to the primary and one that leads to the replicas.\n\nThe data stays \
     in the directory; a second `matriarch up` goes on with it. The store is a file there, unless a new cluster is given another with \
-    --store.",
+    --store. WAL is archived in a directory there as well, to which 'matriarch backup' adds backups, and which a backup a day keeps in bounds.",
     after_long_help = "Examples:\n  matriarch up\n  matriarch up --dir /srv/demo --port 5432\n  matriarch up --members 5"
 )]
 pub struct UpArgs {
@@ -50,6 +50,9 @@ pub struct UpArgs {
     /// Locale of a new cluster's databases, as initdb takes it
     #[arg(long, value_name = "LOCALE")]
     pub locale: Option<String>,
+    /// No repository for WAL and backups beside the data (only for a new cluster)
+    #[arg(long)]
+    pub no_archive: bool,
     /// PostgreSQL's settings for a new cluster
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub parameters: Vec<String>,

@@ -145,12 +145,16 @@ pub async fn say_ready(cluster: &LocalCluster) {
     let program = program();
     let leader = status(cluster).await.and_then(|status| status.matriarch.leader).unwrap_or_else(|| "a".to_owned());
     let kill = format!("kill -9 $(head -1 {}/{leader}/data/postmaster.pid)", cluster.dir.display());
-    let tries = [
+    let mut tries = vec![
         (format!("{program} psql"), "a session on the primary, wherever it is"),
         (format!("{program} list --watch"), "watch the members"),
         (format!("{program} switchover"), "move the primary"),
-        (kill, "kill the primary, and watch"),
     ];
+    if cluster.archive {
+        tries.push((format!("{program} backup"), "take a backup; one is taken every day"));
+        tries.push((format!("{program} archive status"), "how far WAL is archived"));
+    }
+    tries.push((kill, "kill the primary, and watch"));
     let width = tries.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
     println!("Try, in another terminal:");
     for (command, what) in tries {

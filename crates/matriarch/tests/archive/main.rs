@@ -393,3 +393,89 @@ async fn a_bucket_refuses_another_content_and_survives_an_outage() {
         cluster.ask(cluster.postgres_port(&reader), "SELECT pg_postmaster_start_time()").await.expect("it answers");
     assert_eq!(before, after, "an outage of the archive has ended a standby");
 }
+
+/// The names of all backups, and from when to when each was taken.
+async fn backups(cluster: &Cluster) -> Vec<(String, String, String)> {
+    let list = cluster.verb(&["backup", "list", "-o", "json"]).await.json();
+    let text = |row: &Value, key: &str| row[key].as_str().expect("a text").to_owned();
+    let rows = list.as_array().expect("a list").iter();
+    rows.map(|row| (text(row, "backup"), text(row, "start_time"), text(row, "stop_time"))).collect()
+}
+
+/// Changes one key of the archive's section.
+async fn set(cluster: &Cluster, key: &str, value: &Value) {
+    cluster.verb(&["config", "set", &format!("archive.{key}={value}")]).await.ok();
+}
+
+/// What `up` starts with: a repository that a first backup goes to and comes back from, and backups by a schedule.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_up_is_backed_up_by_hand_and_by_a_schedule() {
+    let cluster = Plan::new("scheduled").archive().start().await;
+    let page = until(&cluster, "the repository is open", |page| page["repositories"][0]["open"] == true).await;
+    assert_eq!(page["members"].as_array().map(Vec::len), Some(3), "{page:#}");
+    let begun = until(&cluster, "the daily backup has a time", |page| page["backups"]["next"].is_string()).await;
+    assert_eq!(begun["backups"]["schedule"], "full @daily UTC", "{begun:#}");
+    let rows = health::rows(&cluster).await.expect("somebody answers");
+    assert!(rows.iter().all(|row| row["pending_restart"] != true), "it archives from the first start: {rows:?}");
+    table(&cluster).await;
+    let by_hand = cluster.verb(&["backup", "-o", "json"]).await.json();
+    assert_eq!(by_hand[0]["from_standby"], false, "{by_hand}");
+    cluster.ask(cluster.read_write(), "INSERT INTO t VALUES (1)").await.expect("the primary serves");
+    let end = cluster.ask(cluster.read_write(), "SELECT pg_current_wal_flush_lsn()").await.expect("it serves");
+    let end: Lsn = end.parse().expect("a position");
+    until(&cluster, "the tail is stored", |page| {
+        let stored = page["repositories"][0]["tail"]["stored"].as_str().and_then(|stored| stored.parse().ok());
+        stored.is_some_and(|stored: Lsn| stored >= end)
+    })
+    .await;
+    let restored = cluster.root().join("restored").display().to_string();
+    let plan = cluster.verb(&["restore", &restored, "--dry-run", "-o", "json"]).await.json();
+    assert_eq!(plan["backup"], by_hand[0]["backup"], "{plan}");
+
+    // Due again and again, and never two at a time, by whichever member.
+    set(&cluster, "retention", &json!({ "keep": null })).await;
+    set(&cluster, "schedule", &json!({ "full": "* * * * * *" })).await;
+    let begun = std::time::Instant::now();
+    let mut taken = backups(&cluster).await;
+    while taken.len() < 4 {
+        assert!(begun.elapsed() < PATIENCE, "{taken:?} {:#}", status(&cluster).await["backups"]);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        taken = backups(&cluster).await;
+    }
+    taken.sort_by(|one, other| one.1.cmp(&other.1));
+    assert!(taken.is_sorted_by(|one, other| one.2 <= other.1), "they overlap: {taken:?}");
+    let page = until(&cluster, "it is told", |page| page["backups"]["last"]["from_standby"] == true).await;
+    let last = &page["backups"]["last"];
+    assert_ne!(last["member"], page["leader"], "a replica spares the primary: {page:#}");
+    let metrics = wire::http(cluster.api_port("a"), "GET", "/metrics", None, "").await.expect("it answers").body;
+    assert!(metrics.contains("matriarch_backup_last_timestamp_seconds{"), "{metrics}");
+
+    // What is not kept goes with the next one.
+    set(&cluster, "retention", &json!({ "keep": 2 })).await;
+    let page = until(&cluster, "old ones expire", |page| page["backups"]["last"]["expired"].as_u64() >= Some(1)).await;
+    assert!(cluster.verb(&["archive", "status"]).await.ok().contains("Last backup:"), "{page:#}");
+
+    // A failure is told, and tried again later; a schedule that is changed begins anew.
+    let (place, away) = (cluster.path().join("archive"), cluster.root().join("away"));
+    std::fs::rename(&place, &away).expect("they are on one file system");
+    let page = until(&cluster, "a failure", |page| page["backups"]["failures"].as_u64() >= Some(1)).await;
+    let failure = &page["backups"]["last_failure"];
+    assert!(failure["why"].as_str().is_some_and(|why| why.contains("archive")), "{page:#}");
+    let due = |page: &Value| page["backups"]["next"].as_str().and_then(|next| next.parse::<jiff::Timestamp>().ok());
+    let at = failure["at"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok()).expect("a time");
+    assert!(due(&page).is_some_and(|due| due.duration_since(at).as_secs() >= 59), "{page:#}");
+    std::fs::rename(&away, &place).expect("they are on one file system");
+    let before = page["backups"]["last"]["backup"].clone();
+    set(&cluster, "schedule", &json!({ "full": "*/2 * * * * *" })).await;
+    until(&cluster, "another one", |page| {
+        page["backups"]["last"]["backup"] != before && page["backups"]["failures"] == 0
+    })
+    .await;
+    set(&cluster, "schedule", &json!({ "full": "@yearly" })).await;
+    until(&cluster, "none is under way", |page| {
+        page["backups"]["running"].is_null() && page["backups"]["schedule"] == "full @yearly UTC"
+    })
+    .await;
+    let kept = backups(&cluster).await;
+    assert!(kept.len() <= 3, "two, and one whose retention was not reached: {kept:?}");
+}

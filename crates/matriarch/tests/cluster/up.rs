@@ -8,7 +8,7 @@ use matriarch_testkit::{faults, process::eventually};
 use rustix::process::Signal;
 
 use crate::harness::fault::postmaster;
-use crate::harness::{Cluster, PATIENCE, health, verb};
+use crate::harness::{Cluster, PATIENCE, Plan, health, verb};
 
 fn mode(path: &Path) -> u32 {
     let metadata = std::fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -23,7 +23,7 @@ fn was_stopped_cleanly(cluster: &Cluster, name: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_nothing_to_ready_and_on_with_the_same_data() {
-    let mut cluster = Cluster::start("up").await;
+    let mut cluster = Plan::new("up").archive().start().await;
     says_what_there_is(&cluster);
     keeps_secrets_and_privileges(&cluster);
     routes(&cluster).await;
@@ -68,6 +68,7 @@ fn keeps_secrets_and_privileges(cluster: &Cluster) {
     }
     for name in cluster.names() {
         assert_eq!(mode(&cluster.member(&name).join("agent.yaml")), 0o600, "agent.yaml of {name}");
+        assert_eq!(mode(&cluster.path().join("archive")), 0o700, "the repository");
         assert_eq!(mode(&cluster.data(&name)), 0o700, "data of {name}");
         assert_eq!(mode(&cluster.member(&name).join("data.run")), 0o700, "data.run of {name}");
         let postmaster = postmaster(&cluster.data(&name));

@@ -24,17 +24,23 @@ pub struct Plan {
     arguments: Vec<String>,
     environment: Vec<(&'static str, &'static str)>,
     slot: bool,
+    archive: bool,
 }
 
 impl Plan {
     /// Three members of whatever PostgreSQL there is; `name` is part of the folder's name.
     pub fn new(name: &'static str) -> Plan {
         let bins = postgres::any().bins.clone();
-        Plan { name, members: 3, bins, arguments: Vec::new(), environment: Vec::new(), slot: true }
+        Plan { name, members: 3, bins, arguments: Vec::new(), environment: Vec::new(), slot: true, archive: false }
     }
 
     pub fn members(self, members: u8) -> Plan {
         Plan { members, ..self }
+    }
+
+    /// With a repository beside its data, as people get it.
+    pub fn archive(self) -> Plan {
+        Plan { archive: true, ..self }
     }
 
     pub fn bins(self, bins: PathBuf) -> Plan {
@@ -114,7 +120,8 @@ impl Cluster {
             ("--bin-dir", self.plan.bins.display().to_string()),
         ];
         let fixed = fixed.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
-        std::iter::once("up".to_owned()).chain(fixed).chain(self.plan.arguments.clone()).collect()
+        let archive = (!self.plan.archive).then(|| "--no-archive".to_owned());
+        std::iter::once("up".to_owned()).chain(fixed).chain(archive).chain(self.plan.arguments.clone()).collect()
     }
 
     /// `matriarch up`, until it says that it is ready and every member is well.
