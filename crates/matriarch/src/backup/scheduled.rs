@@ -10,7 +10,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use matriarch_agent::{backups, view};
 use matriarch_api::{BackupFailure, BackupLog, BackupRun, ScheduledBackup};
-use matriarch_config::{DynamicConfig, LocalConfig, Schedule};
+use matriarch_config::{Archive, DynamicConfig, LocalConfig, Schedule};
 use matriarch_core::record::{Versioned, key};
 use matriarch_dcs::{Committed, LeaseId, Store, StoreError, Txn};
 use tokio::time::{Instant, sleep};
@@ -28,7 +28,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// What there is to do.
 struct Order {
-    found: Found,
+    archive: Archive,
     schedule: Schedule,
     due: Timestamp,
     log: Versioned<BackupLog>,
@@ -41,7 +41,7 @@ pub async fn run(args: &TakeArgs, which: &Which) -> anyhow::Result<()> {
     // Beside the agent's own lines, where they go.
     crate::agent::start_logging(&local, None);
     let store = store::open(&StoreAddress::from(&local.store), &local.prefix(), false).await?;
-    let Some(order) = order(&*store, &local.scope).await? else { return Ok(()) };
+    let Some(order) = order(&*store).await? else { return Ok(()) };
     let now = Timestamp::now().to_string();
     let claim = BackupRun { member: local.name.to_string(), due: order.due.to_string(), since: now };
     let mut claim = Claim { store: store.clone(), text: serde_json::to_string(&claim)?, lease: LeaseId(0) };
@@ -50,7 +50,8 @@ pub async fn run(args: &TakeArgs, which: &Which) -> anyhow::Result<()> {
     }
     let member = local.name.to_string();
     let began = Timestamp::now();
-    let attempt = attempt(args, which, &order.found, &mut claim).await;
+    let found = Found::of(order.archive, local.scope.clone());
+    let attempt = attempt(args, which, found, &mut claim).await;
     let told = match attempt {
         // Nothing is told: it is as if nobody had begun.
         Ok(None) => Ok(()),
@@ -71,7 +72,7 @@ pub async fn run(args: &TakeArgs, which: &Which) -> anyhow::Result<()> {
     told
 }
 
-async fn order(store: &dyn Store, scope: &str) -> anyhow::Result<Option<Order>> {
+async fn order(store: &dyn Store) -> anyhow::Result<Option<Order>> {
     let reading = view::read(&store.read().await?, None, Timestamp::now());
     let Some(config) = reading.config else { return Ok(None) };
     let config = serde_json::from_str(&config.value).context("the configuration in the store is no JSON")?;
@@ -82,7 +83,7 @@ async fn order(store: &dyn Store, scope: &str) -> anyhow::Result<Option<Order>> 
     let due = backups::due(&schedule, &log.value).filter(|due| *due <= now);
     let due = due.filter(|_| log.value.schedule == schedule.to_string() && reading.backup.is_none());
     let Some(due) = due else { return Ok(None) };
-    Ok(Some(Order { found: Found::of(archive, scope.to_owned())?, schedule, due, log }))
+    Ok(Some(Order { archive, schedule, due, log }))
 }
 
 /// What an attempt that went well has done.
@@ -94,7 +95,13 @@ struct Done {
 }
 
 /// None: it was interrupted, or another member has taken over.
-async fn attempt(args: &TakeArgs, which: &Which, found: &Found, claim: &mut Claim) -> anyhow::Result<Option<Done>> {
+async fn attempt(
+    args: &TakeArgs,
+    which: &Which,
+    found: anyhow::Result<Found>,
+    claim: &mut Claim,
+) -> anyhow::Result<Option<Done>> {
+    let found = &found?;
     let interrupted = interrupted()?;
     let stop = async {
         tokio::select! {
