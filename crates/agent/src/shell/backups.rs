@@ -25,7 +25,8 @@ const OTHERS: [&str; 4] = ["MATRIARCH_DIR", "MATRIARCH_STORE", "MATRIARCH_SCOPE"
 /// What the loop remembers of scheduled backups.
 #[derive(Default)]
 pub(super) struct Backups {
-    child: Option<Child>,
+    /// With the log as it was at its start.
+    child: Option<(Child, Option<Revision>)>,
     seen: Option<Seen>,
     /// Nothing to do before then, unless something else is seen.
     until: Option<Timestamp>,
@@ -60,6 +61,10 @@ impl Shell {
         };
         if self.backups.seen.as_ref() != Some(&seen) {
             self.archiver.show_backups(Some(backups::shown(schedule, reading, clock)));
+            // Whoever wrote the log has said what is to be waited for.
+            if self.backups.seen.as_ref().is_none_or(|before| before.log != seen.log) {
+                self.backups.rest_until = 0;
+            }
             (self.backups.seen, self.backups.until) = (Some(seen), None);
         }
         let waits = self.backups.until.is_some_and(|until| clock < until) || now < self.backups.rest_until;
@@ -76,7 +81,8 @@ impl Shell {
 
     /// The process that takes a backup: has it ended, is it to end?
     fn look_after_backup(&mut self, now: Millis) {
-        let Some(child) = &mut self.backups.child else { return };
+        let log = self.backup_log();
+        let Some((child, before)) = &mut self.backups.child else { return };
         match child.try_wait() {
             Ok(None) => {
                 if let Some(pid) = Pid::from_raw(child.id() as i32).filter(|_| self.stopping) {
@@ -88,11 +94,17 @@ impl Shell {
             Ok(Some(status)) if status.success() => {}
             Ok(Some(status)) => {
                 tracing::error!("the scheduled backup was not taken ({status}); `matriarch archive status` says why");
-                self.backups.rest_until = now + REST;
+                if *before == log {
+                    self.backups.rest_until = now + REST;
+                }
             }
             Err(error) => tracing::error!("the process of the scheduled backup cannot be waited for: {error}"),
         }
-        (self.backups.child, self.backups.seen) = (None, None);
+        (self.backups.child, self.backups.until) = (None, None);
+    }
+
+    fn backup_log(&self) -> Option<Revision> {
+        Some(self.reading.as_ref()?.backups.as_ref()?.revision)
     }
 
     fn take_backup(&mut self, now: Millis) {
@@ -105,7 +117,7 @@ impl Shell {
         match command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).spawn() {
             Ok(child) => {
                 tracing::info!(pid = child.id(), "a scheduled backup is due");
-                self.backups.child = Some(child);
+                self.backups.child = Some((child, self.backup_log()));
             }
             Err(error) => {
                 tracing::error!("the process of the scheduled backup cannot be started: {error}");
