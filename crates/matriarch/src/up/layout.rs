@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use matriarch_archive::repository::{CreateBy, Location, Repository, Settings};
 use matriarch_config::{Document, LocalConfig, to_yaml};
 use matriarch_postgres::{Binaries, Owner, owner};
 use rand::Rng;
@@ -199,6 +200,13 @@ fn check_archive(args: &UpArgs) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// By itself an agent makes a repository for a database only while that is young, and one that was restored is not.
+pub async fn begin_repository(cluster: &LocalCluster) -> anyhow::Result<()> {
+    let settings = Settings { location: Location::Directory(cluster.repository()), patience: LEAVING };
+    let begun = Repository::init(&settings, CreateBy::Condition).await;
+    begun.map(drop).with_context(|| format!("{} cannot be used as a repository", cluster.repository().display()))
 }
 
 /// The cluster's repository is a directory that exists; whoever restores from it is PostgreSQL's user.

@@ -69,6 +69,9 @@ pub async fn run(args: UpArgs, which: Which) -> anyhow::Result<()> {
     let (cluster, lock) = layout::prepare(&dir, &args, store.as_ref())?;
     // Before anybody who needs it and may not make it, as the proxy.
     drop(crate::store::open(&cluster.address()?, "up", true).await?);
+    if cluster.archive {
+        layout::begin_repository(&cluster).await?;
+    }
     let note = RunningNote::leave(&cluster.dir)?;
     let program = std::env::current_exe().context("cannot find our own program, which is the agents' too")?;
     let mut herd = Herd::start(&program, &cluster);
