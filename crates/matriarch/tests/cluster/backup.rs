@@ -275,6 +275,7 @@ async fn every_major_comes_back() {
         site.insert(&client, 20).await;
         site.archive_wal(&client).await;
         assert_eq!(site.rows_of("latest", &[]).await, 20, "PostgreSQL {}", installation.major);
+        site.run(&["drill", "restore", "--query", "select count(*) = 20 from marks"]).await.ok();
     }
 }
 
