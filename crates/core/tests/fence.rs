@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use matriarch_core::decide::{
     Action, Ailment, ClusterView, Data, DataFacts, Decision, Doubt, Evidence, Job, LeaderKey, Lease, Memory, Millis,
-    Observation, Pledging, Policy, Pulse, Purpose, Running, Server, Settings, Stance, Support, decide,
+    Observation, Pledging, Policy, Pulse, Purpose, Running, Server, Settings, Stance, Support, Synchronous, decide,
 };
 use matriarch_core::record::{Pledge, PreviousRule, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
@@ -273,6 +273,26 @@ fn voters_that_stand_by_extend_authority_and_nobody_else_does() {
     let (soon, late) = (Some(NOW + 900), Some(NOW + 2_000));
     assert_eq!(authority(0, &[("b", support(3, 300, late))]), (ended, true), "c has not promised");
     assert_eq!(authority(0, &[("b", support(3, 300, late)), ("c", support(3, 9, soon))]), (NOW + 900, true));
+}
+
+/// A lone leader under the empty rule, whose guard holds beyond its lease since nobody else could take over.
+#[test]
+fn a_lone_leader_rests_on_its_lease_before_it_admits_others() {
+    let lead = |newcomers: bool, guarded_until: Millis| {
+        let mut seen = observation("a", 0);
+        let sync = &mut seen.store.as_mut().unwrap().sync.as_mut().unwrap().value;
+        sync.membership = [name("a")].into();
+        seen.newest = Some(sync.clone());
+        seen.alive.retain(|it| newcomers || *it == name("a"));
+        seen.guarded_until = Some(guarded_until);
+        let policy = Policy { synchronous: Synchronous { needed: 0, ..Synchronous::default() }, ..policy("a") };
+        let decision = decide(&policy, &Memory::default(), &seen);
+        (decision.authority.unwrap(), committed(&decision).map(|(purpose, _)| purpose))
+    };
+    let lease = NOW + 4_000;
+    assert_eq!(lead(false, NOW + 5_000), (NOW + 5_000, None));
+    assert_eq!(lead(true, NOW + 5_000), (lease, None), "the guard comes down first");
+    assert_eq!(lead(true, lease), (lease, Some(Purpose::Membership)));
 }
 
 #[test]

@@ -61,9 +61,9 @@ impl Turn<'_> {
         heard.get(last).map(|heard| heard + self.policy.ttl)
     }
 
-    /// Until when every other member has promised not to take over; only members can.
+    /// Until when every other member has promised not to take over; only members can, and who is about to be one.
     fn promised_until(&self, sync: &SyncRecord) -> Option<Millis> {
-        let others = sync.membership.iter().filter(|name| **name != self.policy.me);
+        let others = sync.membership.union(&self.obs.alive).filter(|name| **name != self.policy.me);
         let promises = others.map(|name| self.obs.support.get(name)?.promised_until);
         promises.min().unwrap_or(Some(self.obs.now + self.policy.ttl))
     }

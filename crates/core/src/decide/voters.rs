@@ -34,7 +34,7 @@ enum Step {
 impl Turn<'_> {
     pub(super) fn keep_rule(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, running: &Running) -> Why {
         let record = &sync.value;
-        let joined = self.obs.alive.iter().any(|name| !record.membership.contains(name));
+        let newcomers = self.obs.alive.iter().any(|name| !record.membership.contains(name));
         let able = self.able(view, running);
         let enforced = self.enforced_rule(sync);
         let step = match self.next_step(view, record, &able) {
@@ -56,8 +56,12 @@ impl Turn<'_> {
         let names = self.names_for(view, enforced);
         self.configure(Settings { upstream: None, synchronous_standby_names: names.clone() });
 
+        // Who becomes a member under the empty rule has promised nothing, and may take over once the lease has ended.
+        let joined = newcomers && (!record.rule.is_empty() || self.rests_on_lease());
         let mut next = record.clone();
-        next.membership.extend(self.obs.alive.iter().cloned());
+        if joined {
+            next.membership.extend(self.obs.alive.iter().cloned());
+        }
         let why = match step {
             Step::PublishFirst(rule) => {
                 let why = Why::new("rule_publish", format!("rule: from {} to {rule}, published first", record.rule));
@@ -94,7 +98,7 @@ impl Turn<'_> {
             }
             Step::Keep if joined => Why::new("membership", "a member joined the cluster"),
             Step::Keep => {
-                if !record.established {
+                if !record.established || newcomers {
                     self.wake_at(self.obs.now + 50);
                 }
                 return Why::new("leading", format!("leading in epoch {}, {}", record.epoch, record.rule));
