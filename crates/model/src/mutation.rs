@@ -64,6 +64,8 @@ pub enum Mutation {
     PromiseIgnored,
     /// A member that has not answered counts as one that promised.
     SilencePromises,
+    /// A leader alone counts on nobody's taking over while it admits members.
+    NewcomersOverlooked,
     /// A key that a watch still shows is taken as proof that its lease lives, as after a store's own leader has changed.
     LeaseByWatch,
     /// The clock that leases are counted on stands still while the host sleeps.
@@ -86,7 +88,7 @@ pub enum Mutation {
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 34] = [
+pub const MUTATIONS: [Mutation; 35] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -112,6 +114,7 @@ pub const MUTATIONS: [Mutation; 34] = [
     Mutation::LeaseOfTwiceTheTtl,
     Mutation::PromiseIgnored,
     Mutation::SilencePromises,
+    Mutation::NewcomersOverlooked,
     Mutation::LeaseByWatch,
     Mutation::ClockStopsAsleep,
     Mutation::UpstreamUnderWay,
@@ -249,6 +252,9 @@ impl Mutation {
             Mutation::PromiseIgnored | Mutation::SilencePromises => {
                 Setup::asynchronous(Budget { outages: 1, ..expiry })
             }
+            Mutation::NewcomersOverlooked => {
+                Setup { lone: true, ..Setup::asynchronous(Budget { delays: 1, ..expiry }) }
+            }
             Mutation::LeaseFromAnswer => Setup::asynchronous(Budget { renewals: 1, ..expiry }),
             Mutation::CrashCalledClean => Setup::three(Budget { crashes: 1, ..write }),
             Mutation::UpstreamUnderWay | Mutation::ResumeWithoutWithdrawal | Mutation::PledgesUncompared => {
@@ -283,6 +289,7 @@ impl Mutation {
             Mutation::TakeoverAsynchronous => tamper::take_over_asynchronous(decision),
             Mutation::PromoteBeforeRule => tamper::promote_unprepared(decision),
             Mutation::PledgeWhileReceiving => tamper::keep_stream(decision),
+            Mutation::NewcomersOverlooked => tamper::overlook_newcomers(decision, at_tick(TICKS)),
             _ => {}
         }
     }

@@ -68,6 +68,8 @@ pub struct Setup {
     pub strict: bool,
     /// What a leader does when its PostgreSQL dies.
     pub crash: CrashPolicy,
+    /// Only the leader is counted as a member at the start.
+    pub lone: bool,
     /// Time passes in ticks and leases mean something; else the store may end a lease whenever it likes.
     pub clocked: bool,
     /// What may happen.
@@ -99,6 +101,7 @@ impl Setup {
             needed_at_first: 1,
             strict: false,
             crash: CrashPolicy::Failover,
+            lone: false,
             clocked: false,
             budget,
             mutation: None,
@@ -151,7 +154,7 @@ impl Setup {
                 released: None,
                 handover: false,
                 accepted_loss: None,
-                membership: (0..self.members).map(member_name).collect(),
+                membership: (0..if self.lone { 1 } else { self.members }).map(member_name).collect(),
                 rule,
             }
             .with_patroni_fields(),

@@ -2,7 +2,7 @@
 //! what it remembers or what it answered, so that one rule has no effect.
 
 use matriarch_core::decide::{
-    Action, Barrier, ClusterView, Decision, Job, Memory, Observation, Purpose, Running, Server,
+    Action, Barrier, ClusterView, Decision, Job, Memory, Millis, Observation, Purpose, Running, Server,
 };
 use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
@@ -137,6 +137,14 @@ pub fn call_clean(decision: &mut Decision) {
             release.shutdown_checkpoint.get_or_insert(Lsn::ZERO);
         }
     });
+}
+
+/// Who admits members goes on until `until`, as if it were still alone.
+pub fn overlook_newcomers(decision: &mut Decision, until: Millis) {
+    let admits = |action: &Action| matches!(action, Action::Commit(change) if change.purpose == Purpose::Membership);
+    if decision.actions.iter().any(admits) {
+        decision.authority = decision.authority.max(Some(until));
+    }
 }
 
 /// A takeover leaves all voters out of its rule.

@@ -68,6 +68,7 @@ impl Options {
         }
         setup.strict = self.flag("--strict");
         setup.clocked = self.flag("--clocked");
+        setup.lone = self.flag("--lone");
         if let Some(name) = self.value("--mutation") {
             let known = MUTATIONS.into_iter().find(|mutation| format!("{mutation:?}") == *name);
             let mutation = known.unwrap_or_else(|| panic!("'{name}' is none of {MUTATIONS:?}"));
