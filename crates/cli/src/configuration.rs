@@ -130,7 +130,8 @@ async fn submit(target: &Target, ui: &mut Ui, old: &Value, new: &Value, force: b
     if change == json!({}) {
         return ui.say(Tone::Plain, "nothing to change: it is so already");
     }
-    debug_assert_eq!(&patch(old, &change), new);
+    // A key that is given as null is the same as one left out.
+    debug_assert_eq!(difference(&patch(old, &change), new), json!({}));
     let (before, after) = (to_yaml(old), to_yaml(new));
     let lines: Vec<String> = diff(&before, &after).into_iter().map(|line| drawn(line, ui.colour)).collect();
     if !force {
@@ -167,7 +168,10 @@ fn difference(old: &Value, new: &Value) -> Value {
         match old.get(name) {
             Some(before) if before == value => {}
             Some(before) if before.is_object() && value.is_object() => {
-                changes.insert(name.clone(), difference(before, value));
+                let inner = difference(before, value);
+                if inner != json!({}) {
+                    changes.insert(name.clone(), inner);
+                }
             }
             _ => {
                 changes.insert(name.clone(), value.clone());
@@ -207,5 +211,7 @@ mod tests {
         assert_eq!(change, json!({"b": {"d": null, "c": 5}, "e": [1, 2], "f": null, "h": {"i": 1}}));
         assert_eq!(patch(&old, &change), new);
         assert_eq!(difference(&old, &old), json!({}));
+        let nulls = json!({"a": 1, "n": {"x": null}});
+        assert_eq!(difference(&patch(&old, &difference(&old, &nulls)), &nulls), json!({}));
     }
 }

@@ -235,7 +235,9 @@ const BOOTSTRAP: &[Key] = &[
     key(
         "restore",
         Kind::Section { keys: restore::RESTORE, rule: None },
-        "The new cluster is made from a backup instead of by initdb, at a point in time, also from another cluster's archive. The          same on every host: whichever member comes first restores, and the others copy from it. Has no effect once the cluster          is there. All WAL that is replayed needs room beside the data for a while.",
+        "The new cluster is made from a backup instead of by initdb, at a point in time, also from another cluster's archive. \
+         The section must be the same on every host: whichever member comes first restores, and the others copy from it. It has \
+         no effect once the cluster is there. All WAL that is replayed needs room beside the data for a while.",
     )
     .default("null")
     .effect(Effect::Bootstrap),
