@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use matriarch_core::Incarnation;
 
-use crate::conf;
 use crate::files::{self, FileError};
 use crate::incarnation;
+use crate::include;
 use crate::instance::{Instance, RunDirError};
 use crate::owner::{self, OwnerError};
 use crate::staging::{self, StagingError};
@@ -81,7 +81,7 @@ pub async fn initdb(instance: &Instance, options: &InitdbOptions) -> Result<Inca
         staging::sweep(instance).await?;
         return Err(InitdbError::Initdb { dir: instance.data_dir.clone(), source });
     }
-    conf::ensure_include_in(instance, &dir)?;
+    include::ensure_in(instance, &dir)?;
     let incarnation = incarnation::renew_in(instance, &dir)?;
     staging::place(instance)?;
     Ok(incarnation)

@@ -9,6 +9,7 @@ use crate::conf;
 use crate::conninfo::{self, Source};
 use crate::files::FileError;
 use crate::incarnation;
+use crate::include;
 use crate::instance::{Instance, RunDirError};
 use crate::owner::{self, OwnerError};
 use crate::process::{self, KillError};
@@ -199,7 +200,7 @@ async fn finish(instance: &Instance, source: &Source, dir: PathBuf) -> Result<In
         let found = found.trim().to_owned();
         return Err(CloneError::OtherMajor { source_address: address(source), found, ours });
     }
-    conf::ensure_include_in(instance, &dir)?;
+    include::ensure_in(instance, &dir)?;
     instance.write_in(&dir, conf::STANDBY_SIGNAL, b"")?;
     let incarnation = incarnation::renew_in(instance, &dir)?;
     staging::replace(instance)?;

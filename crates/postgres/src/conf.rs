@@ -1,4 +1,4 @@
-//! Our settings: `matriarch.conf`, included by one line at the end of the user's `postgresql.conf`.
+//! Our settings: `matriarch.conf`, which the user's `postgresql.conf` includes (`include.rs`).
 //!
 //! The user's file stays theirs; ours is read after it and wins, and `ALTER SYSTEM` wins over both, which is why
 //! [`strip_auto_conf`] takes the settings we own out of `postgresql.auto.conf` before each start.
@@ -14,6 +14,7 @@ use crate::conninfo::Source;
 use crate::control::ControlData;
 use crate::files::{self, FileError};
 use crate::hba;
+use crate::include;
 use crate::instance::Instance;
 
 /// Our include file in the data directory.
@@ -25,8 +26,6 @@ pub(crate) const RECOVERY_SIGNAL: &str = "recovery.signal";
 pub const RESTORE_SOURCE: &str = "matriarch_restore.json";
 /// The word by which the `restore_command` of such a directory is known.
 pub const RESTORE_FETCH: &str = "restore-fetch";
-
-const INCLUDE: &str = "include_if_exists = 'matriarch.conf'";
 
 /// Settings that the cluster configuration cannot set: we give them, or they would break what we do.
 pub const OWNED: [&str; 29] = [
@@ -238,11 +237,13 @@ fn is_name(name: &str) -> bool {
         })
 }
 
+/// The first line of `matriarch.conf`.
+pub(crate) const HEAD: &str =
+    "# Written by Matriarch and replaced without asking. Change settings in the cluster configuration.\n";
+
 /// The text of `matriarch.conf` for [`effective`] settings.
 pub fn render(effective: &BTreeMap<String, String>) -> String {
-    let mut text = String::from(
-        "# Written by Matriarch and replaced without asking. Change settings in the cluster configuration.\n",
-    );
+    let mut text = String::from(HEAD);
     for (name, value) in effective {
         text.push_str(&format!("{name} = {}\n", quote(value)));
     }
@@ -331,27 +332,7 @@ pub fn clamp_for_standby(effective: &mut BTreeMap<String, String>, control: &Con
 /// server needs a reload afterwards.
 pub fn write(instance: &Instance, effective: &BTreeMap<String, String>) -> Result<bool, ConfError> {
     let written = instance.write_data(FILE, render(effective).as_bytes())?;
-    Ok(ensure_include(instance)? || written)
-}
-
-/// Adds our include line to `postgresql.conf` if it is not there; returns whether it was added.
-pub fn ensure_include(instance: &Instance) -> Result<bool, FileError> {
-    ensure_include_in(instance, &instance.data_dir)
-}
-
-pub(crate) fn ensure_include_in(instance: &Instance, dir: &Path) -> Result<bool, FileError> {
-    let path = dir.join("postgresql.conf");
-    let mut text = fs::read(&path).map_err(|error| FileError::new("read", &path, error))?;
-    if text.split(|byte| *byte == b'\n').any(|line| line.trim_ascii() == INCLUDE.as_bytes()) {
-        return Ok(false);
-    }
-    if !text.is_empty() && !text.ends_with(b"\n") {
-        text.push(b'\n');
-    }
-    text.extend_from_slice(b"\n# Matriarch's settings; keep this line last.\n");
-    text.extend_from_slice(INCLUDE.as_bytes());
-    text.push(b'\n');
-    instance.write_in(dir, "postgresql.conf", &text)
+    Ok(include::ensure(instance)? || written)
 }
 
 /// Takes settings we own out of `postgresql.auto.conf` (left there by `ALTER SYSTEM` or `pg_basebackup -R`), where they

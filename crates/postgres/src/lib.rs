@@ -21,6 +21,7 @@ pub mod greeting;
 pub mod hba;
 pub mod history;
 pub mod incarnation;
+mod include;
 pub mod instance;
 pub mod owner;
 pub mod pooler_role;

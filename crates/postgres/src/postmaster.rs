@@ -19,6 +19,7 @@ use crate::conf;
 use crate::control::{self, ControlError};
 use crate::files::{Context, FileError};
 use crate::history;
+use crate::include;
 use crate::instance::{Instance, RunDirError};
 use crate::process;
 use crate::readiness::register;
@@ -156,7 +157,7 @@ pub async fn start(instance: &Instance, start_as: StartAs, log_file: &Path) -> R
 fn prepare(instance: &Instance, start_as: StartAs) -> Result<(), StartError> {
     instance.prepare_run_dir()?;
     remove_stale_locks(instance)?;
-    conf::ensure_include(instance)?;
+    include::ensure(instance)?;
     history::forget_reserved(instance)?;
     for name in conf::strip_auto_conf(instance)? {
         tracing::warn!(setting = name, "removed from postgresql.auto.conf: Matriarch owns this setting");

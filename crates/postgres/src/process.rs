@@ -226,7 +226,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (data, program) = (dir.path().join("data"), dir.path().join("postgres"));
         fs::create_dir(&data).unwrap();
-        fs::copy("/bin/sleep", &program).unwrap();
+        matriarch_testkit::executable::copy(Path::new("/bin/sleep"), &program);
         let mut child = std::process::Command::new(&program).arg("30").current_dir(&data).spawn().unwrap();
         assert_eq!(tree(&data), [child.id()]);
         fs::remove_dir(&data).unwrap();

@@ -12,7 +12,7 @@ use crate::postmaster::StartError;
 use crate::process::KillError;
 use crate::sql::{Sql, SqlError};
 use crate::staging::{self, StagingError};
-use crate::{conf, incarnation, roles, scratch};
+use crate::{incarnation, include, roles, scratch};
 
 /// For a clean stop after recovery.
 const STOP: Duration = Duration::from_secs(60);
@@ -98,7 +98,7 @@ pub fn finish(instance: &Instance, dir: &Path) -> Result<Incarnation, RestoredEr
     if !dir.join("postgresql.conf").exists() {
         instance.write_in(dir, "postgresql.conf", b"")?;
     }
-    conf::ensure_include_in(instance, dir)?;
+    include::ensure_in(instance, dir)?;
     let incarnation = incarnation::renew_in(instance, dir)?;
     staging::place(instance)?;
     Ok(incarnation)

@@ -11,6 +11,7 @@ use crate::conninfo::{self, Source};
 use crate::control::{self, ControlError};
 use crate::files::{self, FileError};
 use crate::incarnation;
+use crate::include;
 use crate::instance::{Instance, RunDirError};
 use crate::process::{self, KillError};
 use crate::staging;
@@ -117,6 +118,8 @@ pub async fn rewind(
     let kept = Kept::read(instance);
     // Single-user recovery, which pg_rewind runs, refuses to start as a standby.
     conf::remove_signals(instance)?;
+    // Nor without the settings that it is to read.
+    include::ensure(instance)?;
     staging::mark_rewinding(instance)?;
     match run(instance, source).await {
         Ok(said) if said.contains("no rewind required") => {
@@ -132,7 +135,7 @@ pub async fn rewind(
         }
         Ok(_) => {
             kept.restore(instance)?;
-            conf::ensure_include(instance)?;
+            include::ensure(instance)?;
             conf::set_standby(instance)?;
             let incarnation = incarnation::renew(instance)?;
             staging::clear_rewinding(instance)?;

@@ -103,3 +103,42 @@ async fn wrong_rules_are_put_aside() {
         );
     }
 }
+
+/// The files of a data directory that is being deleted, or on a volume that fails, are not taken for empty ones.
+#[tokio::test]
+async fn a_reload_that_misses_our_file_changes_nothing() {
+    for binaries in majors() {
+        let lab = Lab::new(&binaries);
+        let mut node = lab.node("a");
+        node.settings.synchronous_standby_names = "ANY 1 (b)".to_owned();
+        // A cluster of an earlier version: the line is replaced at the start.
+        node.bootstrap_only().await;
+        let path = node.data("postgresql.conf");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let before = text.replace("include = 'matriarch.conf'", "include_if_exists = 'matriarch.conf'");
+        assert_ne!(text, before);
+        std::fs::write(&path, before).unwrap();
+        let (_postmaster, sql) = node.start(StartAs::Primary).await;
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        assert_eq!(value(&sql, "SHOW synchronous_standby_names").await, "ANY 1 (b)");
+
+        std::fs::remove_file(node.data(conf::FILE)).unwrap();
+        sql.reload().await.unwrap();
+        until("the postmaster has refused the reload", async || {
+            std::fs::read_to_string(&node.log).unwrap().contains("contains errors")
+        })
+        .await;
+        // New sessions have what the postmaster has, this one what it read itself.
+        for sql in [&sql, &Sql::connect(&node.instance).await.unwrap()] {
+            assert_eq!(value(sql, "SHOW synchronous_standby_names").await, "ANY 1 (b)");
+        }
+
+        node.settings.synchronous_standby_names = "ANY 1 (b, c)".to_owned();
+        node.write_files();
+        sql.reload().await.unwrap();
+        until("the next reload is taken", async || {
+            value(&sql, "SHOW synchronous_standby_names").await == "ANY 1 (b, c)"
+        })
+        .await;
+    }
+}

@@ -209,8 +209,11 @@ impl World {
         self.pg_after(node, delay, PgEvent::Flushed(len));
     }
 
-    /// The postmaster has read the settings; its children follow one by one.
+    /// The postmaster reads the settings; its children follow one by one. Without the files it keeps those it has.
     pub(crate) fn pg_reload(&mut self, node: NodeId) {
+        if self.nodes[node].disk.dir().is_none() {
+            return;
+        }
         let settings = self.nodes[node].settings.clone();
         let sees = !self.nodes[node].replay_is_still();
         let pg = &mut self.nodes[node].pg;

@@ -2,7 +2,7 @@
 //!
 //! Owns: finding PostgreSQL of several majors ([`postgres`]), throw-away servers ([`server`], [`etcd`], [`consul`], [`s3`]) and
 //! their certificates ([`certificates`]), folders and ports that parallel tests do not fight over ([`dir`], [`ports`]),
-//! handles of started programs ([`process`]), faults of processes and files ([`faults`], [`disk`]), disks that fill, freeze
+//! handles of started programs ([`process`]), programs made for a test ([`executable`]), faults of processes and files ([`faults`], [`disk`]), disks that fill, freeze
 //! ([`volume`]), fail and forget ([`faulty`]), hosts that can be cut off, frozen and switched off ([`lab`]), the clients that
 //! remember what was acknowledged ([`ledger`]) and every answer ([`history`]), and the observer that would see two
 //! primaries ([`observer`]).
@@ -15,6 +15,7 @@ pub mod consul;
 pub mod dir;
 pub mod disk;
 pub mod etcd;
+pub mod executable;
 pub mod faults;
 pub mod faulty;
 pub mod history;

@@ -1,8 +1,8 @@
 //! `matriarch config`: dynamic configuration reaches every PostgreSQL, and what is wrong is refused before it does harm.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use matriarch_testkit::executable;
 use matriarch_testkit::process::eventually;
 
 use crate::harness::{Cluster, Outcome, PATIENCE, health};
@@ -72,8 +72,7 @@ async fn is_refused(cluster: &Cluster) {
 
 async fn edit_by(cluster: &Cluster, script: &str, arguments: &[&str]) -> Outcome {
     let editor: PathBuf = cluster.root().join("editor");
-    std::fs::write(&editor, format!("#!/bin/sh\n{script}\n")).expect("it is ours");
-    std::fs::set_permissions(&editor, PermissionsExt::from_mode(0o755)).expect("it is ours");
+    executable::script(&editor, &format!("#!/bin/sh\n{script}\n"), 0o755);
     let editor = editor.display().to_string();
     let all: Vec<&str> = ["config", "edit"].iter().chain(arguments).copied().collect();
     cluster.verb_with(&all, &[("EDITOR", &editor)]).await

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use matriarch_testkit::dir::TestDir;
+use matriarch_testkit::executable;
 use matriarch_testkit::ports::Port;
 use matriarch_testkit::postgres;
 use matriarch_testkit::process::Running;
@@ -103,7 +104,7 @@ impl Cluster {
     /// Makes it run with a program of its own, which the test may change; where that is.
     pub fn run_copy(&mut self) -> PathBuf {
         self.program = self.dir.create("bin").join("matriarch");
-        std::fs::copy(verb::program(), &self.program).expect("there is room");
+        executable::copy(&verb::program(), &self.program);
         self.program.clone()
     }
 

@@ -2,15 +2,14 @@
 
 use std::future::poll_fn;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use matriarch_testkit::ports::Port;
-use matriarch_testkit::{faults, postgres};
+use matriarch_testkit::{executable, faults, postgres};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -308,14 +307,6 @@ async fn an_upgrade_while_a_switchover_holds_costs_nothing() {
     bench.conclude();
 }
 
-/// A program of one's own, which can be spoilt.
-fn put(program: &Path, text: &str, mode: u32) {
-    let beside = program.with_extension("new");
-    std::fs::write(&beside, text).expect("the folder is ours");
-    std::fs::set_permissions(&beside, PermissionsExt::from_mode(mode)).expect("it is ours");
-    std::fs::rename(&beside, program).expect("the folder is ours");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn programs_that_do_not_work_change_nothing() {
     let mut cluster = Plan::new("upgradebad").members(1).prepare();
@@ -345,7 +336,7 @@ async fn programs_that_do_not_work_change_nothing() {
     ] {
         for (index, process) in first.into_iter().enumerate() {
             match text {
-                Some(text) => put(&program, text, mode),
+                Some(text) => executable::script(&program, text, mode),
                 None => std::fs::remove_file(&program).unwrap_or_default(),
             }
             let (before, starts) = (logs()[index].matches(words).count(), begin()[index]);
