@@ -14,6 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 pub const TOKEN: &str = "a-token-for-tests";
+/// For what must come, on a machine that is busy with other tests.
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Script {
     pub member: Mutex<MemberStatus>,
@@ -184,19 +186,20 @@ impl Server {
         Client::new(&format!("http://{}", self.address), Some(TOKEN.into())).unwrap()
     }
 
-    /// Sends bytes and returns everything until the server closes, or what came within 3 s.
-    pub async fn raw(&self, bytes: &[u8]) -> String {
+    /// Sends bytes and returns everything until the server closes, or what came within the limit.
+    pub async fn raw(&self, bytes: &[u8], limit: Duration) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let _ = stream.write_all(bytes).await;
         let mut answer = Vec::new();
-        let _ = tokio::time::timeout(Duration::from_secs(3), stream.read_to_end(&mut answer)).await;
+        let _ = tokio::time::timeout(limit, stream.read_to_end(&mut answer)).await;
         String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// One HTTP/1.0 request, as load balancers send it; returns status, headers and body.
     pub async fn http(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String, String) {
         let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-        let answer = self.raw(format!("{method} {path} HTTP/1.0\r\n{headers}{length}\r\n{body}").as_bytes()).await;
+        let request = format!("{method} {path} HTTP/1.0\r\n{headers}{length}\r\n{body}");
+        let answer = self.raw(request.as_bytes(), LIMIT).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {answer:?}"));
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("{head}"));
         (status, head.to_owned(), body.to_owned())

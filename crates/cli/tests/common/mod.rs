@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub struct World {
     pub config: Mutex<Value>,
     pub asked: Mutex<Vec<(String, Command)>>,
     pub fail: Mutex<Option<CommandError>>,
+    /// How often somebody has asked for the cluster's state.
+    looks: AtomicU64,
 }
 
 struct Agent {
@@ -50,7 +53,9 @@ impl Backend for Agent {
         Arc::new(status)
     }
     fn cluster(&self) -> Arc<ClusterStatus> {
-        let mut cluster = self.world.cluster.lock().unwrap().clone();
+        let seen = self.world.cluster.lock().unwrap();
+        self.world.looks.fetch_add(1, Ordering::SeqCst);
+        let mut cluster = seen.clone();
         cluster.matriarch.seen_by.clone_from(&self.name);
         Arc::new(cluster)
     }
@@ -85,19 +90,29 @@ impl Backend for Agent {
 
 impl Agent {
     async fn hand_over(&self, to: String) -> CommandDone {
-        let change = |change: &dyn Fn(&mut ClusterStatus)| change(&mut self.world.cluster.lock().unwrap());
-        change(&|cluster| cluster.matriarch.handover = true);
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        change(&|cluster| {
+        self.change(|cluster| cluster.matriarch.handover = true).await;
+        self.change(|cluster| {
             cluster.matriarch.handover = false;
             cluster.matriarch.epoch += 5;
             cluster.matriarch.leader = Some(to.clone());
             for row in &mut cluster.members {
                 row.role = if row.name == to { "leader" } else { "replica" }.into();
             }
-        });
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        })
+        .await;
         CommandDone::done(format!("Successfully switched over to \"{to}\""))
+    }
+
+    /// Changes what is seen, and waits until it was: who asks a second time has read the first answer.
+    async fn change(&self, change: impl FnOnce(&mut ClusterStatus)) {
+        let before = {
+            let mut cluster = self.world.cluster.lock().unwrap();
+            change(&mut cluster);
+            self.world.looks.load(Ordering::SeqCst)
+        };
+        while self.world.looks.load(Ordering::SeqCst) < before + 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 
@@ -155,6 +170,7 @@ pub async fn cluster() -> Cluster {
         config: Mutex::new(json!({"postgresql": {"parameters": {"work_mem": "4MB"}}})),
         asked: Mutex::default(),
         fail: Mutex::default(),
+        looks: AtomicU64::default(),
     });
     let mut members = Vec::new();
     for name in ["a", "b"] {

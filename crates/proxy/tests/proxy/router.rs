@@ -11,6 +11,8 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
+use crate::wire::LIMIT;
+
 pub struct Router {
     pub rw: SocketAddr,
     pub ro: SocketAddr,
@@ -99,12 +101,25 @@ pub async fn value(client: &Client, sql: &str) -> String {
     panic!("{sql} gave no row");
 }
 
+/// Waits until a query answers what is wanted.
+pub async fn until(client: &Client, sql: &str, wanted: &str) {
+    let start = Instant::now();
+    loop {
+        let now = value(client, sql).await;
+        if now == wanted {
+            return;
+        }
+        assert!(start.elapsed() < LIMIT * 3, "{sql} gives {now}, wanted {wanted}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Waits until a counter has a value.
 pub async fn becomes(counter: &AtomicU64, wanted: u64) {
     let start = Instant::now();
     while counter.load(Relaxed) != wanted {
         let now = counter.load(Relaxed);
-        assert!(start.elapsed() < Duration::from_secs(20), "counter is {now}, wanted {wanted}");
+        assert!(start.elapsed() < LIMIT, "counter is {now}, wanted {wanted}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

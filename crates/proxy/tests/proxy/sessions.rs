@@ -11,7 +11,7 @@ use matriarch_testkit::server::Server;
 use matriarch_testkit::{postgres, user};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::router::{Router, backend, connect, value};
+use crate::router::{Router, backend, becomes, connect, until, value};
 use crate::wire::{Fake, LIMIT, dial, exactly, greeting, packet, rest, send, startup};
 
 /// Clones a replica through the read-write port, which takes a replication startup.
@@ -115,22 +115,28 @@ async fn a_cancel_request_ends_only_the_statement_it_names() {
     let (one, two) = (router.connect(router.rw).await.unwrap(), router.connect(router.rw).await.unwrap());
     let cancel = one.cancel_token();
     let watcher = connect(primary.port()).await.unwrap();
-    let sleeping = "select count(*) from pg_stat_activity where query like 'select pg_sleep%' and state = 'active'";
-    let other = tokio::spawn(async move { two.simple_query("select pg_sleep(2)").await });
-    let victim = tokio::spawn(async move { one.simple_query("select pg_sleep(60)").await });
-    while value(&watcher, sleeping).await != "2" {}
+    let under_way = "select count(*) from pg_stat_activity where query ~ 'pg_(sleep|advisory_lock)' \
+                     and state = 'active' and pid <> pg_backend_pid()";
+    // Under way until it is let go.
+    watcher.batch_execute("select pg_advisory_lock(1)").await.unwrap();
+    let other = tokio::spawn(async move { two.simple_query("select pg_advisory_lock(1)").await });
+    let victim = tokio::spawn(async move { one.simple_query("select pg_sleep(600)").await });
+    until(&watcher, under_way, "2").await;
     cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
     let error = victim.await.unwrap().unwrap_err();
     assert_eq!(error.code().unwrap().code(), "57014");
+    until(&watcher, under_way, "1").await;
+    watcher.batch_execute("select pg_advisory_unlock(1)").await.unwrap();
     other.await.unwrap().unwrap();
-    assert_eq!(router.stats.read_write.cancels.load(std::sync::atomic::Ordering::Relaxed), 1);
+    becomes(&router.stats.read_write.cancels, 1).await;
+    until(&watcher, under_way, "0").await;
 
     // psql does the same at Ctrl-C.
     let mut command = Command::new(postgres::any().bins.join("psql"));
     command.args(["-XAtq", "-c", "select pg_sleep(60)"]).stderr(Stdio::piped()).stdin(Stdio::null());
     command.arg(format!("host=127.0.0.1 port={} user=postgres dbname=postgres", router.rw.port()));
     let psql = command.spawn().unwrap();
-    while value(&watcher, sleeping).await != "1" {}
+    until(&watcher, under_way, "1").await;
     kill_process(Pid::from_raw(psql.id() as i32).unwrap(), Signal::INT).unwrap();
     let output = tokio::task::spawn_blocking(move || psql.wait_with_output().unwrap()).await.unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("canceling statement due to user request"));
@@ -160,7 +166,7 @@ async fn cancel_keys_of_256_bytes_find_their_member_and_unknown_ones_find_all() 
     assert_eq!((at_a.recv().await.unwrap(), at_b.recv().await.unwrap()), (vec![9; 8], vec![9; 8]));
     // After the session its key is unknown again.
     drop(sessions);
-    crate::router::becomes(&router.stats.read_only.active, 0).await;
+    becomes(&router.stats.read_only.active, 0).await;
     rest(&mut send(router.ro, &packet(80_877_102, &keys[1])).await).await;
     assert_eq!(at_a.recv().await.unwrap(), keys[1]);
     drop(dial(router.ro).await);
@@ -179,21 +185,20 @@ async fn a_switchover_that_begins_cuts_no_statement_off() {
         router.connect(router.rw).await.unwrap(),
     );
     open.batch_execute("begin; create table kept ()").await.unwrap();
+    // Under way until it is let go.
+    let direct = connect(primary.port()).await.unwrap();
+    direct.batch_execute("select pg_advisory_lock(1)").await.unwrap();
     let statement = tokio::spawn(async move {
-        let answer = value(&busy, "select 7 from pg_sleep(1)").await;
+        let answer = value(&busy, "select 7 from pg_advisory_lock(1)").await;
         (answer, busy)
     });
-    while router
-        .ask(router.rw, "select count(*) from pg_stat_activity where query like '%pg_sleep(1)' and state = 'active'")
-        .await
-        != "1"
-    {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let under_way = "select count(*) from pg_stat_activity where query like 'select 7%' and state = 'active'";
+    until(&direct, under_way, "1").await;
     router.route(|r| r.hold = true);
     ends(&idle).await;
     open.batch_execute("alter table kept add column x int").await.unwrap();
     assert!(!open.is_closed(), "its transaction is still open");
+    direct.batch_execute("select pg_advisory_unlock(1)").await.unwrap();
     let (answer, busy) = statement.await.unwrap();
     assert_eq!(answer, "7", "the statement under way is answered");
     ends(&busy).await;

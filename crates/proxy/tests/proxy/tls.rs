@@ -1,7 +1,6 @@
 //! Sessions encrypted from end to end; PostgreSQL of Debian, because the wheels have no TLS.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use matriarch_proxy::ProxyConfig;
 use matriarch_testkit::dir::TestDir;
@@ -10,8 +9,8 @@ use matriarch_testkit::server::Server;
 use matriarch_testkit::user;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::router::{Router, backend, connect, value};
-use crate::wire::{exactly, packet, rest, send};
+use crate::router::{Router, backend, connect, until};
+use crate::wire::{LIMIT, exactly, packet, rest, send};
 
 /// A PostgreSQL with a self-signed certificate, or `None` where neither PostgreSQL 15 nor openssl is to be had.
 async fn server(dir: &TestDir) -> Option<Server> {
@@ -63,14 +62,15 @@ async fn tls_passes_through_and_can_be_cancelled_and_cut() {
     let watcher = connect(primary.port()).await.unwrap();
     let sleeping = "select count(*) from pg_stat_activity where query like 'select pg_sleep%' and state = 'active'";
     let child = psql(port, "require", "select pg_sleep(60)").spawn().unwrap();
-    while value(&watcher, sleeping).await != "1" {}
+    until(&watcher, sleeping, "1").await;
     kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::INT).unwrap();
     let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("canceling statement due to user request"));
+    until(&watcher, sleeping, "0").await;
 
     // Cut: closed, since nobody but the ends could put a message into the stream.
     let child = psql(port, "require", "select pg_sleep(60)").spawn().unwrap();
-    while value(&watcher, sleeping).await != "1" {}
+    until(&watcher, sleeping, "1").await;
     router.route(|r| r.generation += 1);
     let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -100,5 +100,5 @@ async fn a_member_that_has_no_tls_after_all_is_used_without() {
     let hello = [&[0x16, 3, 1, 0, 200][..], &[0; 200]].concat();
     let mut client = send(router.rw, &hello).await;
     let closed = rest(&mut client);
-    let _ = tokio::time::timeout(Duration::from_secs(5), closed).await.expect("closed at once");
+    let _ = tokio::time::timeout(LIMIT, closed).await.expect("closed at once");
 }
