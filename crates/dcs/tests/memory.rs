@@ -8,7 +8,7 @@ use matriarch_dcs::conformance::{Handle, Pace};
 use matriarch_dcs::{MemoryStore, Store, StoreError, Txn};
 
 const PACE: Pace =
-    Pace { ttl: Duration::from_millis(250), expiry: Duration::from_millis(200), news: Duration::from_millis(200) };
+    Pace { ttl: Duration::from_millis(500), expiry: Duration::from_millis(200), news: Duration::from_millis(200) };
 
 matriarch_dcs::conformance_tests!(PACE, {
     let store = MemoryStore::new();

@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use matriarch_dcs::clock::boot_clock_ms;
 use matriarch_dcs::{Committed, SqliteStore, Store, StoreError, Txn};
 use rustix::process::{Pid, Signal, kill_process};
+
+/// For what must come, on a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Process(Child);
 
@@ -85,11 +89,17 @@ async fn counting_together_is_exact_whoever_is_killed() {
     let (_keep, path) = place();
     let mut counting: Vec<_> =
         ["a", "b", "c", "d"].iter().map(|name| Process::start("child_counts", &path, name)).collect();
-    for round in 0..12 {
+    let watcher = SqliteStore::open(&path, "demo").await.unwrap();
+    // More than twelve only on a machine so busy that none of them came to write.
+    for round in 0..100 {
+        if round >= 12 && watcher.read().await.unwrap().value("count/victim").is_some() {
+            break;
+        }
         let victim = Process::start("child_counts_for_ever", &path, "victim");
         tokio::time::sleep(Duration::from_millis(60 + 17 * round)).await;
         victim.signal(Signal::KILL);
     }
+    drop(watcher);
     for process in &mut counting {
         let status = tokio::task::block_in_place(|| process.0.wait()).unwrap();
         assert!(status.success(), "a counting process failed: {status}");
@@ -111,12 +121,22 @@ async fn counting_together_is_exact_whoever_is_killed() {
 async fn child_leads() {
     let Some((path, name)) = child_store() else { return };
     let store = SqliteStore::open(&path, "demo").await.unwrap();
-    let lease = store.grant(Duration::from_millis(600)).await.unwrap();
+    let lease = store.grant(LEADS).await.unwrap();
     store.commit(Txn::new().put_leased("leader", name, lease)).await.unwrap();
     loop {
         tokio::time::sleep(Duration::from_millis(150)).await;
         store.keep_alive(lease).await.unwrap();
     }
+}
+
+/// A leader's lease: longer than a busy machine may stand still.
+const LEADS: Duration = Duration::from_millis(2500);
+
+/// When the only lease ends, on the clock of this boot.
+fn end_of_lease(path: &Path) -> u64 {
+    let db = rusqlite::Connection::open(path).unwrap();
+    let end: i64 = db.query_row("SELECT deadline_ms FROM leases", [], |row| row.get(0)).unwrap();
+    u64::try_from(end).unwrap()
 }
 
 /// The others hear of a killed leader within a moment of its lease's end, and not before.
@@ -125,21 +145,26 @@ async fn a_killed_holder_is_noticed_when_its_lease_ends() {
     let (_keep, path) = place();
     let store = SqliteStore::open(&path, "demo").await.unwrap();
     let mut news = store.watch();
+    let mut late = Vec::new();
     for name in ["one", "two", "three"] {
-        let leader = Process::start("child_leads", &path, name);
+        let mut leader = Process::start("child_leads", &path, name);
         news.changed().await.unwrap();
         assert_eq!(store.read().await.unwrap().value("leader"), Some(name));
         // Several renewals, none of which wakes us.
         assert!(tokio::time::timeout(Duration::from_millis(1500), news.changed()).await.is_err(), "woken for nothing");
-        let killed = Instant::now();
         leader.signal(Signal::KILL);
-        tokio::time::timeout(Duration::from_secs(3), news.changed()).await.expect("nobody noticed").unwrap();
-        let after = killed.elapsed();
-        println!("noticed {after:?} after the kill; the lease had 450 to 600 ms left");
-        assert!(after >= Duration::from_millis(300), "noticed too early: {after:?}");
-        assert!(after < Duration::from_millis(1500), "noticed late: {after:?}");
+        leader.0.wait().unwrap();
+        let end = end_of_lease(&path);
+        tokio::time::timeout(PATIENCE, news.changed()).await.expect("nobody noticed").unwrap();
+        let now = boot_clock_ms();
+        println!("noticed {} ms after the end of the lease", now.saturating_sub(end));
+        assert!(now >= end, "noticed too early: at {now}, before {end}");
+        late.push(now - end);
         assert_eq!(store.read().await.unwrap().value("leader"), None);
     }
+    // Every handle looks once in a second anyway. One late time may be the machine's.
+    late.sort_unstable();
+    assert!(late[1] < 900, "noticed late: {late:?}");
 }
 
 #[test]
@@ -147,6 +172,10 @@ async fn a_killed_holder_is_noticed_when_its_lease_ends() {
 fn child_keeps_the_write_lock() {
     let Some((path, _)) = child_store() else { return };
     let db = rusqlite::Connection::open(&path).unwrap();
+    std::fs::write(path.with_file_name("ready"), b"").unwrap();
+    while !path.with_file_name("go").exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     db.execute_batch("BEGIN IMMEDIATE; UPDATE meta SET revision = revision + 1000").unwrap();
     std::fs::write(path.with_file_name("locked"), b"").unwrap();
     loop {
@@ -154,14 +183,24 @@ fn child_keeps_the_write_lock() {
     }
 }
 
-async fn a_process_that_keeps_the_lock(path: &Path) -> Process {
+/// Started, and about to take the lock as soon as it is let go.
+async fn a_process_that_wants_the_lock(path: &Path) -> Process {
     let writer = Process::start("child_keeps_the_write_lock", path, "writer");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !path.with_file_name("locked").exists() {
-        assert!(Instant::now() < deadline, "the child never got the lock");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    appears(&path.with_file_name("ready")).await;
     writer
+}
+
+async fn let_it_take_the_lock(path: &Path) {
+    std::fs::write(path.with_file_name("go"), b"").unwrap();
+    appears(&path.with_file_name("locked")).await;
+}
+
+async fn appears(file: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    while !file.exists() {
+        assert!(Instant::now() < deadline, "the child never made {}", file.display());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// A process that does not end its write blocks the others; they say which it is, and go on when it dies.
@@ -169,25 +208,29 @@ async fn a_process_that_keeps_the_lock(path: &Path) -> Process {
 async fn a_writer_that_never_ends_is_named() {
     let (_keep, path) = place();
     let store = SqliteStore::open(&path, "demo").await.unwrap();
+    let writer = a_process_that_wants_the_lock(&path).await;
     let lease = store.grant(Duration::from_millis(2500)).await.unwrap();
     store.commit(Txn::new().put("a", "1").put_leased("leader", "x", lease)).await.unwrap();
-    let writer = a_process_that_keeps_the_lock(&path).await;
+    let_it_take_the_lock(&path).await;
     let said = store.commit(Txn::new().put("a", "2")).await;
     println!("{said:?}");
     let Err(StoreError::Unavailable { reason, .. }) = said else { panic!("not refused") };
     let pid = Pid::from_child(&writer.0).as_raw_nonzero().to_string();
     assert!(reason.contains(&pid), "{reason}");
     // The lease is over by now and cannot be removed; reading goes on, and no sweeps pile up before it.
+    let mut took = Vec::new();
     for _ in 0..5 {
         let since = Instant::now();
         let seen = store.read().await.unwrap();
+        took.push(since.elapsed());
         assert_eq!((seen.value("a"), seen.value("leader")), (Some("1"), Some("x")));
-        assert!(since.elapsed() < Duration::from_millis(1500), "a read took {:?}", since.elapsed());
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+    took.sort();
+    assert!(took[2] < Duration::from_millis(1500), "reads took {took:?}");
     let mut news = store.watch();
     drop(writer);
-    tokio::time::timeout(Duration::from_secs(2), news.changed()).await.expect("the lease ends now").unwrap();
+    tokio::time::timeout(PATIENCE, news.changed()).await.expect("the lease ends now").unwrap();
     assert_eq!(store.read().await.unwrap().value("leader"), None);
     store.commit(Txn::new().value("a", "1").put("a", "3")).await.unwrap();
 }
@@ -198,7 +241,8 @@ async fn a_stopped_writer_is_killed() {
     let (_keep, path) = place();
     let store = SqliteStore::open(&path, "demo").await.unwrap();
     store.commit(Txn::new().put("a", "1")).await.unwrap();
-    let mut writer = a_process_that_keeps_the_lock(&path).await;
+    let mut writer = a_process_that_wants_the_lock(&path).await;
+    let_it_take_the_lock(&path).await;
     writer.signal(Signal::STOP);
     store.commit(Txn::new().value("a", "1").put("a", "2")).await.unwrap();
     assert_eq!(writer.0.wait().unwrap().signal(), Some(Signal::KILL.as_raw()));
