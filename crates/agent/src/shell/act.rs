@@ -9,6 +9,7 @@ use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::Sql;
 
 use super::Shell;
+use super::guard::Promoting;
 use crate::event::{Reply, Request};
 use crate::{claim, restored};
 
@@ -55,6 +56,9 @@ impl Shell {
         if runs && self.guard_state.borrow().has_fired(boot_clock_ms()) {
             tracing::debug!("{job:?} waits until the guard, which would end it, is disarmed");
             return;
+        }
+        if job == Job::Promote {
+            self.promoting = Promoting::Perhaps;
         }
         let context = self.job_context(job == Job::Restart && self.pg.is_primary());
         tracing::info!("{job:?} begins");

@@ -90,6 +90,7 @@ pub struct Shell {
     guard_state: watch::Receiver<GuardState>,
     /// Its word as last looked at.
     guard_said: GuardState,
+    promoting: guard::Promoting,
     /// Settings that decisions last asked for.
     configured: Option<settings::Configured>,
     /// The local configuration as this process has it.
@@ -147,6 +148,7 @@ impl Shell {
             watch,
             guard_state: guard.confirmed(),
             guard_said: GuardState::default(),
+            promoting: guard::Promoting::default(),
             guard,
             virtual_ip: VirtualIp::start(options.virtual_ip.as_ref()),
             events,
