@@ -285,6 +285,8 @@ impl EtcdCluster {
         let urls: Vec<String> = nodes.iter().map(|node| self.url(&self.clients[*node])).collect();
         let mut command = Command::new(current().server.with_file_name("etcdctl"));
         command.arg("--endpoints").arg(urls.join(","));
+        // Its own limits are those of an idle machine; what is among the arguments counts more.
+        command.args(["--dial-timeout=30s", "--command-timeout=60s"]);
         if let Some(authority) = &self.authority {
             command.arg("--cacert").arg(authority.ca());
             command.arg("--cert").arg(authority.cert("client")).arg("--key").arg(authority.key("client"));

@@ -181,7 +181,7 @@ mod tests {
         let mut shell =
             user::command("/bin/sh").args(["-c", script]).current_dir(dir.path()).spawn().expect("there is a shell");
         let stopped = |wanted: bool| {
-            let deadline = Instant::now() + Duration::from_secs(5);
+            let deadline = Instant::now() + Duration::from_secs(30);
             loop {
                 let found = processes_of(dir.path());
                 if found.len() == 3 && found.iter().all(|p| (p.state == 'T') == wanted) {

@@ -64,7 +64,7 @@ struct Shared {
 }
 
 impl Ledger {
-    /// Creates the table (waiting up to 30 s for a primary) and starts the writers.
+    /// Creates the table (waiting up to 90 s for a primary) and starts the writers.
     pub async fn start(options: Options) -> Result<Ledger> {
         let mut config: Config = options.dsn.parse().context("the connection string of the ledger")?;
         config.connect_timeout(options.deadline);
@@ -227,5 +227,5 @@ async fn create_table(config: &Config) -> Result<()> {
             }
         }
     };
-    timeout(Duration::from_secs(30), create).await.context("no primary took `create table ledger` within 30 s")
+    timeout(Duration::from_secs(90), create).await.context("no primary took `create table ledger` within 90 s")
 }

@@ -5,11 +5,12 @@
 //! therefore drawn from below that range, and a lock file for each keeps other test processes off until it is dropped.
 
 use std::fs::{File, OpenOptions};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 
 use rand::Rng;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 
 const FIRST: u16 = 12_000;
 const LAST: u16 = 31_999;
@@ -65,8 +66,7 @@ impl Port {
             .open(registry().join(number.to_string()))
             .ok()?;
         file.try_lock().ok()?;
-        TcpListener::bind(("127.0.0.1", number)).ok()?;
-        Some(Port { number, _lock: file })
+        is_free(number).then_some(Port { number, _lock: file })
     }
 }
 
@@ -74,6 +74,16 @@ impl std::fmt::Display for Port {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.number.fmt(f)
     }
+}
+
+/// Whether nothing listens there. The socket does not listen itself: a child that another thread forks at this moment has
+/// it until it executes its program, and must not be in the way of who listens next.
+fn is_free(number: u16) -> bool {
+    let Ok(socket) = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None) else {
+        return false;
+    };
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, number);
+    sockopt::set_socket_reuseaddr(&socket, true).is_ok() && bind(&socket, &address).is_ok()
 }
 
 /// Shared by every user of the machine, since root and others may test at the same time.
@@ -88,16 +98,22 @@ fn registry() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
     use super::*;
+    use crate::process::eventually;
 
     #[test]
     fn a_reserved_port_is_free_to_listen_on_and_not_given_twice() {
         let port = Port::reserve();
         assert!(Port::try_reserve(port.number()).is_none());
-        TcpListener::bind(("127.0.0.1", port.number())).unwrap();
         let number = port.number();
-        drop(port);
-        assert!(Port::try_reserve(number).is_some());
+        let listener = TcpListener::bind(("127.0.0.1", number)).unwrap();
+        assert!(!is_free(number), "somebody listens");
+        drop((port, listener));
+        // A child that another test forks holds lock and listener until it executes its program.
+        eventually("it can be had again", Duration::from_secs(30), || Port::try_reserve(number).is_some());
     }
 
     #[test]

@@ -106,7 +106,7 @@ mod tests {
         let mut command = user::command("/bin/sh");
         command.args(["-c", "echo hello; exit 3"]);
         let mut running = Running::start(command, &dir.join("sh.log")).unwrap();
-        assert_eq!(running.wait(Duration::from_secs(10)).code(), Some(3));
+        assert_eq!(running.wait(Duration::from_secs(60)).code(), Some(3));
         assert_eq!(running.log(), "hello\n");
     }
 

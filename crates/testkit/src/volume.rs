@@ -110,7 +110,7 @@ mod tests {
         let mut writer = user::command("/bin/sh").args(["-c", script]).current_dir(volume.path()).spawn().unwrap();
         let pid = i32::try_from(writer.id()).unwrap();
         let state = || faults::Process::read(pid).map(|process| process.state);
-        eventually("the writer hangs in the kernel", Duration::from_secs(10), || state() == Some('D'));
+        eventually("the writer hangs in the kernel", Duration::from_secs(30), || state() == Some('D'));
         faults::kill(&[pid]);
         volume.thaw().unwrap();
         assert!(!writer.wait().unwrap().success());

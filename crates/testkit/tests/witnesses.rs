@@ -15,12 +15,19 @@ async fn an_outage_is_a_gap_and_a_deleted_row_is_lost_data() {
     let mut options = Options::new(server.dsn());
     options.writers = 2;
     let ledger = Ledger::start(options).await.unwrap();
-    ledger.writes_again(Duration::from_secs(10)).await.unwrap();
+    ledger.writes_again(Duration::from_secs(60)).await.unwrap();
 
     server.stop(Signal::QUIT);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // The clock of the entries is the ledger's.
+    let down = ledger.now();
+    let refused = async {
+        while ledger.now() < down + 0.6 || ledger.so_far().summary().connect_errors == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), refused).await.expect("nobody can connect to a dead server");
     server.start().await.unwrap();
-    ledger.writes_again(Duration::from_secs(30)).await.unwrap();
+    ledger.writes_again(Duration::from_secs(60)).await.unwrap();
     let book = ledger.stop().await;
     let summary = book.summary();
     assert!(summary.gap.seconds > 0.5, "{summary:?}");
@@ -41,7 +48,7 @@ async fn seen(observer: &Observer, what: impl Fn(&Report) -> bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let limit = Duration::from_secs(30);
+    let limit = Duration::from_secs(60);
     tokio::time::timeout(limit, wait).await.unwrap_or_else(|_| panic!("not seen: {:?}", observer.report()));
 }
 

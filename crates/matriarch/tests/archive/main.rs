@@ -120,6 +120,7 @@ async fn fetch(cluster: &Cluster, member: &str, name: &str, to: &Path) -> (i32, 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     let cluster = Plan::new("archived").start().await;
+    cluster.be_patient().await;
     let place: PathBuf = cluster.root().join("repository");
     std::fs::create_dir(&place).expect("there is room");
     cluster.verb(&["archive", "status"]).await.refused_naming(78, &["no archive", "config edit"]);

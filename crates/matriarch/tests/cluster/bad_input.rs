@@ -196,6 +196,7 @@ async fn no_space_for_a_replica() {
     let Some(disk) = SmallDisk::mount(&member, 400).expect("tmpfs can be tried") else { return };
     cluster.up().await;
     if health::leader(&cluster).await == "b" {
+        cluster.be_patient().await;
         cluster.verb(&["switchover", "--force"]).await.ok();
         health::well(&cluster, PATIENCE).await;
     }

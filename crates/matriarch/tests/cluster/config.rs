@@ -13,6 +13,7 @@ const CONFIG: u8 = 78;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn configuration_reaches_every_member() {
     let cluster = Cluster::start("config").await;
+    cluster.be_patient().await;
     cluster.verb(&["config", "set", "postgresql.parameters.work_mem=8MB"]).await.ok();
     everywhere(&cluster, "show work_mem", "8MB").await;
     let shown = cluster.verb(&["config", "show"]).await;

@@ -103,6 +103,7 @@ async fn verbs_find_a_cluster_on_consul_and_its_service_follows_the_primary() {
     let socket = format!("consul:unix:{}", node.socket().display());
     let plan = Plan::new("consul-service").argument("--store").argument(&socket);
     let cluster = plan.variable("MATRIARCH_CONSUL_REGISTER_SERVICE", "true").start().await;
+    cluster.be_patient().await;
 
     let config = cluster.member("a").join("agent.yaml").display().to_string();
     let ways = [vec!["--store", &socket, "--scope", "demo", "list"], vec!["--config", &config, "list"]];

@@ -67,6 +67,7 @@ async fn reason_in_history(cluster: &Cluster) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_one_leads_once_the_loss_is_accepted() {
     let cluster = Cluster::start("data-loss").await;
+    cluster.be_patient().await;
     let leader = health::leader(&cluster).await;
     let [voter, survivor] = &health::replicas(&cluster).await[..] else { panic!("three members") };
     cluster.ask(cluster.read_write(), "create table kept (id int)").await.expect("the primary answers");
@@ -108,9 +109,17 @@ async fn the_last_one_leads_once_the_loss_is_accepted() {
     health::well(&cluster, PATIENCE).await;
     assert_eq!(health::leader(&cluster).await, *survivor);
     for name in cluster.names() {
+        // What has just begun to stream may show it a moment later.
         let rows = "select string_agg(id::text, ',' order by id) from kept";
-        let found = cluster.ask(cluster.postgres_port(&name), rows).await.expect("it answers");
-        assert_eq!(found, "1,2", "on {name}");
+        let begun = std::time::Instant::now();
+        loop {
+            let found = cluster.ask(cluster.postgres_port(&name), rows).await;
+            if found.as_ref().is_ok_and(|found| found == "1,2") {
+                break;
+            }
+            assert!(begun.elapsed() < PATIENCE, "on {name}: {found:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
     }
     // The next leader still tells what happened.
     cluster.verb(&["switchover", "--candidate", voter, "--force"]).await.ok();

@@ -102,7 +102,7 @@ async fn a_connection_string_of_all_members_finds_the_primary() {
     let psql = matriarch_testkit::postgres::any().bins.join("psql");
     let ask = |statement: &str| {
         let dsn = format!(
-            "host={hosts} port={} user=postgres dbname=postgres target_session_attrs=read-write connect_timeout=5",
+            "host={hosts} port={} user=postgres dbname=postgres target_session_attrs=read-write connect_timeout=30",
             ports.join(",")
         );
         let output = Command::new(&psql)

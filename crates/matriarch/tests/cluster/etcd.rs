@@ -92,6 +92,7 @@ async fn a_proxy_keeps_its_routes_and_sessions_while_etcd_is_away() {
     let dir = TestDir::new("etcd-store");
     let mut store = EtcdPlan::new(etcd::current()).start(&dir);
     let cluster = start("etcd-routes", &store).await;
+    cluster.be_patient().await;
     let leader = health::leader(&cluster).await;
     let ports = [cluster.read_write(), cluster.read_only()];
     let old = [session(&cluster, ports[0]).await, session(&cluster, ports[1]).await];

@@ -129,7 +129,8 @@ async fn clients_that_use_up_all_connections() {
     eventually("both replicas stand still", PATIENCE, || replicas.iter().all(still));
     let clients = (0..130).map(|id| {
         let leader = leader.clone();
-        tokio::spawn(async move { wire::ask(&leader, &format!("INSERT INTO crowd VALUES ({id}) RETURNING id")).await })
+        let insert = format!("INSERT INTO crowd VALUES ({id}) RETURNING id");
+        tokio::spawn(async move { wire::ask_within(PATIENCE, &leader, &insert).await })
     });
     let (mut acknowledged, mut refused) = (0, 0);
     for client in clients.collect::<Vec<_>>() {

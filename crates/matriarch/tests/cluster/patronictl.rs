@@ -24,6 +24,7 @@ impl Patronictl {
         let store = EtcdPlan::new(etcd::current()).start(&dir);
         let plan = Plan::new(name).argument("--store").argument(&format!("etcd:{}", store.hosts()));
         let cluster = plan.start().await;
+        cluster.be_patient().await;
         let config = cluster.root().join("patronictl.yaml");
         let text = format!(
             "scope: demo\netcd3: {{hosts: '{}'}}\nrestapi: {{authentication: {{username: patroni, password: {}}}}}\n\
@@ -115,10 +116,11 @@ async fn patronictl_reads_the_cluster() {
     let cluster = &patroni.cluster;
     let port = |member: &str| cluster.postgres_port(member).to_string();
 
-    let list = patroni.ok(&["list"]).await;
-    assert!(row(&list, &leader).contains("Leader"), "{list}");
-    for member in health::replicas(cluster).await {
-        assert!(row(&list, &member).contains("streaming"), "{list}");
+    let replicas = health::replicas(cluster).await;
+    // What members tell through the store may come a moment after what they say themselves.
+    let streams = |list: &str| replicas.iter().all(|member| row(list, member).contains("streaming"));
+    let list = patroni.until(&["list"], |list| row(list, &leader).contains("Leader") && streams(list)).await;
+    for member in replicas {
         assert!(row(&list, &member).contains(&port(&member)), "{list}");
     }
     let topology = patroni.ok(&["topology", "demo"]).await;

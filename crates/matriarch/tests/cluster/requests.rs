@@ -37,6 +37,7 @@ async fn all_pending(cluster: &Cluster) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_lowered_in_the_wrong_order_mend_themselves() {
     let cluster = Cluster::start("limits").await;
+    cluster.be_patient().await;
     let (old, replicas) = (health::leader(&cluster).await, health::replicas(&cluster).await);
     cluster.verb(&["config", "set", "postgresql.parameters.max_connections=60"]).await.ok();
     all_pending(&cluster).await;
@@ -97,9 +98,17 @@ async fn restarts_at_a_time_and_under_conditions() {
     );
     cluster.verb(&["restart", &replica, "--cancel"]).await.ok();
 
-    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3);
+    // Long enough for the verb to come in time.
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(8);
     cluster.verb(&["restart", &replica, "--scheduled", &soon.to_string(), "--force"]).await.ok();
-    assert_eq!(until(&cluster, &replica, started, |_| true).await, before, "not yet");
+    loop {
+        let now = cluster.ask(cluster.postgres_port(&replica), started).await;
+        if jiff::Timestamp::now() >= soon {
+            break;
+        }
+        assert_eq!(now.expect("it answers"), before, "not yet");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     until(&cluster, &replica, started, |now| now != before).await;
     health::well(&cluster, PATIENCE).await;
 

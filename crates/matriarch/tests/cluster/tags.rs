@@ -90,6 +90,7 @@ async fn arrives(cluster: &Cluster, name: &str, row: u32) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicatefrom_makes_a_cascade() {
     let cluster = Cluster::start("cascade").await;
+    cluster.be_patient().await;
     let (leader, middle, last) = three(&cluster).await;
     tag(&cluster, &last, json!({"replicatefrom": middle})).await;
     feeds(&cluster, &middle, &[&last]).await;
@@ -194,7 +195,10 @@ async fn zones_that_are_required_block_and_those_preferred_do_not() {
 
     let stopped = stop(&cluster, &far);
     let dsn = cluster.dsn(cluster.read_write());
-    let mut write = tokio::spawn(async move { wire::ask(&dsn, "INSERT INTO t VALUES (2) RETURNING x").await });
+    let mut write =
+        tokio::spawn(
+            async move { wire::ask_within(LONG + PATIENCE, &dsn, "INSERT INTO t VALUES (2) RETURNING x").await },
+        );
     let early = tokio::time::timeout(LONG, &mut write).await;
     assert!(early.is_err(), "acknowledged within one zone: {early:?}");
     faults::thaw(&stopped);
@@ -226,6 +230,11 @@ async fn a_voter_too_far_behind_leaves_until_it_has_caught_up() {
     // It has on disk what it does not show yet: that counts.
     cluster.ask(cluster.postgres_port(&slow), "SELECT pg_wal_replay_pause()").await.expect("it answers");
     cluster.ask(cluster.read_write(), fill).await.expect("writes go on");
+    // What it has not received yet would count, too.
+    let behind =
+        "SELECT count(*) FROM pg_stat_replication WHERE pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn) < 1048576";
+    until(&cluster, &leader, behind, |count| count == "2").await;
+    asks(&cluster, &leader, "ANY 1", &both).await;
     let begun = Instant::now();
     while begun.elapsed() < LONG {
         let names = cluster.ask(cluster.postgres_port(&leader), "show synchronous_standby_names").await;

@@ -90,6 +90,7 @@ async fn leads_to_postgresql(cluster: &Cluster) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn moving_the_primary() {
     let cluster = Cluster::start("moving").await;
+    cluster.be_patient().await;
     let leader = health::leader(&cluster).await;
     let candidate = health::replicas(&cluster).await.remove(0);
     for verb in [
@@ -129,6 +130,7 @@ async fn started(cluster: &Cluster, name: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn maintaining_members() {
     let cluster = Cluster::start("maintain").await;
+    cluster.be_patient().await;
     let leader = health::leader(&cluster).await;
     let replicas = health::replicas(&cluster).await;
     let before = (started(&cluster, &leader).await, started(&cluster, &replicas[0]).await);

@@ -139,7 +139,10 @@ impl Fault {
                 spoil(&data, &global, seed, &others.iter().map(String::as_str).collect::<Vec<_>>());
             }
             Fault::SpoilTables => spoil(&data, &data.join("base"), seed, &["PG_VERSION", "pg_filenode.map"]),
-            Fault::Switchover => drop(cluster.verb(&["switchover", "--force"]).await.ok().to_owned()),
+            Fault::Switchover => {
+                cluster.be_patient().await;
+                cluster.verb(&["switchover", "--force"]).await.ok();
+            }
             Fault::RestartAgent => assert!(faults::signal(agent(cluster, &victim), Signal::TERM), "it runs"),
             Fault::StallStore => stall(&cluster.path().join("store.db"), Duration::from_secs(8)).await,
         }
@@ -231,7 +234,7 @@ fn verb_process(member: &Path, verb: &str) -> Option<i32> {
 /// SIGSTOP to all of a node until nothing new appears, SIGCONT after `time`.
 pub async fn freeze(member: &Path, time: Duration) {
     let awake = || faults::processes_of(member).into_iter().filter(|process| process.state != 'T');
-    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    let deadline = std::time::Instant::now() + PATIENCE;
     // A process may be born between look and signal.
     loop {
         let pids: Vec<i32> = awake().map(|process| process.pid).collect();
@@ -247,7 +250,7 @@ pub async fn freeze(member: &Path, time: Duration) {
 
 /// Deletes a directory that somebody may be writing into.
 pub fn delete(dir: &Path) {
-    eventually(&format!("{} deleted", dir.display()), Duration::from_secs(10), || {
+    eventually(&format!("{} deleted", dir.display()), PATIENCE, || {
         let _ = std::fs::remove_dir_all(dir);
         // Whoever lives there may already have begun to make it anew.
         !dir.join("PG_VERSION").exists()
@@ -269,7 +272,7 @@ pub fn spoil(data: &Path, folder: &Path, seed: u64, keep: &[&str]) {
 /// Holds the store's write lock.
 async fn stall(store: &Path, time: Duration) {
     let connection = rusqlite::Connection::open(store).expect("the store can be opened");
-    connection.busy_timeout(Duration::from_secs(10)).expect("it can be set");
+    connection.busy_timeout(PATIENCE).expect("it can be set");
     connection.execute_batch("BEGIN IMMEDIATE").expect("the lock is to be had");
     tokio::time::sleep(time).await;
     connection.execute_batch("ROLLBACK").expect("nothing was written");

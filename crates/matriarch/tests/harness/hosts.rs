@@ -240,6 +240,7 @@ impl Hosts {
     /// Deletes every record of the cluster from the store, as somebody who does not know what they are for.
     pub fn wipe_store(&self) {
         let mut etcdctl = Command::new(etcd::current().server.with_file_name("etcdctl"));
+        etcdctl.args(["--dial-timeout=30s", "--command-timeout=60s"]);
         etcdctl.args(["del", "--prefix", "/service/main/", "--endpoints", &self.store_addresses().join(",")]);
         let output = etcdctl.output().expect("etcdctl runs");
         assert!(output.status.success(), "etcdctl: {}", String::from_utf8_lossy(&output.stderr));

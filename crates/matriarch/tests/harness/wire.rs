@@ -11,6 +11,11 @@ const LIMIT: Duration = Duration::from_secs(35);
 
 /// Connects, runs one statement and gives back the first value of the first row.
 pub async fn ask(dsn: &str, statement: &str) -> anyhow::Result<String> {
+    ask_within(LIMIT, dsn, statement).await
+}
+
+/// As [`ask`], for a statement that is held up on purpose.
+pub async fn ask_within(limit: Duration, dsn: &str, statement: &str) -> anyhow::Result<String> {
     let asking = async {
         let (client, connection) = tokio_postgres::connect(dsn, NoTls).await.context("connecting")?;
         tokio::spawn(connection);
@@ -21,7 +26,7 @@ pub async fn ask(dsn: &str, statement: &str) -> anyhow::Result<String> {
         });
         Ok(first.unwrap_or_default())
     };
-    tokio::time::timeout(LIMIT, asking).await.with_context(|| format!("no answer within {LIMIT:?}: {statement}"))?
+    tokio::time::timeout(limit, asking).await.with_context(|| format!("no answer within {limit:?}: {statement}"))?
 }
 
 /// An HTTP answer.

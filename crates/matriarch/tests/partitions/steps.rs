@@ -28,16 +28,25 @@ impl Saboteur {
     fn look(&mut self, hosts: &Hosts) {
         for (name, from) in &mut self.read {
             let log = hosts.log(name);
-            let new = log.get(*from..).unwrap_or_default().to_owned();
-            *from = log.len();
+            let new = log.get(*from..).unwrap_or_default();
+            // The last line may be half written.
+            let new = &new[..new.rfind('\n').map_or(0, |end| end + 1)];
+            *from += new.len();
             let reached = |step: &&'static str| new.lines().any(|line| line.contains(&format!("why=\"{step}\"")));
             let reached: Vec<&'static str> =
                 self.steps.difference(&self.done).copied().filter(|step| reached(step)).collect();
-            if let Some(pid) = hosts.agent(name).filter(|_| !reached.is_empty()) {
-                faults::kill(&[pid]);
-                eprintln!("the agent of {name} was killed at {reached:?}");
-                self.done.extend(reached);
+            if reached.is_empty() {
+                continue;
             }
+            match hosts.agent(name) {
+                Some(pid) => {
+                    faults::kill(&[pid]);
+                    eprintln!("the agent of {name} was killed at {reached:?}");
+                }
+                // It had come on from the step before when it was killed.
+                None => eprintln!("the agent of {name} had come to {reached:?} when it died"),
+            }
+            self.done.extend(reached);
         }
     }
 

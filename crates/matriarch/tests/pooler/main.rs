@@ -21,8 +21,7 @@ const DATABASE: &str = "CREATE DATABASE app OWNER app";
 
 async fn cluster(name: &'static str) -> Cluster {
     let cluster = Cluster::start(name).await;
-    // As long as it takes on a busy machine; how long it may take is not what is tested here.
-    cluster.verb(&["config", "set", "switchover_hold_timeout=30"]).await.ok();
+    cluster.be_patient().await;
     for statement in [ROLE, DATABASE] {
         cluster.ask(cluster.read_write(), statement).await.expect("the primary serves");
     }
@@ -112,8 +111,7 @@ async fn a_transaction_that_never_ends_calls_the_switchover_off() {
     assert_eq!(proxy.ask("app", "SELECT count(*) FROM t").await.expect("it is resumed"), "2");
     let log = std::fs::read_to_string(cluster.member(&leader).join("agent.log")).expect("agents log");
     assert!(log.contains("did not hold new work within 1 s (switchover_hold_timeout)"), "{log}");
-    // On a busy machine one that must go well needs its time.
-    cluster.verb(&["config", "set", "switchover_hold_timeout=30"]).await.ok();
+    cluster.be_patient().await;
     switch_over(&cluster).await;
     assert_eq!(proxy.ask("app", "SELECT count(*) FROM t").await.expect("the new primary serves"), "2");
     proxy.stop();
@@ -186,8 +184,7 @@ async fn a_registered_pgbouncer_is_paused_and_a_wrong_password_is_told() {
     assert_eq!(health::leader(&cluster).await, leader);
     wrong.stop();
 
-    // On a busy machine one that must go well needs its time.
-    cluster.verb(&["config", "set", "switchover_hold_timeout=30"]).await.ok();
+    cluster.be_patient().await;
     let right = Proxy::registering(&cluster, &foreign, "secret");
     until("it is known", async || {
         let list = cluster.verb(&["status"]).await;

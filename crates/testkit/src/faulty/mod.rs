@@ -14,7 +14,9 @@ mod mount;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use fuser::{BackgroundSession, Config, MountOption, SessionACL};
@@ -24,6 +26,9 @@ use crate::janitor::{Janitor, quoted};
 use crate::{faults, user};
 use files::Files;
 use mount::Mounted;
+
+/// How long files may stay open after their processes were killed.
+const BUSY: Duration = Duration::from_secs(30);
 
 /// What can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,9 +154,28 @@ impl FaultyDisk {
         self.mend();
         faults::end_all(|| faults::processes_of(&self.path));
         match self.session.take() {
-            Some(session) => session.umount_and_join().with_context(|| format!("unmounting {}", self.path.display())),
+            Some(session) => {
+                let ended = if unmount(&self.path) { session.join() } else { session.umount_and_join() };
+                ended.with_context(|| format!("unmounting {}", self.path.display()))
+            }
             None => Ok(()),
         }
+    }
+}
+
+/// Unmounts once nobody has a file there open: the last thread of a killed program, and a child that another test forks
+/// while we read a file, may have one a moment longer. What is still busy after that is for the caller to report.
+fn unmount(path: &Path) -> bool {
+    let deadline = Instant::now() + BUSY;
+    loop {
+        let status = Command::new("umount").arg(path).stderr(Stdio::null()).status();
+        if status.is_ok_and(|status| status.success()) {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

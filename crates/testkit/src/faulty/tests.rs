@@ -61,6 +61,19 @@ fn a_power_cut_by_coins_is_the_same_for_the_same_seed() {
 }
 
 #[test]
+fn a_file_that_is_open_a_moment_longer_is_waited_for() {
+    let dir = TestDir::new("faulty");
+    let Some(mut disk) = FaultyDisk::mount(&dir.join("mnt")).unwrap() else { return };
+    let file = File::create(dir.join("mnt/file")).unwrap();
+    let closes = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        drop(file);
+    });
+    disk.power_cut(Loss::All).unwrap();
+    closes.join().unwrap();
+}
+
+#[test]
 fn calls_fail_and_stall_at_will() {
     let dir = TestDir::new("faulty");
     let Some(disk) = FaultyDisk::mount(&dir.join("mnt")).unwrap() else { return };
@@ -78,7 +91,7 @@ fn calls_fail_and_stall_at_will() {
     disk.stall("other");
     wal.sync_all().unwrap();
     let synced = std::thread::spawn(move || other.sync_all());
-    eventually("the call waits", Duration::from_secs(10), || {
+    eventually("the call waits", Duration::from_secs(30), || {
         locked(&disk.switches).waiting.as_ref().is_some_and(|(_, waiting)| !waiting.is_empty())
     });
     assert!(!synced.is_finished());

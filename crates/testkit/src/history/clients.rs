@@ -20,6 +20,8 @@ const CREATE: &str = "create table if not exists history_lists (key bigint prima
      (key bigint primary key, version bigint not null, value bigint not null, previous bigint not null)";
 /// The longest one connect or one statement may take.
 const DEADLINE: Duration = Duration::from_secs(1);
+/// The longest that the first connect may take, which must succeed.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The pace of each client.
 const EVERY: Duration = Duration::from_millis(20);
 /// Values a list takes before the next one is begun: short enough to be told in every answer.
@@ -58,7 +60,7 @@ impl Clients {
     /// The same with a pace of one's own: the time from one statement of a client to its next.
     pub async fn start_at(dsn: &str, count: u32, seed: u64, every: Duration) -> Result<Clients> {
         let mut config: Config = dsn.parse().context("the connection string of the clients")?;
-        config.connect_timeout(DEADLINE).application_name("history");
+        config.connect_timeout(PATIENCE).application_name("history");
         let client = connect(&config).await.context("connecting to create the tables of the history")?;
         client.batch_execute(CREATE).await.context("creating the tables of the history")?;
         client.batch_execute("truncate history_lists, history_registers").await?;
@@ -66,6 +68,7 @@ impl Clients {
         for register in base..base + WIDTH {
             client.batch_execute(&format!("insert into history_registers values ({register}, 0, 0, 0)")).await?;
         }
+        config.connect_timeout(DEADLINE);
         let shared = Shared {
             config,
             base,

@@ -9,7 +9,7 @@ use crate::faults;
 use crate::janitor::{Janitor, quoted};
 
 /// How long the kernel may take to stop or reap everything.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A control group with a freezer, of version 1 or 2.
 #[derive(Debug)]
