@@ -120,7 +120,6 @@ async fn fetch(cluster: &Cluster, member: &str, name: &str, to: &Path) -> (i32, 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     let cluster = Plan::new("archived").start().await;
-    cluster.be_patient().await;
     let place: PathBuf = cluster.root().join("repository");
     std::fs::create_dir(&place).expect("there is room");
     cluster.verb(&["archive", "status"]).await.refused_naming(78, &["no archive", "config edit"]);
@@ -170,6 +169,7 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
         .await;
         health::well(&cluster, PATIENCE).await;
         write(&cluster, 1).await;
+        cluster.be_patient().await;
         // A clean stop does not wait for the store either.
         cluster.verb(&["switchover", "--force"]).await.ok();
         health::well(&cluster, PATIENCE).await;

@@ -67,7 +67,6 @@ async fn reason_in_history(cluster: &Cluster) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_one_leads_once_the_loss_is_accepted() {
     let cluster = Cluster::start("data-loss").await;
-    cluster.be_patient().await;
     let leader = health::leader(&cluster).await;
     let [voter, survivor] = &health::replicas(&cluster).await[..] else { panic!("three members") };
     cluster.ask(cluster.read_write(), "create table kept (id int)").await.expect("the primary answers");
@@ -122,6 +121,7 @@ async fn the_last_one_leads_once_the_loss_is_accepted() {
         }
     }
     // The next leader still tells what happened.
+    cluster.be_patient().await;
     cluster.verb(&["switchover", "--candidate", voter, "--force"]).await.ok();
     health::well(&cluster, PATIENCE).await;
     let history = cluster.verb(&["history", "-o", "json"]).await.json();

@@ -90,7 +90,6 @@ async fn arrives(cluster: &Cluster, name: &str, row: u32) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicatefrom_makes_a_cascade() {
     let cluster = Cluster::start("cascade").await;
-    cluster.be_patient().await;
     let (leader, middle, last) = three(&cluster).await;
     tag(&cluster, &last, json!({"replicatefrom": middle})).await;
     feeds(&cluster, &middle, &[&last]).await;
@@ -114,6 +113,7 @@ async fn replicatefrom_makes_a_cascade() {
     arrives(&cluster, &last, 3).await;
     health::well(&cluster, PATIENCE).await;
 
+    cluster.be_patient().await;
     cluster.verb(&["switchover", "--candidate", &leader, "--force"]).await.ok();
     feeds(&cluster, &middle, &[&last]).await;
     feeds(&cluster, &leader, &[&middle]).await;
