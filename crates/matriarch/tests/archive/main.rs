@@ -312,8 +312,7 @@ async fn until_listed(archive: &Archive, folder: &str, fits: impl Fn(&[String]) 
 async fn open(section: &Value, incarnation: &str) -> Archive {
     let config = matriarch_config::DynamicConfig::from_json(&json!({ "archive": section })).expect("it is valid");
     let section: Section = config.archive.expect("it is there");
-    let configured =
-        matriarch_archive::configured::Configured::new(&section, "demo", Duration::from_secs(10)).expect("it is valid");
+    let configured = matriarch_archive::configured::Configured::new(&section, "demo", PATIENCE).expect("it is valid");
     configured.open_all(incarnation).await.expect("it was begun").remove(0)
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use matriarch_testkit::observer::Probe;
 use matriarch_testkit::{faults, process::eventually};
+use tokio::task::JoinSet;
 
 use crate::harness::{Cluster, Fault, PATIENCE, Witness, fault, health, wire};
 
@@ -120,30 +121,29 @@ async fn clients_that_use_up_all_connections() {
     cluster.ask(cluster.read_write(), "CREATE TABLE crowd (id int)").await.expect("a primary is there");
     let leader = cluster.dsn(cluster.postgres_port(&health::leader(&cluster).await));
     let replicas = health::replicas(&cluster).await;
-    let frozen = replicas.iter().map(|name| {
-        let member = cluster.member(name);
-        tokio::spawn(async move { fault::freeze(&member, Duration::from_secs(15)).await })
-    });
-    let frozen: Vec<_> = frozen.collect();
-    let still = |name: &String| faults::processes_of(&cluster.member(name)).iter().all(|process| process.state == 'T');
-    eventually("both replicas stand still", PATIENCE, || replicas.iter().all(still));
-    let clients = (0..130).map(|id| {
-        let leader = leader.clone();
-        let insert = format!("INSERT INTO crowd VALUES ({id}) RETURNING id");
-        tokio::spawn(async move { wire::ask_within(PATIENCE, &leader, &insert).await })
-    });
-    let (mut acknowledged, mut refused) = (0, 0);
-    for client in clients.collect::<Vec<_>>() {
-        match client.await.expect("it does not panic") {
+    let members: Vec<_> = replicas.iter().map(|name| cluster.member(name)).collect();
+    members.iter().for_each(|member| fault::stand_still(member));
+    let thaws = tokio::time::Instant::now() + Duration::from_secs(15);
+    let mut clients = JoinSet::new();
+    for id in 0..130 {
+        let (leader, insert) = (leader.clone(), format!("INSERT INTO crowd VALUES ({id}) RETURNING id"));
+        clients.spawn(async move { wire::ask_within(2 * PATIENCE, &leader, &insert).await });
+    }
+    let (mut acknowledged, mut refused, mut frozen) = (0, 0, true);
+    // However long it takes until they are too many.
+    while let Some(client) = clients.join_next().await {
+        match client.expect("it does not panic") {
             Ok(_) => acknowledged += 1,
             Err(error) if format!("{error:#}").contains("too many clients") => refused += 1,
             Err(error) => panic!("neither acknowledged nor refused: {error:#}"),
         }
+        if frozen && refused > 0 {
+            frozen = false;
+            tokio::time::sleep_until(thaws).await;
+            members.iter().for_each(|member| faults::thaw(&faults::node_processes(member)));
+        }
     }
     assert!(refused > 0 && acknowledged > 50, "{acknowledged} acknowledged, {refused} refused");
-    for thawed in frozen {
-        thawed.await.expect("it was thawed");
-    }
     health::well(&cluster, PATIENCE).await;
     let count =
         cluster.ask(cluster.read_write(), "SELECT count(*)::text FROM crowd").await.expect("a primary is there");

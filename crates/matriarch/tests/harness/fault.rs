@@ -231,8 +231,15 @@ fn verb_process(member: &Path, verb: &str) -> Option<i32> {
     all.iter().find(|process| process.arguments.get(1).is_some_and(|word| word == verb)).map(|process| process.pid)
 }
 
-/// SIGSTOP to all of a node until nothing new appears, SIGCONT after `time`.
-pub async fn freeze(member: &Path, time: Duration) {
+/// SIGSTOP to all of a node, SIGCONT after `time`.
+async fn freeze(member: &Path, time: Duration) {
+    stand_still(member);
+    tokio::time::sleep(time).await;
+    faults::thaw(&faults::node_processes(member));
+}
+
+/// SIGSTOP to all of a node until nothing new appears.
+pub fn stand_still(member: &Path) {
     let awake = || faults::processes_of(member).into_iter().filter(|process| process.state != 'T');
     let deadline = std::time::Instant::now() + PATIENCE;
     // A process may be born between look and signal.
@@ -244,8 +251,6 @@ pub async fn freeze(member: &Path, time: Duration) {
         assert!(std::time::Instant::now() < deadline, "it cannot be frozen: {:?}", awake().collect::<Vec<_>>());
         faults::freeze(&pids);
     }
-    tokio::time::sleep(time).await;
-    faults::thaw(&faults::node_processes(member));
 }
 
 /// Deletes a directory that somebody may be writing into.
