@@ -76,6 +76,10 @@ fn play(world: &mut World, rng: &mut SmallRng, profile: Profile) {
         }
         let fine = match profile {
             Profile::Single => {
+                // What the fault before has set off may show only after it has healed.
+                if world.trouble().is_some() && !settle(world, "the fault before") {
+                    return;
+                }
                 let fault = random_fault(world, rng);
                 let lasts = duration(world, rng, &fault);
                 world.inject(fault.clone());
