@@ -24,7 +24,10 @@ fn fixture(plan: Plan) -> impl Fn() -> std::future::Ready<Handle> {
     move || {
         // The folder lives as long as the cluster.
         let _ = &dir;
-        let store = EtcdStore::open(EtcdOptions::new(servers(&cluster)), "/service/demo/");
+        // Nothing is to fail here: a machine that is busy with other tests may keep any request waiting.
+        let (attempt_timeout, request_timeout) = (Duration::from_secs(20), Duration::from_secs(60));
+        let options = EtcdOptions { attempt_timeout, request_timeout, ..EtcdOptions::new(servers(&cluster)) };
+        let store = EtcdStore::open(options, "/service/demo/");
         std::future::ready(Arc::new(store.expect("nothing to be refused")) as Handle)
     }
 }

@@ -103,7 +103,7 @@ async fn killed_and_frozen_servers_lose_nothing_and_count_nothing_twice() {
     let dir = TestDir::new("etcd-trouble");
     let mut cluster = Plan::new(etcd::current()).nodes(3).start(&dir);
     let stores = [open(&cluster), open(&cluster), open(&cluster)];
-    let lease = stores[0].grant(Duration::from_secs(20)).await.unwrap();
+    let lease = stores[0].grant(PATIENCE).await.unwrap();
     stores[0].commit(Txn::new().put("count", "0").put_leased("held", "x", lease)).await.unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let counters: Vec<_> = stores.iter().map(|store| tokio::spawn(count(store.clone(), stopped.clone()))).collect();
@@ -257,7 +257,7 @@ async fn a_full_store_says_so_and_goes_on_reading_and_renewing() {
     let dir = TestDir::new("etcd-trouble");
     let cluster = Plan::new(etcd::current()).argument("--quota-backend-bytes=16777216").start(&dir);
     let store = open(&cluster);
-    let lease = store.grant(Duration::from_secs(20)).await.unwrap();
+    let lease = store.grant(Duration::from_secs(600)).await.unwrap();
     store.commit(Txn::new().put_leased("held", "x", lease)).await.unwrap();
     let big = "x".repeat(matriarch_dcs::store::MAX_VALUE_BYTES);
     let full = |error: &StoreError| matches!(error, StoreError::Full { .. });
@@ -409,7 +409,7 @@ async fn a_server_that_stands_still_for_seconds_is_waited_for() {
     let dir = TestDir::new("etcd-trouble");
     let cluster = Plan::new(etcd::current()).start(&dir);
     let (store, other) = (open(&cluster), open(&cluster));
-    let lease = store.grant(Duration::from_secs(30)).await.unwrap();
+    let lease = store.grant(Duration::from_secs(120)).await.unwrap();
     store.commit(Txn::new().put_leased("held", "x", lease).put("a", "0")).await.unwrap();
     for round in 1..=3 {
         let value = round.to_string();

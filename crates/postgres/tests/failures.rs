@@ -164,8 +164,10 @@ async fn an_interrupted_initdb_is_swept_and_done_again() {
     let mut node = lab.node("a");
     let options = InitdbOptions::default();
     tokio::select! {
-        done = initdb(&node.instance, &options) => panic!("too fast for this test: {done:?}"),
+        // Whether it has begun is asked first: the machine may stand still until initdb has ended as well.
+        biased;
         () = until("initdb has begun", async || lab.path().join("a/data.matriarch-new/base").exists()) => {}
+        done = initdb(&node.instance, &options) => panic!("too fast for this test: {done:?}"),
     }
     assert_eq!(inspect(&node.instance).await.unwrap(), DataDirState::Incomplete(Unfinished::Build));
     node.bootstrap().await;
@@ -375,8 +377,9 @@ async fn a_cancelled_clone_leaves_no_process_and_the_old_data() {
     let new = lab.path().join("b/data.matriarch-new");
     let (source, options) = (a.source(), CloneOptions { max_rate: Some(1024), ..quick() });
     tokio::select! {
-        done = clone_with(&b, &source, options) => panic!("too fast for this test: {done:?}"),
+        biased;
         () = until("the clone has begun", async || new.join("base").exists()) => {}
+        done = clone_with(&b, &source, options) => panic!("too fast for this test: {done:?}"),
     }
     until("pg_basebackup is gone", async || process::tree(&new).is_empty()).await;
     assert!(b.data("old").exists());

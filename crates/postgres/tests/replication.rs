@@ -209,15 +209,15 @@ async fn a_stream_that_is_not_read_stays_alive() {
     let binaries = majors().pop().unwrap();
     let lab = Lab::new(&binaries);
     let mut a = lab.node("a");
-    a.settings.parameters.insert("wal_sender_timeout".into(), "2s".into());
+    a.settings.parameters.insert("wal_sender_timeout".into(), "5s".into());
     let (_postmaster, sql) = with_segments(&mut a, 16).await;
     let mut connection = connect(&a).await;
     connection.create_slot("tail", true).await.unwrap();
     let from = segment_start(connection.identify().await.unwrap().flushed, 16 * MIB);
-    let mut stream = connection.stream(Some("tail"), 1, from).await.unwrap();
     // More than sockets hold, so that the server has to wait.
     write_segments(&sql, 2).await;
-    let failed = tokio::time::timeout(Duration::from_secs(6), stream.hold()).await;
+    let mut stream = connection.stream(Some("tail"), 1, from).await.unwrap();
+    let failed = tokio::time::timeout(Duration::from_secs(11), stream.hold()).await;
     assert!(failed.is_err(), "{failed:?}");
     let streamed = collect(&mut stream, end_of_wal(&sql).await).await;
     assert_same(&streamed, &in_files(&a, 1, 16 * MIB, from, streamed.len()), from);

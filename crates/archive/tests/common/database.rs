@@ -155,7 +155,8 @@ impl Database {
         client.batch_execute("select txid_current()").await.unwrap();
         let end: Lsn = one::<String>(&client, "select pg_switch_wal()::text").await.parse().unwrap();
         let last = WalName::Segment(Segment::before(timeline, end, size));
-        let deadline = Instant::now() + PATIENT;
+        // After three failures the archiver pauses for a minute.
+        let deadline = Instant::now() + PATIENT * 3;
         while self.archive.repository().size(&self.archive.place().wal(&last)).await.is_err() {
             assert!(Instant::now() < deadline, "{last} was not archived");
             tokio::time::sleep(Duration::from_millis(50)).await;
