@@ -1,5 +1,7 @@
 //! Garbage, slowness and floods on the port harm nobody.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail as the test does")]
+
 mod common;
 
 use std::time::{Duration, Instant};
