@@ -6,7 +6,7 @@ use std::time::Instant;
 use matriarch_testkit::faults;
 use matriarch_testkit::lab::Node;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::hosts::{Family, Plan};
 use crate::harness::{Hosts, PATIENCE, Subject, health, verb};
@@ -117,7 +117,9 @@ async fn other_leader(hosts: &Hosts, old: &str) -> String {
 }
 
 fn plan(name: &'static str, family: Family) -> Plan {
-    Plan { virtual_ip: Some(family), ..Plan::new(name) }
+    // A planned move is not to be called off on a busy machine.
+    let dynamic = json!({"switchover_hold_timeout": 30});
+    Plan { virtual_ip: Some(family), dynamic, ..Plan::new(name) }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
