@@ -53,6 +53,7 @@ async fn no_write_fails_and_nobody_is_promoted_while_consul_is_away() {
     let dir = TestDir::new("consul-store");
     let mut store = ConsulCluster::start(&dir, 1, &ConsulSettings::default()).expect("a server starts");
     let cluster = start("consul-away", &store).await;
+    cluster.be_patient().await;
     let witness = Witness::patient(&cluster, Probe::Status).await;
     let replicas = health::replicas(&cluster).await;
     store.nodes[0].kill();

@@ -47,6 +47,7 @@ async fn no_write_fails_and_nobody_is_promoted_while_etcd_is_away() {
     let dir = TestDir::new("etcd-store");
     let mut store = EtcdPlan::new(etcd::current()).start(&dir);
     let cluster = start("etcd-away", &store).await;
+    cluster.be_patient().await;
     let witness = Witness::patient(&cluster, Probe::Status).await;
     let replicas = health::replicas(&cluster).await;
 

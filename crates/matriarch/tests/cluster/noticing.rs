@@ -39,6 +39,7 @@ fn all_hear(cluster: &Cluster, followers: &[String], epoch: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_is_killed_or_upgraded_costs_nothing() {
     let cluster = Cluster::start("upgrade").await;
+    cluster.be_patient().await;
     let before = epoch(&cluster).await;
     let leader = health::leader(&cluster).await;
     let replicas = health::replicas(&cluster).await;
@@ -89,6 +90,7 @@ async fn a_program_that_does_not_work_is_not_changed_to() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_takes_nothing_for_long_costs_nothing() {
     let cluster = Cluster::start("outage").await;
+    cluster.be_patient().await;
     let before = epoch(&cluster).await;
     let leader = health::leader(&cluster).await;
     all_hear(&cluster, &health::replicas(&cluster).await, before);

@@ -148,10 +148,10 @@ impl Cluster {
         health::well(self, PATIENCE).await;
     }
 
-    /// Gives planned moves and restarts as long as they take on a busy machine, instead of having them called off. How
-    /// long they may take is what few tests are about.
+    /// Gives planned moves and restarts as long as they take on a busy machine, instead of having them called off, and a
+    /// primary whose disk is busy with other tests its lead. How long either may take is what few tests are about.
     pub async fn be_patient(&self) {
-        self.verb(&["config", "set", "switchover_hold_timeout=30"]).await.ok();
+        self.verb(&["config", "set", "switchover_hold_timeout=30", "write_probe_timeout=30"]).await.ok();
     }
 
     /// `matriarch up`, without waiting for anything. Its output starts anew.
