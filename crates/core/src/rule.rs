@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::name::{Incarnation, MemberName};
 
 /// An application name that no replica bears, to wait for when there is no voter and none may be done without.
-const NOBODY: &str = "nobody:00000000";
+pub(crate) const NOBODY: &str = "nobody:00000000";
 
 /// A commit is acknowledged only when `needed` of `voters` have flushed it. With `needed` 0 it is empty: asynchronous.
 ///

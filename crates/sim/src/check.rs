@@ -134,11 +134,7 @@ impl World {
         }
         let zones = &self.setup.zones;
         let elsewhere = |sender: &Sender| zones[sender.node] != zones[node] && self.has_flushed(sender.node, commit);
-        // With two needed, a neighbour may be one of them; walsenders that have loaded the new rule and those that have not
-        // yet may then together be content with it.
-        let changing = self.setup.synchronous.needed > 1
-            && self.nodes[node].pg.senders.values().any(|sender| *sender.names != *names);
-        let insists = self.setup.synchronous.zones == Zones::Require && !zones.is_empty() && !changing;
+        let insists = self.setup.synchronous.zones == Zones::Require && !zones.is_empty();
         if insists && !self.nodes[node].pg.senders.values().any(elsewhere) {
             self.violate(format!("{node} acknowledges what nobody outside its zone has flushed"));
         }

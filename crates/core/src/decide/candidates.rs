@@ -49,7 +49,7 @@ pub(super) fn may_vote(member: &MemberRecord, incarnation: &Incarnation) -> bool
 
 /// Members of the leader's zone, or of one that is not known, and those elsewhere. Without a zone of its own the leader
 /// has no neighbours, and everybody counts as elsewhere.
-fn split(
+pub(super) fn split(
     policy: &Policy,
     view: &ClusterView,
     names: &BTreeSet<MemberName>,

@@ -28,6 +28,7 @@ mod takeover;
 mod turn;
 mod vacancy;
 mod voters;
+mod zones;
 
 use std::collections::BTreeMap;
 
@@ -93,6 +94,19 @@ pub struct Memory {
     /// When the lease would have ended that was given up to write the records of a store anew that went back in time; none
     /// once they are there.
     pub given_up: Option<Millis>,
+    /// The names of our primary, where the loss of a zone must lose nothing.
+    pub names: Option<Names>,
+}
+
+/// See [`Memory::names`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Names {
+    /// `synchronous_standby_names` in force.
+    pub loaded: String,
+    /// Those that PostgreSQL was last told of.
+    pub asked: String,
+    /// When either of them last changed.
+    pub since: Millis,
 }
 
 /// See [`Memory::pledging`].

@@ -64,6 +64,7 @@ impl<'a> Turn<'a> {
         self.account_for_finished_job();
         self.tell_of_full_volume();
         self.tell_of_still_replay();
+        self.look_at_names();
         let Some(view) = &self.obs.store else {
             return Why::new("store_unread", "the store has not been read yet");
         };
@@ -131,6 +132,7 @@ impl<'a> Turn<'a> {
     pub fn configure(&mut self, settings: Settings) {
         // A barrier says nothing about names that were changed in between, even if they are the same again.
         self.memory.barrier.take_if(|barrier| barrier.names != settings.synchronous_standby_names);
+        self.names_asked(&settings.synchronous_standby_names);
         self.actions.push(Action::Configure(settings));
     }
 

@@ -17,7 +17,7 @@ use crate::transaction::Txn;
 
 /// Walsenders and the checkpointer load settings one by one, and each acknowledges by what it has loaded: a commit may
 /// still be acknowledged under the old names so long after a session has seen the new ones.
-const RELOAD_MARGIN: Millis = 100;
+pub(super) const RELOAD_MARGIN: Millis = 100;
 
 /// The next step from the published rule towards the wanted one.
 enum Step {
@@ -113,11 +113,6 @@ impl Turn<'_> {
     pub(super) fn enforced_rule(&self, sync: &Versioned<SyncRecord>) -> Rule {
         let proposed = self.memory.proposed.as_ref().filter(|proposed| proposed.revision == sync.revision);
         proposed.map_or_else(|| sync.value.rule.clone(), |proposed| proposed.rule.clone())
-    }
-
-    /// `synchronous_standby_names` for a rule that is enforced.
-    pub(super) fn names_for(&self, view: &ClusterView, rule: &Rule) -> String {
-        candidates::insist(self.policy, view, rule).synchronous_standby_names()
     }
 
     fn publish(&mut self, sync: &Versioned<SyncRecord>, next: SyncRecord) {
