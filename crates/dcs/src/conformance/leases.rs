@@ -52,11 +52,17 @@ pub async fn expiry_deletes<Fut: Future<Output = Handle>>(open: &impl Fn() -> Fu
     apply(&other, Txn::new().absent("expiry/a").put("expiry/a", "next")).await;
 }
 
+/// Within this time any machine runs for long enough without a pause.
+const ENOUGH: Duration = Duration::from_secs(300);
+
 /// Renewals keep a lease alive well past its time, through any handle.
 pub async fn keep_alive_extends<Fut: Future<Output = Handle>>(open: &impl Fn() -> Fut, pace: Pace) {
     let (holder, other) = (open().await, open().await);
     // A machine that stands still for as long as the lease lives renews too late: then it begins anew.
-    while !renewed_throughout(&holder, &other, pace.ttl).await {}
+    let begun = Instant::now();
+    while !renewed_throughout(&holder, &other, pace.ttl).await {
+        assert!(begun.elapsed() < ENOUGH, "no {:?} passed with renewals in time", pace.ttl * 3);
+    }
     wait_gone(&other, "alive/a").await;
 }
 
