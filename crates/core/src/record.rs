@@ -300,12 +300,26 @@ pub struct PreviousRule {
     /// Timeline and start of its shutdown checkpoint when it stopped cleanly: whoever flushed beyond it holds everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shutdown: Option<(Timeline, Lsn)>,
-    /// Where the next leader stood when it took over: whoever flushed as much holds everything, too.
+    /// Where the next leader stood when it took over, or this one when it went on without voters: whoever flushed as much holds
+    /// everything, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<(Timeline, Lsn)>,
 }
 
+impl PreviousRule {
+    /// Who was bound by what.
+    pub fn key(&self) -> (&MemberName, &Incarnation, &Rule) {
+        (&self.leader, &self.incarnation, &self.rule)
+    }
+}
+
 impl SyncRecord {
+    /// Nothing is acknowledged under a rule of nobody, so whoever holds what was acknowledged under the rules before it holds
+    /// everything.
+    pub fn asks_those_before(&self) -> bool {
+        self.rule.is_of_nobody() && !self.established && !self.previous.is_empty()
+    }
+
     /// Fills the fields that Patroni's tools read from the rule.
     pub fn with_patroni_fields(mut self) -> Self {
         let voters: Vec<&str> = self.rule.voters.keys().map(MemberName::as_str).collect();

@@ -33,6 +33,11 @@ impl Rule {
         self.needed == 0
     }
 
+    /// Some are needed, and there is none: nothing is acknowledged.
+    pub fn is_of_nobody(&self) -> bool {
+        self.needed > 0 && self.voters.is_empty()
+    }
+
     /// How many voters must pledge so that no acknowledgement is possible any more and every acknowledged commit is
     /// held by one of them: |S| - k + 1.
     pub fn fence(&self) -> usize {

@@ -187,6 +187,8 @@ impl World {
         if self.checker.sync.as_ref() == Some(&sync) || self.checker.went_back.as_ref() == Some(&sync) {
             return;
         }
+        // What a leader had not seen of what the store has lost, it cannot count on from.
+        let lost = self.checker.went_back.is_some() && self.has_not_seen(&sync, self.checker.sync.as_ref());
         if let Some(old) = self.checker.went_back.take() {
             // A member that had not seen what came after the backup may pledge on it; that alone decides nothing.
             if (SyncRecord { serial: sync.serial, ..old }) == sync {
@@ -212,7 +214,7 @@ impl World {
             if before.epoch > sync.epoch {
                 self.violate(format!("epoch went from {} back to {}", before.epoch, sync.epoch));
             }
-            if before.serial >= sync.serial {
+            if before.serial >= sync.serial && !lost {
                 self.violate(format!("serial of 'sync' went from {} to {}", before.serial, sync.serial));
             }
             self.check_voters_kept(before, &sync);
@@ -241,6 +243,13 @@ impl World {
         let newest = self.checker.sync.as_ref().map_or(0, |newest| newest.epoch);
         let seen = self.find(&sync.leader).and_then(|leader| self.nodes[leader].newest.as_ref());
         sync.epoch < newest && seen.is_some_and(|seen| seen.epoch < newest)
+    }
+
+    /// The leader that has written this record has seen no record as new as `before`.
+    fn has_not_seen(&self, sync: &SyncRecord, before: Option<&SyncRecord>) -> bool {
+        let seen = self.find(&sync.leader).and_then(|leader| self.nodes[leader].newest.as_ref());
+        let age = |record: &SyncRecord| (record.epoch, record.serial);
+        seen.map(age) < before.map(age)
     }
 
     /// Loss is accepted by a person alone, and on the member that was named; what the new leader lacks is given up then.
@@ -356,8 +365,9 @@ impl World {
     /// A leader may go on for the life of a lease after its voters have left it, not longer: they answer it no more.
     fn check_outlived(&mut self) {
         let newest = self.checker.sync.as_ref().map_or(0, |sync| sync.epoch);
-        let late = self.now > self.checker.newest_since + self.setup.ttl;
         let outlived = self.nodes.iter().position(|node| {
+            // An agent that wakes renews its lease once more before it hears that another leads.
+            let late = self.now > self.checker.newest_since.max(node.agent_thawed) + self.setup.ttl;
             // A pause whose end it has not heard of keeps its guard from acting.
             let paused = node.agent.view.as_ref().is_some_and(|view| view.paused);
             let old = node.led_epoch > 0 && node.led_epoch < newest;

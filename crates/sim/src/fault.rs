@@ -186,6 +186,7 @@ impl World {
             }
             Fault::FreezeAgent(node) => {
                 self.nodes[node].agent_frozen = false;
+                self.nodes[node].agent_thawed = self.now;
                 self.release_deferred(node);
             }
             Fault::StoreDown => {

@@ -46,6 +46,8 @@ pub struct Node {
     pub thawed: Option<Millis>,
     /// Only the agent stands still.
     pub agent_frozen: bool,
+    /// When it last went on after that.
+    pub agent_thawed: Millis,
     /// What happens once it moves again.
     pub deferred: Vec<Event>,
     /// It cannot reach the store.
@@ -83,6 +85,7 @@ impl Node {
             frozen_at: 0,
             thawed: None,
             agent_frozen: false,
+            agent_thawed: 0,
             deferred: Vec::new(),
             cut_off: false,
             failing: false,

@@ -63,7 +63,9 @@ impl<'a> Ballot<'a> {
     /// Whose data would help, in words.
     pub fn missing(&self) -> String {
         let leader = (&self.sync.leader, &self.sync.incarnation);
-        let wanted = self.sync.rule.voters.iter().chain(std::iter::once(leader));
+        let before = self.sync.previous.last().filter(|_| self.sync.asks_those_before());
+        let before = before.into_iter().flat_map(|previous| &previous.rule.voters);
+        let wanted = self.sync.rule.voters.iter().chain(before).chain(std::iter::once(leader));
         let missing = wanted.filter(|(name, incarnation)| {
             self.pledges.get(*name).is_none_or(|pledge| pledge.incarnation != **incarnation)
         });
@@ -119,7 +121,10 @@ impl<'a> Ballot<'a> {
         let shutdown = release.and_then(|release| Some(beyond(release.timeline, release.shutdown_checkpoint?)));
         // and so is what the voters hold, if enough of them pledged.
         let quorum = || {
-            let mut least = self.quorum_position(&self.sync.rule, None, pledges)?;
+            let mut least = match self.sync.asks_those_before() {
+                true => (0, Lsn::ZERO),
+                false => self.quorum_position(&self.sync.rule, None, pledges)?,
+            };
             if !self.sync.established {
                 for previous in &self.sync.previous {
                     least = least.max(self.quorum_position(&previous.rule, Some(previous), pledges)?);

@@ -37,16 +37,9 @@ impl Turn<'_> {
         next.handover = false;
         if !resume {
             next.rule = self.rule_after(view, old);
-            next.previous.push(PreviousRule {
-                leader: old.leader.clone(),
-                incarnation: old.incarnation.clone(),
-                rule: old.rule.clone(),
-                shutdown: old
-                    .released
-                    .as_ref()
-                    .and_then(|release| Some((release.timeline, release.shutdown_checkpoint?))),
-                held: self.obs.running().map(|running| (running.timeline, running.lsn)),
-            });
+            if !old.asks_those_before() {
+                next.previous.push(self.rule_before(old));
+            }
             next.established = false;
             let own = self.obs.running().map_or(0, |running| running.timeline);
             next.timeline = next.timeline.max(own) + 1;
@@ -70,6 +63,18 @@ impl Turn<'_> {
         self.commit(Purpose::Takeover, txn);
         let what = if resume { "resuming the lead" } else { "taking over" };
         Why::new("takeover", format!("{what} in epoch {epoch}"))
+    }
+
+    /// What the leader so far was bound by.
+    fn rule_before(&self, old: &SyncRecord) -> PreviousRule {
+        let checkpoint = old.released.as_ref().and_then(|it| Some((it.timeline, it.shutdown_checkpoint?)));
+        PreviousRule {
+            leader: old.leader.clone(),
+            incarnation: old.incarnation.clone(),
+            rule: old.rule.clone(),
+            shutdown: checkpoint,
+            held: self.obs.running().map(|running| (running.timeline, running.lsn)),
+        }
     }
 
     /// The last leader stopped in our favour: we stop receiving, and load what we are to lead with by the same.

@@ -11,7 +11,7 @@ use crate::decide::turn::Turn;
 use crate::decide::{Barrier, ClusterView, Millis, Proposed, Purpose, Running, Settings, Why};
 use crate::lsn::Lsn;
 use crate::name::{Incarnation, MemberName};
-use crate::record::{MemberRecord, SyncRecord, Versioned};
+use crate::record::{MemberRecord, PreviousRule, SyncRecord, Versioned};
 use crate::rule::{Rule, application_name};
 use crate::transaction::Txn;
 
@@ -58,6 +58,7 @@ impl Turn<'_> {
 
         // Who becomes a member under the empty rule has promised nothing, and may take over once the lease has ended.
         let joined = newcomers && (!record.rule.is_empty() || self.rests_on_lease());
+        let provable = !record.established && !record.rule.is_of_nobody();
         let mut next = record.clone();
         if joined {
             next.membership.extend(self.obs.alive.iter().cloned());
@@ -72,9 +73,24 @@ impl Turn<'_> {
             Step::EnforceFirst(rule) if self.passed(&rule, &names, running) => {
                 let why = Why::new("rule_publish", format!("rule: from {} to {rule}, proved", record.rule));
                 self.memory.proposed = Some(Proposed { revision: sync.revision, rule: rule.clone() });
+                next.established = !rule.is_of_nobody();
+                if next.established {
+                    next.previous.clear();
+                } else {
+                    // Nothing is acknowledged from here on, so whoever reaches as far holds everything.
+                    let reached = self.memory.barrier.as_ref().and_then(|barrier| barrier.lsn);
+                    let last = PreviousRule {
+                        leader: record.leader.clone(),
+                        incarnation: record.incarnation.clone(),
+                        rule: record.rule.clone(),
+                        shutdown: None,
+                        held: reached.map(|lsn| (running.timeline, lsn)),
+                    };
+                    // It may have been so before.
+                    next.previous.retain(|before| before.key() != last.key());
+                    next.previous.push(last);
+                }
                 next.rule = rule;
-                next.established = true;
-                next.previous.clear();
                 why
             }
             Step::Withdraw => {
@@ -91,14 +107,14 @@ impl Turn<'_> {
                 }
                 return Why::new("rule_barrier", format!("rule: to {rule}, waiting until it is proved"));
             }
-            Step::Keep if !record.established && self.passed(&record.rule, &names, running) => {
+            Step::Keep if provable && self.passed(&record.rule, &names, running) => {
                 next.established = true;
                 next.previous.clear();
                 Why::new("rule_established", format!("rule: {} is established", record.rule))
             }
             Step::Keep if joined => Why::new("membership", "a member joined the cluster"),
             Step::Keep => {
-                if !record.established || newcomers {
+                if provable || newcomers {
                     self.wake_at(self.obs.now + 50);
                 }
                 return Why::new("leading", format!("leading in epoch {}, {}", record.epoch, record.rule));
@@ -211,7 +227,9 @@ impl Turn<'_> {
         if !new.is_empty() {
             let mut rule = published.clone();
             rule.voters.extend(new.into_iter().take(if short > 0 { short } else { usize::MAX }));
-            return if short > 0 { Step::EnforceFirst(rule) } else { Step::PublishFirst(rule) };
+            // Nor is that needed where the record says how far they must reach to take over.
+            let proved_first = short > 0 && !record.asks_those_before();
+            return if proved_first { Step::EnforceFirst(rule) } else { Step::PublishFirst(rule) };
         }
         // One that is not wanted any more leaves as soon as enough others are there.
         let unwanted: Vec<_> = published.voters.keys().filter(|name| !chosen.contains(*name)).cloned().collect();

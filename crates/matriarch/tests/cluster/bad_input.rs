@@ -207,7 +207,8 @@ async fn no_space_for_a_replica() {
         cluster.ask(cluster.read_write(), &fill).await.expect("the others acknowledge");
     }
     health::well_but(&cluster, "b", PATIENCE).await;
-    says(&cluster, "b", &["the file system is full", "free space"]).await;
+    // Its PostgreSQL's words, or those of its agent, which has something to write as well.
+    says(&cluster, "b", &["free space"]).await;
     drop(ballast);
     health::well(&cluster, PATIENCE).await;
     cluster.stop();
