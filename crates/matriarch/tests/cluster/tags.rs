@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::harness::{Cluster, PATIENCE, Plan, health, wire};
 
 /// Longer than a voter may be away before the rule is changed, and than a leader's lease.
-const LONG: Duration = Duration::from_secs(8);
+pub const LONG: Duration = Duration::from_secs(8);
 
 /// Gives a member other tags, in its file, and has it read.
 async fn tag(cluster: &Cluster, name: &str, tags: Value) {
@@ -24,12 +24,12 @@ async fn tag(cluster: &Cluster, name: &str, tags: Value) {
     cluster.verb(&["reload", name]).await.ok();
 }
 
-async fn set(cluster: &Cluster, setting: &str) {
+pub async fn set(cluster: &Cluster, setting: &str) {
     cluster.verb(&["config", "set", setting]).await.ok();
 }
 
 /// Waits until a statement on a member answers with what is wanted.
-async fn until(cluster: &Cluster, name: &str, statement: &str, wanted: impl Fn(&str) -> bool) -> String {
+pub async fn until(cluster: &Cluster, name: &str, statement: &str, wanted: impl Fn(&str) -> bool) -> String {
     let begun = Instant::now();
     loop {
         let answer = cluster.ask(cluster.postgres_port(name), statement).await;
@@ -48,7 +48,7 @@ fn members(names: &str) -> Vec<String> {
 }
 
 /// Waits until the leader asks exactly these, in this order if it counts.
-async fn asks(cluster: &Cluster, leader: &str, kind: &str, wanted: &[&str]) {
+pub async fn asks(cluster: &Cluster, leader: &str, kind: &str, wanted: &[&str]) {
     let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
     until(cluster, leader, "show synchronous_standby_names", |names| {
         names.starts_with(kind) && members(names) == wanted
@@ -71,7 +71,7 @@ async fn three(cluster: &Cluster) -> (String, String, String) {
     (leader, first, second)
 }
 
-fn stop(cluster: &Cluster, name: &str) -> Vec<i32> {
+pub fn stop(cluster: &Cluster, name: &str) -> Vec<i32> {
     let pids = faults::node_processes(&cluster.member(name));
     faults::freeze(&pids);
     pids
