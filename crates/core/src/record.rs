@@ -256,9 +256,11 @@ pub struct SyncRecord {
     pub incarnation: Incarnation,
     /// The rule in force.
     pub rule: Rule,
-    /// Whether a WAL record written under the rule has been acknowledged under it.
+    /// Whether a WAL record written under the rule has been acknowledged under it: never under a rule of nobody that was made
+    /// of another one.
     pub established: bool,
-    /// The rules of earlier epochs that still count because none since was established; oldest first.
+    /// The rules of earlier epochs, and of this one before its voters left, that still count because none since was
+    /// established; oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub previous: Vec<PreviousRule>,
     /// The timeline reserved for this epoch: a promotion in it must come out with this number. Two members that never
@@ -288,7 +290,7 @@ pub struct AcceptedLoss {
     pub text: String,
 }
 
-/// The rule of an earlier epoch, with the leader that held everything acknowledged under it.
+/// An earlier rule, with the leader that held everything acknowledged under it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PreviousRule {
     /// Leader of that epoch.

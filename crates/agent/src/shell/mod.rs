@@ -90,6 +90,7 @@ pub struct Shell {
     guard_state: watch::Receiver<GuardState>,
     /// Its word as last looked at.
     guard_said: GuardState,
+    /// Keeps the guard armed.
     promoting: guard::Promoting,
     /// Settings that decisions last asked for.
     configured: Option<settings::Configured>,

@@ -135,8 +135,8 @@ impl<'a> Ballot<'a> {
         leader.map(|pledge| position(pledge)).into_iter().chain(shutdown).chain(quorum()).min()
     }
 
-    /// Greatest position among the pledged voters of a rule, if enough of them pledged. For an earlier epoch its leader
-    /// alone is enough, and so is the position from which the next one took over.
+    /// Greatest position among the pledged voters of a rule, if enough of them pledged. For an earlier rule its leader
+    /// alone is enough, and so is the position that says when it ended.
     fn quorum_position(
         &self,
         rule: &Rule,
