@@ -58,7 +58,7 @@ vm-test: ## As root: a virtual machine by emulation whose watchdog must reset it
 	cargo build --locked -p matriarch
 	@$(with_postgres) scripts/vm-test
 
-bench: ## Measure idle cost, routing and failover against the peers (under an hour; figures go to bench/results)
+bench: ## Measure idle cost, routing, failover and backups against the peers (an hour and a half; figures go to bench/results)
 	@scripts/install-deps --bench
 	cargo build --release --locked -p matriarch -p matriarch-testkit
 	cargo build --release --locked -p matriarch-proxy --example static_proxy
@@ -66,6 +66,7 @@ bench: ## Measure idle cost, routing and failover against the peers (under an ho
 		run() { echo "== $$*"; $(with_postgres) "$$@" || failed=1; }; \
 		run bench/idle/run --json bench/results/idle.json; \
 		run bench/routing/run --work simple,prepared --rounds 6 --json bench/results/routing.json; \
+		run bench/backup/run --json bench/results/backup.json; \
 		run bench/failover/run --table --json bench/results/failover.json; \
 		run bench/failover/run --chart bench/results/failover.json bench/results/failover.svg; \
 		echo "bench/figures puts them into README.md"; exit $$failed

@@ -105,16 +105,37 @@ fn fetch(socket: Option<&Path>, name: &str, to: &Path) -> Outcome {
     let limit = (!standby).then_some(FETCH_LIMIT);
     let wish = Wish::Fetch { name: name.to_owned(), standby };
     let failed = |why: String| (UNANSWERED, Some(format!("{name} could not be fetched: {why}")));
-    match ask(socket, &wish, if standby { NO_LIMIT } else { AGENT_BACK }, limit) {
-        Ok((Answer::Content(length), mut stream)) => match receive(&mut stream, length, to) {
-            Ok(()) => (0, None),
-            Err(error) => failed(format!("{}: {error}", to.display())),
-        },
-        // PostgreSQL asks for many files that need not be there: silence is right.
-        Ok((Answer::Absent(_), _)) => (1, None),
-        Ok((Answer::Failed(why), _)) => failed(why),
-        Ok((answer, _)) => failed(format!("the agent answered '{answer}'")),
-        Err(error) => failed(error),
+    let patience = if standby { NO_LIMIT } else { AGENT_BACK };
+    loop {
+        return match ask(socket, &wish, patience, limit) {
+            Ok((Answer::Content(length), mut stream)) => match receive(&mut stream, length, to) {
+                Ok(()) => (0, None),
+                Err(error) => failed(format!("{}: {error}", to.display())),
+            },
+            Ok((Answer::Ready(ready), _)) => match take(&ready, to) {
+                Ok(()) => (0, None),
+                // The agent keeps it for a while only, and this host may have stood still; it offers each file once.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !ready.exists() => continue,
+                Err(error) => failed(format!("{} to {}: {error}", ready.display(), to.display())),
+            },
+            // PostgreSQL asks for many files that need not be there: silence is right.
+            Ok((Answer::Absent(_), _)) => (1, None),
+            Ok((Answer::Failed(why), _)) => failed(why),
+            Ok((answer, _)) => failed(format!("the agent answered '{answer}'")),
+            Err(error) => failed(error),
+        };
+    }
+}
+
+/// Renames the file to its place; copies it where that is on another file system.
+fn take(ready: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(ready, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            let length = fs::metadata(ready)?.len();
+            receive(&mut File::open(ready)?, length, to)?;
+            fs::remove_file(ready)
+        }
+        done => done,
     }
 }
 
@@ -199,6 +220,16 @@ mod tests {
         for words in [&["wal-push"][..], &["wal-push", "--help"], &["wal-fetch", "a"], &["wal-fetch", "a", "b", "c"]] {
             assert_eq!(read(words), None, "{words:?}");
         }
+    }
+
+    #[test]
+    fn what_lies_ready_is_moved() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ready, to) = (folder.path().join("1"), folder.path().join("RECOVERYXLOG"));
+        assert!(take(&ready, &to).is_err());
+        fs::write(&ready, b"abc").unwrap();
+        take(&ready, &to).unwrap();
+        assert_eq!((fs::read(to).unwrap(), ready.exists()), (b"abc".to_vec(), false));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! The worker has a thread and a runtime of its own: compressing and sending WAL must not come between the loop and its lease.
 //! It is started with the first configuration that has an archive.
 
+mod ahead;
 mod backfill;
 mod client;
 mod open;

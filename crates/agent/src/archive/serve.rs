@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 
+use super::ahead::Ahead;
 use super::open::Opened;
 use super::wire::{Answer, LONGEST, Wish};
 use super::{Ask, Board, Place};
@@ -22,9 +23,10 @@ const BIND_PAUSE: Duration = Duration::from_secs(2);
 
 /// Listens for ever; an address that cannot be had is tried again.
 pub(super) async fn serve(place: Place, board: Arc<Board>, opened: watch::Receiver<Arc<Opened>>) {
+    let ahead = Ahead::new(place.clone());
     loop {
         match bind(&place) {
-            Ok(listener) => accept(&listener, &board, &opened).await,
+            Ok(listener) => accept(&listener, &board, &opened, &ahead).await,
             Err(error) => {
                 tracing::error!("wal-push cannot reach this agent on {}: {error}", place.socket.display());
             }
@@ -46,13 +48,18 @@ fn bind(place: &Place) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn accept(listener: &UnixListener, board: &Arc<Board>, opened: &watch::Receiver<Arc<Opened>>) {
+async fn accept(
+    listener: &UnixListener,
+    board: &Arc<Board>,
+    opened: &watch::Receiver<Arc<Opened>>,
+    ahead: &Arc<Ahead>,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (board, opened) = (board.clone(), opened.clone());
+                let (board, opened, ahead) = (board.clone(), opened.clone(), ahead.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = answer(stream, &board, opened).await {
+                    if let Err(error) = answer(stream, &board, opened, &ahead).await {
                         tracing::debug!("whoever asked for WAL has gone: {error}");
                     }
                 });
@@ -65,7 +72,12 @@ async fn accept(listener: &UnixListener, board: &Arc<Board>, opened: &watch::Rec
     }
 }
 
-async fn answer(stream: UnixStream, board: &Board, opened: watch::Receiver<Arc<Opened>>) -> std::io::Result<()> {
+async fn answer(
+    stream: UnixStream,
+    board: &Board,
+    opened: watch::Receiver<Arc<Opened>>,
+    ahead: &Arc<Ahead>,
+) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader).take(LONGEST as u64);
     let mut line = String::new();
@@ -73,7 +85,7 @@ async fn answer(stream: UnixStream, board: &Board, opened: watch::Receiver<Arc<O
     let (answer, content) = match line.strip_suffix('\n').and_then(Wish::parse) {
         Some(Wish::Push(name)) => (push(&name, board).await, Vec::new()),
         Some(Wish::Fetch { name, standby }) => tokio::select! {
-            found = fetch(&name, standby, opened) => found,
+            found = fetch(&name, standby, opened, ahead) => found,
             // PostgreSQL ends its command when it is stopped.
             _ = reader.read_u8() => return Ok(()),
         },
@@ -101,7 +113,12 @@ async fn push(name: &str, board: &Board) -> Answer {
     }
 }
 
-async fn fetch(name: &str, standby: bool, opened: watch::Receiver<Arc<Opened>>) -> (Answer, Vec<u8>) {
+async fn fetch(
+    name: &str,
+    standby: bool,
+    opened: watch::Receiver<Arc<Opened>>,
+    ahead: &Arc<Ahead>,
+) -> (Answer, Vec<u8>) {
     let nothing = |answer| (answer, Vec::new());
     let name: WalName = match name.parse() {
         Ok(name) => name,
@@ -110,9 +127,21 @@ async fn fetch(name: &str, standby: bool, opened: watch::Receiver<Arc<Opened>>) 
     let begun = Instant::now();
     let mut pause = FETCH_PAUSES.0;
     loop {
-        let (archives, missing) = opened.borrow().some();
+        let source = opened.borrow().clone();
+        if let WalName::Segment(segment) = name
+            && let Some(ready) = ahead.take(&source, segment).await
+        {
+            ahead.go_on(segment);
+            return nothing(Answer::Ready(ready));
+        }
+        let (archives, missing) = source.some();
         let why = match wal::content(&archives, &name).await {
-            Ok(content) => return (Answer::Content(content.len() as u64), content),
+            Ok(content) => {
+                if let WalName::Segment(segment) = name {
+                    ahead.go_on(segment);
+                }
+                return (Answer::Content(content.len() as u64), content);
+            }
             Err(FetchError::Absent(_)) if missing.is_none() => {
                 return nothing(Answer::Absent(format!("no repository holds {name}")));
             }

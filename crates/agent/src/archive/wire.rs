@@ -1,6 +1,7 @@
 //! The words between `archive_command`, `restore_command` and the agent: one line each way, and a file's bytes after one.
 
 use std::fmt;
+use std::path::PathBuf;
 
 /// Longest line either side reads.
 pub const LONGEST: usize = 4096;
@@ -26,6 +27,8 @@ pub enum Answer {
     Done,
     /// So many bytes follow.
     Content(u64),
+    /// This file holds it, and is to be renamed.
+    Ready(PathBuf),
     /// Proven: no repository has it.
     Absent(String),
     /// Not now; why.
@@ -68,6 +71,7 @@ impl Answer {
         match word {
             "done" => Some(Answer::Done),
             "content" => rest.parse().ok().map(Answer::Content),
+            "ready" if !rest.is_empty() => Some(Answer::Ready(rest.into())),
             "absent" => Some(Answer::Absent(rest.to_owned())),
             "failed" => Some(Answer::Failed(rest.to_owned())),
             "stopping" => Some(Answer::Stopping),
@@ -86,6 +90,7 @@ impl fmt::Display for Answer {
         match self {
             Answer::Done => f.write_str("done"),
             Answer::Content(length) => write!(f, "content {length}"),
+            Answer::Ready(path) => write!(f, "ready {}", path.display()),
             Answer::Absent(text) => write!(f, "absent {}", flat(text)),
             Answer::Failed(text) => write!(f, "failed {}", flat(text)),
             Answer::Stopping => f.write_str("stopping"),
@@ -106,9 +111,12 @@ mod tests {
         for line in ["", "push", "push a b", "fetch a", "fetch a b c", "pull a"] {
             assert_eq!(Wish::parse(line), None, "{line}");
         }
-        for answer in [Answer::Done, Answer::Stopping, Answer::Content(16 << 20), Answer::Absent("no a".into())] {
+        let ready = Answer::Ready("/srv/a b/1".into());
+        for answer in [Answer::Done, Answer::Stopping, Answer::Content(16 << 20), ready, Answer::Absent("no a".into())]
+        {
             assert_eq!(Answer::parse(&answer.to_string()), Some(answer));
         }
+        assert_eq!(Answer::parse("ready "), None);
         let long = Answer::Failed("ä\n".repeat(9000)).to_string();
         assert!(long.len() < LONGEST && !long.contains('\n') && Answer::parse(&long).is_some());
         assert_eq!(Answer::parse("content x"), None);

@@ -3,6 +3,8 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod destroyed;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -130,7 +132,7 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     let section = json!({ "repositories": [{ "location": place }], "encryption": encryption, "tail": 0 });
     configure(&cluster, &section).await;
     table(&cluster).await;
-    write(&cluster, 2).await;
+    write(&cluster, 4).await;
     let page = until(&cluster, "archived", |page| page["waiting"] == 0 && page["last_archived"].is_object()).await;
     assert_eq!(page["repositories"][0]["open"], true, "{page:#}");
     cluster.verb(&["archive", "check"]).await.ok();
@@ -142,6 +144,7 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     assert_eq!(fetch(&cluster, &leader, &last, &to).await.0, 0);
     let own = std::fs::read(cluster.data(&leader).join("pg_wal").join(&last)).expect("it is still there");
     assert!(std::fs::read(&to).expect("it was fetched") == own, "{last} came back changed");
+    in_order(&cluster, &leader, last.parse().expect("a segment"), &to).await;
     let (code, said) = fetch(&cluster, &leader, "0000000900000000000000FF", &to).await;
     assert_eq!((code, said.as_str()), (1, ""));
     assert_eq!(fetch(&cluster, &leader, "nonsense", &to).await.0, 126);
@@ -194,6 +197,21 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     assert!(metrics.contains("matriarch_archive_waiting_files{"), "{metrics}");
     let rows = practise(&cluster, &place).await;
     begun_anew(&cluster, &section, &rows).await;
+}
+
+/// Whoever asks for one segment after the other finds the next one ready, with the same content.
+async fn in_order(cluster: &Cluster, member: &str, last: WalName, to: &Path) {
+    let WalName::Segment(last) = last else { panic!("{last} is no segment") };
+    let back = |count: u64| Segment::at(last.timeline, Lsn(last.start(SIZE).0 - count * SIZE), SIZE).to_string();
+    let folder = cluster.data(member).join("pg_wal/matriarch.ahead");
+    for name in [back(2), back(1)] {
+        assert_eq!(fetch(cluster, member, &name, to).await.0, 0);
+    }
+    until_there(&folder, &back(0)).await;
+    assert_eq!(fetch(cluster, member, &back(0), to).await.0, 0);
+    let own = std::fs::read(cluster.data(member).join("pg_wal").join(back(0))).expect("it is still there");
+    assert!(std::fs::read(to).expect("it was fetched") == own, "{} came back changed", back(0));
+    assert!(!folder.join(back(0)).exists(), "it was moved and not copied");
 }
 
 /// Another cluster is made of that, although the agent that is at it is killed.

@@ -16,6 +16,7 @@ mod majors;
 mod noticing;
 mod patronictl;
 mod requests;
+mod sizes;
 mod strict;
 mod tags;
 mod up;

@@ -116,6 +116,7 @@ impl Trouble {
                 faults::kill(&[agent, guard, postmaster(&data)]);
             }
             Trouble::AgentFrozen => begun.stop(&[process(hosts, &victim, "agent")]),
+            Trouble::PostmasterHangs => begun.stop(&[postmaster(&data)]),
             Trouble::RestartAgent => {
                 assert!(faults::signal(process(hosts, &victim, "agent"), Signal::TERM), "it runs");
             }
@@ -192,6 +193,7 @@ impl Begun {
             | Trouble::KillReplica
             | Trouble::KillChild
             | Trouble::KillRecovery
+            | Trouble::PostmasterHangs
             | Trouble::PrimaryDeleted
             | Trouble::ReplicaDeleted
             | Trouble::ReplicaControlSpoiled

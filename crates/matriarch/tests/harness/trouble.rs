@@ -69,6 +69,8 @@ pub enum Trouble {
     KillTrio,
     /// The primary's agent stands still, its PostgreSQL goes on; later it goes on.
     AgentFrozen,
+    /// The primary's postmaster stands still: it lets nobody in, while its sessions go on.
+    PostmasterHangs,
     /// SIGTERM to the primary's agent: it stops PostgreSQL, hands over and is started again.
     RestartAgent,
     /// The primary's data directory is deleted while it runs.
@@ -111,7 +113,7 @@ pub enum Meanwhile {
 }
 
 impl Trouble {
-    pub const ALL: [Trouble; 45] = [
+    pub const ALL: [Trouble; 46] = [
         Trouble::PrimaryCutOff,
         Trouble::PrimaryUnreachable,
         Trouble::PrimaryFromMembers,
@@ -142,6 +144,7 @@ impl Trouble {
         Trouble::KillGuard,
         Trouble::KillTrio,
         Trouble::AgentFrozen,
+        Trouble::PostmasterHangs,
         Trouble::RestartAgent,
         Trouble::PrimaryDeleted,
         Trouble::ReplicaDeleted,

@@ -1,5 +1,5 @@
-//! Members that are neither well nor gone: a replica that receives and does not replay, and one that receives nothing and
-//! keeps its connection.
+//! Members that are neither well nor gone: a primary that lets nobody in, a replica that receives and does not replay, and one that
+//! receives nothing and keeps its connection.
 
 use matriarch_testkit::faults;
 use matriarch_testkit::observer::Probe;
@@ -48,6 +48,12 @@ async fn a_replica_that_does_not_replay_is_passed_over_and_mended() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_does_not_replay_for_a_while_catches_up() {
     survive_on(Plan::new("replay-while").newest(), &[Trouble::ReplayStops]).await;
+}
+
+/// Its sessions go on meanwhile, so nothing but the attempt to open one tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postmaster_that_hangs_is_ended() {
+    survive_on(Plan::new("hangs"), &[Trouble::PostmasterHangs]).await;
 }
 
 /// The walsender of a replica that stands still would hold up the stop of the primary.
