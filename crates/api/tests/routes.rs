@@ -121,7 +121,8 @@ async fn the_archive_is_shown_checked_and_counted() {
     let server = start().await;
     let client = server.client();
     assert_eq!(client.archive().await.unwrap(), ArchiveStatus::default());
-    let rows = vec![ArchiveCheckRow { name: "/srv/a".into(), ok: true, took_ms: Some(3), problem: None }];
+    let rows =
+        vec![ArchiveCheckRow { name: "/srv/a".into(), ok: true, took_ms: Some(3), ..ArchiveCheckRow::default() }];
     for _ in 0..2 {
         server.script.answers.lock().unwrap().push_back(Ok(CommandDone::config(json!(rows))));
     }

@@ -4,19 +4,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use matriarch_config::{self as config, ArchiveLocation, ArchiveRepository, Compression};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{Archive, ArchiveError, Incarnation, Parent};
 use crate::format::{BadKey, Codec, Identities, Recipients, Style};
 use crate::layout::{BadName, Place};
-use crate::repository::{Azure, CreateBy, Gcs, Location, Repository, RepositoryError, S3, Settings};
+use crate::repository::{
+    Azure, CreateBy, Gcs, Location, Repository, RepositoryError, S3, ServerSide, Settings, Tuning,
+};
 
 /// What the section `archive` of a cluster's configuration means on this host.
 #[derive(Clone, Debug)]
 pub struct Configured {
     cluster: String,
-    repositories: Vec<(Settings, CreateBy)>,
+    repositories: Vec<(Settings, Tuning, CreateBy)>,
     style: Style,
     identities: Identities,
 }
@@ -78,7 +82,7 @@ impl Configured {
 
     /// Each repository as people write it, in the order of the configuration.
     pub fn names(&self) -> impl Iterator<Item = String> {
-        self.repositories.iter().map(|(settings, _)| settings.location.describe())
+        self.repositories.iter().map(|(settings, ..)| settings.location.describe())
     }
 
     /// How objects are written.
@@ -91,11 +95,21 @@ impl Configured {
         self.style.recipients.is_empty() || !self.identities.is_empty()
     }
 
+    /// The private keys.
+    pub fn identities(&self) -> &Identities {
+        &self.identities
+    }
+
+    /// The same with other private keys, and with no others.
+    pub fn with_identities(self, identities: Identities) -> Configured {
+        Configured { identities, ..self }
+    }
+
     /// Opens every repository that was initialised; each has its own outcome, in the order of the configuration.
     pub async fn repositories(&self) -> Vec<Result<Repository, RepositoryError>> {
         let mut opened = Vec::new();
-        for (settings, _) in &self.repositories {
-            opened.push(Repository::open(settings).await);
+        for (settings, tuning, _) in &self.repositories {
+            opened.push(Repository::open_tuned(settings, tuning).await);
         }
         opened
     }
@@ -103,8 +117,8 @@ impl Configured {
     /// Makes repositories of places that are none yet; each has its own outcome.
     pub async fn init(&self) -> Vec<Result<Repository, RepositoryError>> {
         let mut opened = Vec::new();
-        for (settings, create_by) in &self.repositories {
-            opened.push(Repository::init(settings, *create_by).await);
+        for (settings, tuning, create_by) in &self.repositories {
+            opened.push(Repository::init_tuned(settings, tuning, *create_by).await);
         }
         opened
     }
@@ -219,7 +233,15 @@ fn read(section: &config::Archive, cluster: &str, patience: Duration) -> Result<
             config::CreateBy::Condition => CreateBy::Condition,
             config::CreateBy::Claims => CreateBy::Claims,
         };
-        Ok((Settings { location, patience }, create_by))
+        let tuning = Tuning {
+            upload: repository.upload_limit,
+            download: repository.download_limit,
+            connect: repository.connect_timeout,
+            stall: repository.request_timeout,
+            storage_class: repository.storage_class.clone(),
+        };
+        let patience = repository.retry_for.unwrap_or(patience);
+        Ok((Settings { location, patience }, tuning, create_by))
     });
     let codec = match section.compression {
         Compression::None => Codec::None,
@@ -270,6 +292,7 @@ fn location(repository: &ArchiveRepository, index: usize) -> Result<Location, Co
                 keys: profile.keys,
                 token: profile.token,
                 ca: repository.ca.clone(),
+                server_side: server_side(repository, index)?,
             }))
         }
         ArchiveLocation::Gcs { bucket, prefix } => {
@@ -296,6 +319,32 @@ fn location(repository: &ArchiveRepository, index: usize) -> Result<Location, Co
             }))
         }
     })
+}
+
+fn server_side(repository: &ArchiveRepository, index: usize) -> Result<Option<ServerSide>, ConfiguredError> {
+    let Some(wanted) = repository.server_side_encryption else { return Ok(None) };
+    let kms = repository.kms_key.clone();
+    Ok(Some(match wanted {
+        config::ServerSideEncryption::SseS3 => ServerSide::Own,
+        config::ServerSideEncryption::SseKms => ServerSide::KeyService(kms),
+        config::ServerSideEncryption::DsseKms => ServerSide::KeyServiceTwice(kms),
+        config::ServerSideEncryption::SseC => {
+            let path = repository.customer_key.clone().unwrap_or_default();
+            let failed = |why: String| ConfiguredError::File {
+                key: format!("repositories[{index}].customer_key"),
+                path: path.clone(),
+                why,
+            };
+            let text = std::fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
+            let key = text.trim().to_owned();
+            if STANDARD.decode(&key).is_ok_and(|key| key.len() == 32) {
+                ServerSide::Customer(key)
+            } else {
+                let why = "it is not 32 bytes in base64; `openssl rand -base64 32` writes such a key";
+                return Err(failed(why.to_owned()));
+            }
+        }
+    }))
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]

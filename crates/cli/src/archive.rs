@@ -17,7 +17,7 @@ use crate::view;
 pub(crate) async fn run(target: &Target, ui: &mut Ui, verb: ArchiveVerb) -> anyhow::Result<()> {
     match verb {
         ArchiveVerb::Status => status(target, ui).await,
-        ArchiveVerb::Check => check(target, ui, false).await,
+        ArchiveVerb::Check(_) => check(target, ui, false).await,
         ArchiveVerb::Init => check(target, ui, true).await,
     }
 }
@@ -181,26 +181,50 @@ fn scheduled(backups: &ScheduledBackups) -> Vec<(Tone, &'static str, String)> {
     lines
 }
 
-async fn check(target: &Target, ui: &mut Ui, init: bool) -> anyhow::Result<()> {
+/// What the leader's agent says of each repository after a round trip; it makes repositories first if `init`.
+///
+/// # Errors
+/// When no agent does it.
+pub async fn round_trips(target: &Target, init: bool) -> anyhow::Result<Vec<ArchiveCheckRow>> {
     let view = view::read(target).await?;
     let endpoints = view.in_order(view.leader());
     let rows = in_turn(target, &endpoints, |client| async move {
         if init { client.init_archive().await } else { client.check_archive().await }
-    })
-    .await?;
-    ui.show(&rows, || vec![Part::Grid(checks(&rows))])?;
+    });
+    Ok(rows.await?)
+}
+
+async fn check(target: &Target, ui: &mut Ui, init: bool) -> anyhow::Result<()> {
+    let rows = round_trips(target, init).await?;
+    ui.show(&rows, || {
+        let unproved = rows.iter().any(|row| row.opens.is_none() && row.recipients.is_some_and(|count| count > 0));
+        let text = "Nobody knows here whether a private key opens the backups: 'matriarch archive check --identity FILE' tries one";
+        let hint = unproved.then(|| Part::Line(Tone::Warn, text.to_owned()));
+        std::iter::once(Part::Grid(checks(&rows))).chain(hint).collect()
+    })?;
     match rows.iter().find_map(|row| row.problem.as_ref().map(|_| &row.name)) {
         None => Ok(()),
         Some(name) => Err(Failure::new(code::TEMPORARY, format!("{name} cannot be archived to as it is")).into()),
     }
 }
 
-fn checks(rows: &[ArchiveCheckRow]) -> Grid {
-    let mut grid = Grid::new(&["Repository", "Result", "Round trip", "Problem"]).numeric(&["Round trip"]);
+/// The table of [`round_trips`].
+pub fn checks(rows: &[ArchiveCheckRow]) -> Grid {
+    let head = ["Repository", "Result", "Round trip", "Newest backup", "Encrypted to", "Problem"];
+    let mut grid = Grid::new(&head).numeric(&["Round trip"]);
     for row in rows {
         let (tone, result) = if row.ok { (Tone::Plain, "good") } else { (Tone::Bad, "failed") };
         let took = row.took_ms.map(|took| format!("{took} ms")).unwrap_or_default();
-        grid.row(tone, vec![row.name.clone(), result.to_owned(), took, row.problem.clone().unwrap_or_default()]);
+        let sealed = match (row.recipients, row.opens) {
+            (None, _) => String::new(),
+            (Some(0), _) => "nobody: in the clear".to_owned(),
+            (Some(count), Some(true)) => format!("{count} keys, one of them here"),
+            (Some(count), Some(false)) => format!("{count} keys, none of them here"),
+            (Some(count), None) => format!("{count} keys"),
+        };
+        let newest = row.newest_backup.clone().unwrap_or_default();
+        let problem = row.problem.clone().unwrap_or_default();
+        grid.row(tone, vec![row.name.clone(), result.to_owned(), took, newest, sealed, problem]);
     }
     grid
 }

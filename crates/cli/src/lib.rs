@@ -28,6 +28,7 @@ pub mod units;
 mod verbs;
 pub mod view;
 
+pub use archive::{checks, round_trips};
 pub use fail::{Failure, code, exit_code};
 pub use grid::{Grid, Part, Tone};
 pub use movement::in_turn;
@@ -36,6 +37,6 @@ pub use run::run;
 pub use target::{Connection, Endpoint, Target};
 pub use ui::{Format, OutputArgs, Ui};
 pub use verbs::{
-    ArchiveVerb, ConfigCheckArgs, ConfigSetArgs, ConfigVerb, DsnArgs, DsnRole, FailoverArgs, ListArgs, MembersArgs,
-    PauseArgs, PsqlArgs, ReinitArgs, RestartArgs, RoleFilter, SwitchoverArgs, Verb,
+    ArchiveCheckArgs, ArchiveVerb, ConfigCheckArgs, ConfigSetArgs, ConfigVerb, DsnArgs, DsnRole, FailoverArgs,
+    ListArgs, MembersArgs, PauseArgs, PsqlArgs, ReinitArgs, RestartArgs, RoleFilter, SwitchoverArgs, Verb,
 };

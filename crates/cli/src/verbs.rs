@@ -92,20 +92,23 @@ pub enum Verb {
 }
 
 /// `archive`.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum ArchiveVerb {
     /// What is archived and what waits, by repository and by member
     #[command(
         after_long_help = "Examples:\n  matriarch archive status\n  matriarch archive status -o json | jq .waiting"
     )]
     Status,
-    /// A round trip with every repository, by the leader's agent
+    /// A round trip with every repository, by the leader's agent; with --identity, whether that key opens the backups
     #[command(
-        long_about = "Creates an object in every repository, has a second one of its name refused, reads the first and removes \
-        it. The leader's agent does it, with its credentials. Ends with 75 when a repository does not do all of that.",
-        after_long_help = "Example:\n  matriarch archive check"
+        long_about = "Creates an object in every repository, has a second one of its name refused, reads the first, lists it and \
+        removes it. The leader's agent does it, with its credentials. Ends with 75 when a repository does not do all of that.\n\n\
+        With --identity this machine then opens the newest backup of each repository with the keys of that file alone: what a \
+        restore would need on the day when nothing else is left. It must reach the repositories itself. Ends with 77 when a \
+        backup cannot be opened: as long as the cluster lives, another recipient can be named and a new backup taken.",
+        after_long_help = "Examples:\n  matriarch archive check\n  matriarch archive check --identity /media/safe/key.txt"
     )]
-    Check,
+    Check(ArchiveCheckArgs),
     /// Make repositories of the places that the configuration names
     #[command(
         long_about = "Leaves the mark that makes a place a repository, where none is, and then does what 'archive check' does. \
@@ -114,6 +117,14 @@ pub enum ArchiveVerb {
         after_long_help = "Example:\n  matriarch archive init"
     )]
     Init,
+}
+
+/// `archive check`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ArchiveCheckArgs {
+    /// File of private keys (age) that must open the newest backup of each repository
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
 }
 
 /// `list`.

@@ -35,6 +35,7 @@ pub use address::{Address, BadAddress, Listen, PoolerAddress};
 pub use cron::{Cron, Zone};
 pub use dynamic::archive::{
     Archive, ArchiveLocation, ArchiveRepository, Compression, CreateBy, Encryption, Retention, Schedule,
+    ServerSideEncryption,
 };
 pub use dynamic::{
     Crash, DynamicConfig, SharedPostgres, Slot, SlotKind, SlotMatch, SynchronousMode, SynchronousZones, validate,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use matriarch_config::{
-    ArchiveLocation, Compression, Crash, Document, DynamicConfig, Retention, Slot, SlotKind, SynchronousMode, to_yaml,
-    validate,
+    ArchiveLocation, ArchiveRepository, Compression, Crash, Document, DynamicConfig, Retention, ServerSideEncryption,
+    Slot, SlotKind, SynchronousMode, to_yaml, validate,
 };
 use serde_json::{Value, json};
 
@@ -325,6 +325,50 @@ fn an_archive_is_understood() {
     assert_eq!((least.compression, least.tail), (Compression::Zstd(3), Duration::from_secs(1)));
     assert!(least.encryption.recipients.is_empty());
     assert_eq!((least.schedule, least.retention), (None, Retention::default()));
+}
+
+#[test]
+fn what_a_store_is_told_is_understood_and_must_fit() {
+    let one = |more: Value| {
+        let mut repository = json!({"location": "s3://bucket"});
+        for (key, value) in more.as_object().unwrap() {
+            repository[key] = value.clone();
+        }
+        DynamicConfig::from_json(&json!({"archive": {"repositories": [repository]}}))
+    };
+    let config = one(json!({
+        "storage_class": "STANDARD_IA", "server_side_encryption": "sse-kms", "kms_key": "arn:aws:kms:x", "upload_limit": "20MB",
+        "download_limit": "1GB", "connect_timeout": "2s", "request_timeout": 10, "retry_for": "1min"
+    }));
+    let config = config.unwrap();
+    assert_eq!(DynamicConfig::from_json(&config.to_json()).unwrap(), config);
+    let repository = config.archive.unwrap().repositories.remove(0);
+    assert_eq!(repository.server_side_encryption, Some(ServerSideEncryption::SseKms));
+    assert_eq!((repository.upload_limit, repository.download_limit), (Some(20 << 20), Some(1 << 30)));
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let times = (repository.connect_timeout, repository.request_timeout, repository.retry_for);
+    assert_eq!(times, (seconds(2), seconds(10), seconds(60)));
+    // A section that was written before there was any of it.
+    let mut before = serde_json::to_value(one(json!({})).unwrap().archive.unwrap().repositories.remove(0)).unwrap();
+    for key in ["storage_class", "server_side_encryption", "kms_key", "customer_key", "upload_limit", "connect_timeout"]
+    {
+        before.as_object_mut().unwrap().remove(key);
+    }
+    assert!(serde_json::from_value::<ArchiveRepository>(before).is_ok());
+    for (more, told) in [
+        (json!({"storage_class": "GLACIER"}), "takes hours"),
+        (json!({"storage_class": "two words"}), "a word such as"),
+        (json!({"server_side_encryption": "sse-c"}), "openssl rand"),
+        (json!({"customer_key": "/k"}), "nothing is encrypted with it"),
+        (json!({"kms_key": "k"}), "no key service is asked for"),
+        (json!({"upload_limit": "1kB"}), "upload_limit"),
+        (json!({"location": "gs://b", "server_side_encryption": "sse-s3"}), "means nothing for gs://b"),
+        (json!({"location": "/srv/a", "storage_class": "STANDARD_IA"}), "means nothing for /srv/a"),
+        (json!({"location": "/srv/a", "retry_for": 3}), "means nothing for /srv/a"),
+    ] {
+        let problems = one(more.clone()).unwrap_err().to_string();
+        assert!(problems.contains(told), "{more}: {problems}");
+    }
 }
 
 #[test]

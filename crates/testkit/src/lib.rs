@@ -3,7 +3,8 @@
 //! Owns: finding PostgreSQL of several majors ([`postgres`]), throw-away servers ([`server`], [`etcd`], [`consul`], [`s3`]) and
 //! their certificates ([`certificates`]), folders and ports that parallel tests do not fight over ([`dir`], [`ports`]),
 //! handles of started programs ([`process`]), programs made for a test ([`executable`]), faults of processes and files ([`faults`], [`disk`]), disks that fill, freeze
-//! ([`volume`]), fail and forget ([`faulty`]), hosts that can be cut off, frozen and switched off ([`lab`]), the clients that
+//! ([`volume`]), fail and forget ([`faulty`]), hosts that can be cut off, frozen and switched off ([`lab`]), a network and a store that
+//! fail at any request ([`middleman`]), the clients that
 //! remember what was acknowledged ([`ledger`]) and every answer ([`history`]), and the observer that would see two
 //! primaries ([`observer`]).
 //! Must not: be a dependency of anything but tests and benchmarks, know Matriarch's own types, or touch a process
@@ -22,6 +23,7 @@ pub mod history;
 pub mod janitor;
 pub mod lab;
 pub mod ledger;
+pub mod middleman;
 pub mod observer;
 pub mod ports;
 pub mod postgres;

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use matriarch_api::{ArchiveCheckRow, ArchiveRepositoryRow};
 use matriarch_archive::archive::{Archive, ArchiveError};
 use matriarch_archive::configured::{Configured, Identity, Own};
-use matriarch_archive::repository::RepositoryError;
+use matriarch_archive::keys;
+use matriarch_archive::repository::{Repository, RepositoryError};
 
 /// How long one call is repeated while a store does not answer. What fails is tried again anyway.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -125,13 +126,35 @@ pub(super) async fn check(section: &matriarch_config::Archive, scope: &str, init
     let mut rows = Vec::new();
     for (name, repository) in configured.names().zip(repositories) {
         let checked = match repository {
-            Ok(repository) => repository.check().await,
+            Ok(repository) => repository.check().await.map(|took| (took, repository)),
             Err(error) => Err(error),
         };
         rows.push(match checked {
-            Ok(took) => ArchiveCheckRow { name, ok: true, took_ms: Some(took.as_millis() as u64), problem: None },
+            Ok((took, repository)) => {
+                let row =
+                    ArchiveCheckRow { name, ok: true, took_ms: Some(took.as_millis() as u64), ..Default::default() };
+                with_keys(row, &configured, &repository).await
+            }
             Err(error) => ArchiveCheckRow { name, problem: Some(explain(&error)), ..ArchiveCheckRow::default() },
         });
     }
     rows
+}
+
+/// What is to be said of the newest backup's keys.
+async fn with_keys(row: ArchiveCheckRow, configured: &Configured, repository: &Repository) -> ArchiveCheckRow {
+    let newest = match keys::newest(configured, repository).await {
+        Ok(Some(newest)) => newest,
+        Ok(None) => return row,
+        Err(error) => return ArchiveCheckRow { ok: false, problem: Some(error.to_string()), ..row },
+    };
+    let failure = newest.opens.as_ref().and_then(|opens| opens.as_ref().err()).map(ToString::to_string);
+    ArchiveCheckRow {
+        ok: failure.is_none(),
+        newest_backup: Some(newest.backup),
+        recipients: Some(newest.recipients.unwrap_or(0) as u32),
+        opens: newest.opens.map(|opens| opens.is_ok()),
+        problem: failure.map(|failure| format!("its newest backup: {failure}")),
+        ..row
+    }
 }

@@ -104,9 +104,18 @@ pub struct ArchiveCheckRow {
     pub name: String,
     /// It does all that is asked of it.
     pub ok: bool,
-    /// Milliseconds of the round trip: create, refuse a second create, read, delete.
+    /// Milliseconds of the round trip: create, refuse a second create, read, list, delete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<u64>,
+    /// The newest backup of the cluster there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest_backup: Option<String>,
+    /// To how many keys that is encrypted; 0: to none, it is in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipients: Option<u32>,
+    /// Whether the private keys of this host open it; absent where it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opens: Option<bool>,
     /// What it does not do, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

@@ -91,6 +91,11 @@ impl Identities {
         (identity.to_string().expose_secret().to_owned(), identity.to_public().to_string())
     }
 
+    /// The public halves.
+    pub fn public(&self) -> Vec<String> {
+        self.0.iter().map(|identity| identity.to_public().to_string()).collect()
+    }
+
     /// The data key of a header.
     pub(super) fn open_key(&self, wrapped: &str) -> Result<LessSafeKey, FormatError> {
         let damaged = |why: &dyn std::fmt::Display| FormatError::Damaged(format!("its key cannot be read: {why}"));
@@ -120,7 +125,33 @@ impl std::fmt::Debug for Identities {
     }
 }
 
+/// To how many keys the data key of a header is encrypted. Which they are it does not tell: that is how age hides them.
+pub fn recipients_of(wrapped: &str) -> usize {
+    let file = STANDARD.decode(wrapped).unwrap_or_default();
+    let lines = file.split(|byte| *byte == b'\n').take_while(|line| !line.starts_with(b"---"));
+    lines.filter(|line| line.starts_with(b"-> X25519 ")).count()
+}
+
 fn usable(key: &[u8]) -> Result<LessSafeKey, FormatError> {
     let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| FormatError::Damaged("its key is not 32 bytes".into()))?;
     Ok(LessSafeKey::new(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipients_of_a_key_are_counted() {
+        let pairs: Vec<(String, String)> = (0..3).map(|_| Identities::generate()).collect();
+        for count in [1, 3] {
+            let keys: Vec<&str> = pairs.iter().take(count).map(|(_, public)| public.as_str()).collect();
+            let recipients = Recipients::parse(keys.iter().copied()).unwrap();
+            let (_, wrapped) = recipients.new_key().unwrap();
+            assert_eq!(recipients_of(&wrapped), count);
+        }
+        assert_eq!(recipients_of("nonsense"), 0);
+        let identities = Identities::parse(&pairs[0].0).unwrap();
+        assert_eq!(identities.public(), [pairs[0].1.clone()]);
+    }
 }

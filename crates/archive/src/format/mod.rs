@@ -12,7 +12,7 @@ mod writer;
 
 pub use frame::{Codec, FRAME};
 pub use header::{Content, Header, Kind, Outline};
-pub use key::{BadKey, Identities, Recipients};
+pub use key::{BadKey, Identities, Recipients, recipients_of};
 pub use reader::{Reader, identity_of, open, peek};
 pub use writer::{Style, Writer, seal};
 

@@ -94,7 +94,9 @@ impl Repository {
         let deadline = Instant::now() + self.patience;
         let mut pause = Duration::from_millis(100);
         loop {
-            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            let options =
+                PutOptions { mode: PutMode::Create, attributes: self.attributes.clone(), ..PutOptions::default() };
+            self.sends(content.len()).await;
             let error = match self.store.put_opts(&path, content.clone().into(), options).await {
                 Ok(_) => return Ok(Created::Yes),
                 // Also what a store says while two creates of one name are under way, of which none may succeed.
@@ -125,8 +127,7 @@ impl Repository {
         }
         let folder = format!("{name}.claims");
         let own = format!("{folder}/{identity}");
-        let path = self.path(&own)?;
-        self.store.put(&path, Bytes::new().into()).await.map_err(|error| self.error("write", &own, error))?;
+        self.put(&own, Bytes::new()).await?;
         let claims = self.list(&folder).await?;
         if !claims.iter().any(|claim| claim.name == own) {
             return Err(self.unconditional("a list did not show an object that had been confirmed"));
@@ -135,35 +136,54 @@ impl Repository {
             let (object, repository) = (name.to_owned(), self.name.clone());
             return Err(RepositoryError::Conflict { object, kept: own, repository });
         }
-        let path = self.path(name)?;
-        self.store.put(&path, content.clone().into()).await.map_err(|error| self.error("write", name, error))?;
+        self.put(name, content.clone()).await?;
         Ok(Created::Yes)
     }
 
-    /// A round trip: an object is created, a second one of its name is refused, the first is read and removed. Returns how
-    /// long that took.
+    /// A round trip: an object is created, a second one of its name is refused, the first is read, listed, and removed. Returns
+    /// how long that took.
     ///
     /// # Errors
     /// Whatever of it the store does not do.
     pub async fn check(&self) -> Result<Duration, RepositoryError> {
         let begun = Instant::now();
         self.read_mark().await?;
-        match self.mark.create_by {
-            CreateBy::Condition => self.probe().await?,
-            CreateBy::Claims => {
-                let name = format!("probe/{}", random_name());
-                let content = Bytes::from_static(b"probe");
-                self.put(&name, content.clone()).await?;
-                if self.get(&name).await? != content || self.list("probe").await?.iter().all(|entry| entry.name != name)
-                {
-                    return Err(
-                        self.corrupt(&name, "it did not come back as it was written, or a list does not show it")
-                    );
-                }
-                self.delete(&name).await?;
-            }
-        }
+        let name = format!("probe/{}", random_name());
+        let done = self.round_trip(&name).await;
+        let removed = self.remove_for_good(&name).await;
+        done.and(removed)?;
         Ok(begun.elapsed())
+    }
+
+    async fn round_trip(&self, name: &str) -> Result<(), RepositoryError> {
+        let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
+        match self.mark.create_by {
+            CreateBy::Condition => {
+                if self.create_by_condition(name, &first).await? != Created::Yes {
+                    return Err(self.unconditional("it says that a new name is taken"));
+                }
+                if self.create_by_condition(name, &second).await? == Created::Yes {
+                    return Err(self.unconditional("the second of two creates of one name overwrote the first"));
+                }
+            }
+            CreateBy::Claims => self.put(name, first.clone()).await?,
+        }
+        if self.get(name).await? != first {
+            return Err(self.corrupt(name, "it did not come back as it was written"));
+        }
+        if self.list("probe").await?.iter().all(|entry| entry.name != name) {
+            return Err(self.corrupt(name, "a list does not show it although it was confirmed"));
+        }
+        Ok(())
+    }
+
+    async fn remove_for_good(&self, name: &str) -> Result<(), RepositoryError> {
+        self.delete(name).await?;
+        match self.size(name).await {
+            Err(error) if error.is_absent() => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(self.corrupt(name, "it is still there after it was deleted")),
+        }
     }
 
     /// Creates one name twice, with two contents: the second must be refused and the first must stay.

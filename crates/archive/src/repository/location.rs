@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
 
-use super::RepositoryError;
 use super::error::chain;
+use super::{RepositoryError, Tuning};
 
 /// Where a repository lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,39 @@ pub struct S3 {
     pub token: Option<String>,
     /// PEM file with the CA that signed the endpoint's certificate.
     pub ca: Option<PathBuf>,
+    /// What the store encrypts objects with.
+    pub server_side: Option<ServerSide>,
+}
+
+/// What S3 encrypts objects with where they rest.
+#[derive(Clone, PartialEq, Eq)]
+pub enum ServerSide {
+    /// Its own keys.
+    Own,
+    /// A key of its key service: the named one, or the account's.
+    KeyService(Option<String>),
+    /// Twice, with such a key.
+    KeyServiceTwice(Option<String>),
+    /// This one (32 bytes in base64), which comes with each request.
+    Customer(String),
+}
+
+impl std::fmt::Debug for ServerSide {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl ServerSide {
+    /// As the client calls it.
+    fn name(&self) -> &'static str {
+        match self {
+            ServerSide::Own => "AES256",
+            ServerSide::KeyService(_) => "aws:kms",
+            ServerSide::KeyServiceTwice(_) => "aws:kms:dsse",
+            ServerSide::Customer(_) => "sse-c",
+        }
+    }
 }
 
 /// A bucket of Google Cloud Storage.
@@ -98,15 +131,15 @@ impl Location {
     }
 
     /// The client. It repeats what fails for up to `patience`.
-    pub(super) fn connect(&self, patience: Duration) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
+    pub(super) fn connect(&self, patience: Duration, tuning: &Tuning) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
         let settings = |why: String| RepositoryError::Settings { repository: self.describe(), why };
-        self.build(patience).map_err(|error| match error {
+        self.build(patience, tuning).map_err(|error| match error {
             Unusable::Said(why) => settings(why),
             Unusable::Store(error) => settings(chain(&error)),
         })
     }
 
-    fn build(&self, patience: Duration) -> Result<Arc<dyn ObjectStore>, Unusable> {
+    fn build(&self, patience: Duration, tuning: &Tuning) -> Result<Arc<dyn ObjectStore>, Unusable> {
         Ok(match self {
             Location::Directory(path) => {
                 if !path.is_dir() {
@@ -117,12 +150,12 @@ impl Location {
                 let store = LocalFileSystem::new_with_prefix(path)?.with_fsync(true).with_automatic_cleanup(true);
                 Arc::new(store)
             }
-            Location::S3(s3) => Arc::new(s3.build(patience)?),
+            Location::S3(s3) => Arc::new(s3.build(patience, tuning)?),
             Location::Gcs(gcs) => {
                 let mut builder = GoogleCloudStorageBuilder::from_env()
                     .with_bucket_name(&gcs.bucket)
                     .with_retry(retry(patience))
-                    .with_client_options(options());
+                    .with_client_options(options(tuning));
                 if let Some(path) = &gcs.service_account {
                     builder = builder.with_service_account_path(path.display().to_string());
                 }
@@ -133,7 +166,7 @@ impl Location {
                     .with_account(&azure.account)
                     .with_container_name(&azure.container)
                     .with_retry(retry(patience))
-                    .with_client_options(options());
+                    .with_client_options(options(tuning));
                 if let Some(key) = &azure.access_key {
                     builder = builder.with_access_key(key);
                 }
@@ -147,8 +180,8 @@ impl Location {
 }
 
 impl S3 {
-    fn build(&self, patience: Duration) -> Result<object_store::aws::AmazonS3, Unusable> {
-        let mut options = options();
+    fn build(&self, patience: Duration, tuning: &Tuning) -> Result<object_store::aws::AmazonS3, Unusable> {
+        let mut options = options(tuning);
         if let Some(path) = &self.ca {
             let unreadable =
                 |error: &dyn std::fmt::Display| format!("the CA {} cannot be used: {error}", path.display());
@@ -179,6 +212,19 @@ impl S3 {
         if let Some(token) = &self.token {
             builder = builder.with_token(token);
         }
+        if let Some(server_side) = &self.server_side {
+            let set = |builder: AmazonS3Builder, key: &str, value: &str| -> Result<AmazonS3Builder, Unusable> {
+                Ok(builder.with_config(key.parse::<AmazonS3ConfigKey>()?, value))
+            };
+            builder = set(builder, "aws_server_side_encryption", server_side.name())?;
+            match server_side {
+                ServerSide::KeyService(Some(key)) | ServerSide::KeyServiceTwice(Some(key)) => {
+                    builder = set(builder, "aws_sse_kms_key_id", key)?;
+                }
+                ServerSide::Customer(key) => builder = set(builder, "aws_sse_customer_key_base64", key)?,
+                _ => {}
+            }
+        }
         Ok(builder.build()?)
     }
 }
@@ -194,12 +240,12 @@ impl From<object_store::Error> for Unusable {
     }
 }
 
-fn options() -> ClientOptions {
+fn options(tuning: &Tuning) -> ClientOptions {
     // A request that moves nothing for this long is dead; one that moves slowly is not.
     ClientOptions::new()
-        .with_connect_timeout(Duration::from_secs(5))
+        .with_connect_timeout(tuning.connect.unwrap_or(Duration::from_secs(5)))
         .with_timeout_disabled()
-        .with_read_timeout(Duration::from_secs(30))
+        .with_read_timeout(tuning.stall.unwrap_or(Duration::from_secs(30)))
 }
 
 fn retry(patience: Duration) -> RetryConfig {

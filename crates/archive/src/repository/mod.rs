@@ -8,12 +8,13 @@ mod create;
 mod error;
 mod location;
 mod mark;
+mod pace;
 mod upload;
 
 pub use create::{CreateBy, PutNew, digest_name};
 pub use error::RepositoryError;
 pub(crate) use error::chain;
-pub use location::{Azure, Gcs, Location, S3};
+pub use location::{Azure, Gcs, Location, S3, ServerSide};
 pub use mark::Mark;
 pub use upload::Upload;
 
@@ -25,7 +26,9 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use object_store::path::Path;
-use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt};
+use object_store::{Attribute, Attributes, Error as StoreError, ObjectStore, ObjectStoreExt, PutOptions};
+
+use pace::Pace;
 
 /// How a repository is opened.
 #[derive(Clone, Debug)]
@@ -34,6 +37,21 @@ pub struct Settings {
     pub location: Location,
     /// How long an operation is repeated while the store does not answer.
     pub patience: Duration,
+}
+
+/// How much and how fast a repository is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// Bytes a second that are sent at most.
+    pub upload: Option<u64>,
+    /// Bytes a second that are fetched at most.
+    pub download: Option<u64>,
+    /// How long a connection may take to come about; 5 s unless given.
+    pub connect: Option<Duration>,
+    /// How long a request may move nothing; 30 s unless given.
+    pub stall: Option<Duration>,
+    /// Class of storage that objects are written to.
+    pub storage_class: Option<String>,
 }
 
 /// One object of a list.
@@ -57,12 +75,21 @@ pub struct Repository {
     /// A directory whose file system was unmounted looks like an empty one, so it is looked at before each write.
     is_directory: bool,
     mark: Mark,
+    /// Of whatever is written.
+    attributes: Attributes,
+    upward: Option<Arc<Pace>>,
+    downward: Option<Arc<Pace>>,
 }
 
 impl Repository {
     /// Opens a repository that was initialised before.
     pub async fn open(settings: &Settings) -> Result<Repository, RepositoryError> {
-        let mut repository = Repository::connect(settings)?;
+        Repository::open_tuned(settings, &Tuning::default()).await
+    }
+
+    /// The same within limits.
+    pub async fn open_tuned(settings: &Settings, tuning: &Tuning) -> Result<Repository, RepositoryError> {
+        let mut repository = Repository::connect(settings, tuning)?;
         repository.mark = repository.read_mark().await?;
         Ok(repository)
     }
@@ -70,7 +97,16 @@ impl Repository {
     /// Opens a repository, and makes it one first when nothing is there: probes how objects can be created, and leaves
     /// its mark. One that is there stays as it is, whatever `create_by` says.
     pub async fn init(settings: &Settings, create_by: CreateBy) -> Result<Repository, RepositoryError> {
-        let mut repository = Repository::connect(settings)?;
+        Repository::init_tuned(settings, &Tuning::default(), create_by).await
+    }
+
+    /// The same within limits.
+    pub async fn init_tuned(
+        settings: &Settings,
+        tuning: &Tuning,
+        create_by: CreateBy,
+    ) -> Result<Repository, RepositoryError> {
+        let mut repository = Repository::connect(settings, tuning)?;
         repository.mark = match repository.read_mark().await {
             Err(RepositoryError::NotARepository { .. }) => repository.leave_mark(create_by).await?,
             answer => answer?,
@@ -78,17 +114,20 @@ impl Repository {
         Ok(repository)
     }
 
-    fn connect(settings: &Settings) -> Result<Repository, RepositoryError> {
+    fn connect(settings: &Settings, tuning: &Tuning) -> Result<Repository, RepositoryError> {
         let name = settings.location.describe();
         let prefix =
             settings.location.prefix().map_err(|why| RepositoryError::Settings { repository: name.clone(), why })?;
         Ok(Repository {
-            store: settings.location.connect(settings.patience)?,
+            store: settings.location.connect(settings.patience, tuning)?,
             prefix,
             name,
             patience: settings.patience,
             is_directory: matches!(settings.location, Location::Directory(_)),
             mark: Mark::unread(),
+            attributes: tuning.storage_class.iter().map(|class| (Attribute::StorageClass, class.clone())).collect(),
+            upward: tuning.upload.map(|bytes| Arc::new(Pace::new(bytes))),
+            downward: tuning.download.map(|bytes| Arc::new(Pace::new(bytes))),
         })
     }
 
@@ -106,8 +145,25 @@ impl Repository {
     pub async fn put(&self, name: &str, content: Bytes) -> Result<(), RepositoryError> {
         self.still_there().await?;
         let path = self.path(name)?;
-        self.store.put(&path, content.into()).await.map_err(|error| self.error("write", name, error))?;
+        let options = PutOptions { attributes: self.attributes.clone(), ..PutOptions::default() };
+        self.sends(content.len()).await;
+        let put = self.store.put_opts(&path, content.into(), options).await;
+        put.map_err(|error| self.error("write", name, error))?;
         Ok(())
+    }
+
+    /// Waits until so many bytes may be sent.
+    async fn sends(&self, bytes: usize) {
+        if let Some(pace) = &self.upward {
+            pace.take(bytes as u64).await;
+        }
+    }
+
+    /// Waits until so many bytes may be fetched, or until what was fetched has had its time.
+    async fn fetches(&self, bytes: u64) {
+        if let Some(pace) = &self.downward {
+            pace.take(bytes).await;
+        }
     }
 
     /// Reads a whole object.
@@ -123,12 +179,15 @@ impl Repository {
             let why = format!("the store announced {size} bytes and sent {}", content.len());
             return Err(self.corrupt(name, why));
         }
+        // Its size was not known before.
+        self.fetches(size).await;
         Ok(content)
     }
 
     /// Reads the bytes `range` of an object; fewer are an error.
     pub async fn range(&self, name: &str, range: Range<u64>) -> Result<Bytes, RepositoryError> {
         let path = self.path(name)?;
+        self.fetches(range.end - range.start).await;
         let read = self.store.get_range(&path, range.clone()).await;
         let wanted = (range.end - range.start) as usize;
         match read {

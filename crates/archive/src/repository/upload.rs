@@ -1,7 +1,7 @@
 //! Objects that are written in parts while they come into being. They get their name with the last part.
 
 use bytes::Bytes;
-use object_store::{ObjectStoreExt, WriteMultipart};
+use object_store::{PutMultipartOptions, WriteMultipart};
 
 use super::{Repository, RepositoryError};
 
@@ -22,7 +22,9 @@ impl Repository {
     pub async fn upload(&self, name: &str, in_flight: usize) -> Result<Upload, RepositoryError> {
         self.still_there().await?;
         let path = self.path(name)?;
-        let upload = self.store.put_multipart(&path).await.map_err(|error| self.error("begin", name, error))?;
+        let options = PutMultipartOptions { attributes: self.attributes.clone(), ..PutMultipartOptions::default() };
+        let upload = self.store.put_multipart_opts(&path, options).await;
+        let upload = upload.map_err(|error| self.error("begin", name, error))?;
         let parts = WriteMultipart::new_with_chunk_size(upload, PART);
         Ok(Upload { repository: self.clone(), name: name.to_owned(), parts, in_flight })
     }
@@ -31,6 +33,7 @@ impl Repository {
 impl Upload {
     /// Adds bytes; waits while too many parts are on their way.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), RepositoryError> {
+        self.repository.sends(bytes.len()).await;
         let waited = self.parts.wait_for_capacity(self.in_flight).await;
         waited.map_err(|error| self.repository.error("write", &self.name, error))?;
         self.parts.put(bytes);

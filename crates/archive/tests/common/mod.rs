@@ -66,6 +66,11 @@ impl Described {
         Described::new(None, Some(server.endpoint()), codec, encrypted)
     }
 
+    /// The same repository by another address, with little patience.
+    pub fn by_way_of(&self, endpoint: &str) -> Described {
+        Described { endpoint: Some(endpoint.to_owned()), patience_ms: 3_000, ..self.clone() }
+    }
+
     fn new(directory: Option<String>, endpoint: Option<String>, codec: &str, encrypted: bool) -> Described {
         let (identity, recipient) = encrypted.then(Identities::generate).unzip();
         Described { directory, endpoint, codec: codec.to_owned(), recipient, identity, patience_ms: 60_000 }

@@ -1,5 +1,9 @@
 //! The archive: which repositories, and in which form objects lie there.
 
+mod store;
+
+pub use store::ServerSideEncryption;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -84,6 +88,33 @@ pub struct ArchiveRepository {
     pub ca: Option<PathBuf>,
     /// How objects are created only if they are absent.
     pub create_by: CreateBy,
+    /// Class of storage that objects are written to; the bucket's own unless given.
+    #[serde(default)]
+    pub storage_class: Option<String>,
+    /// What S3 encrypts objects with.
+    #[serde(default)]
+    pub server_side_encryption: Option<ServerSideEncryption>,
+    /// The key of `SseKms` and `DsseKms`; the account's own unless given.
+    #[serde(default)]
+    pub kms_key: Option<String>,
+    /// File with the key of `SseC`, on every host.
+    #[serde(default)]
+    pub customer_key: Option<PathBuf>,
+    /// Bytes a second that one process sends at most.
+    #[serde(default)]
+    pub upload_limit: Option<u64>,
+    /// Bytes a second that one process fetches at most.
+    #[serde(default)]
+    pub download_limit: Option<u64>,
+    /// How long a connection may take to come about.
+    #[serde(default, with = "as_seconds::option")]
+    pub connect_timeout: Option<Duration>,
+    /// How long a request may move nothing.
+    #[serde(default, with = "as_seconds::option")]
+    pub request_timeout: Option<Duration>,
+    /// How long a call is repeated while the store does not answer.
+    #[serde(default, with = "as_seconds::option")]
+    pub retry_for: Option<Duration>,
 }
 
 /// Where a repository lies, as people write it.
@@ -274,8 +305,61 @@ const REPOSITORY: &[Key] = &[
         "put them in a file on every host and name it as `credentials`, or into the agent's environment",
         &[],
     ),
-    refused("storage_class", "it is not supported yet", "remove it; a rule of the bucket can set it", &[]),
+    key(
+        "storage_class",
+        Kind::Text { what: "a class of storage", check: store::storage_class },
+        "Class that objects are written to (`STANDARD_IA`, `INTELLIGENT_TIERING`; Google `NEARLINE`; Azure `Cool`). It must be one that \
+         can be read at once, and the tail writes and removes many small objects, which some classes charge for. Left out: the bucket's own.",
+    ),
+    key(
+        "server_side_encryption",
+        Kind::Choice(&["sse-s3", "sse-kms", "dsse-kms", "sse-c"]),
+        "S3: what the store encrypts objects with where they rest, beside `encryption`, which the store cannot undo. `sse-s3`: its own \
+         keys. `sse-kms`, `dsse-kms`: a key of its key service. `sse-c`: the key in `customer_key`, which comes with each request and is needed to \
+         read; only for a repository that begins with it. Left out: what the bucket does by itself.",
+    ),
+    key(
+        "kms_key",
+        Kind::Text { what: "the name of a key", check: one_line },
+        "With `sse-kms` or `dsse-kms`: name (ARN) of the key. Left out: the account's own.",
+    ),
+    key(
+        "customer_key",
+        Kind::Text { what: "an absolute path", check: absolute_path },
+        "With `sse-c`: a file on every host with 32 random bytes in base64 (`openssl rand -base64 32`). Without it nothing can be read.",
+    ),
+    key(
+        "upload_limit",
+        Kind::Bytes { min: SLOWEST, max: FASTEST },
+        "Bytes that each process (an agent, a backup) sends in a second at most, on average. Below what the database writes as WAL it \
+         piles up. Left out: no limit.",
+    ),
+    key(
+        "download_limit",
+        Kind::Bytes { min: SLOWEST, max: FASTEST },
+        "Bytes that each process (a restore, a drill, an agent that fetches WAL) fetches in a second at most, on average. Left out: no limit.",
+    ),
+    key(
+        "connect_timeout",
+        Kind::Seconds { min: 0.1, max: 300.0 },
+        "How long a connection to the store may take to come about. Left out: 5 s.",
+    ),
+    key(
+        "request_timeout",
+        Kind::Seconds { min: 1.0, max: 3600.0 },
+        "How long a request may move nothing before it is given up and made again; one that is only slow is not. Left out: 30 s.",
+    ),
+    key(
+        "retry_for",
+        Kind::Seconds { min: 0.0, max: 86_400.0 },
+        "How long one call is repeated, at growing distances, while the store does not answer. What failed then is tried again by \
+         whoever needs it. Left out: 3 s for WAL and its tail, 60 s for backups and restores.",
+    ),
 ];
+
+/// Slower than this nothing would ever end.
+const SLOWEST: u64 = 64 << 10;
+const FASTEST: u64 = 1 << 40;
 
 const ENCRYPTION: &[Key] = &[
     key(
@@ -320,14 +404,23 @@ pub(crate) fn rule(section: &Map<String, Value>, path: &str, problems: &mut Prob
 fn fitting(location: &ArchiveLocation, repository: &Value, path: &str, problems: &mut Problems) {
     let given = |key: &str| repository.get(key).is_some_and(|value| !value.is_null());
     let useless: &[&str] = match location {
-        ArchiveLocation::Directory(_) => &["endpoint", "region", "credentials", "ca"],
+        ArchiveLocation::Directory(_) => &["endpoint", "region", "credentials", "ca", "storage_class"],
         ArchiveLocation::S3 { .. } => &[],
         ArchiveLocation::Gcs { .. } => &["endpoint", "region", "ca"],
         ArchiveLocation::Azure { .. } => &["region", "ca"],
     };
-    for key in useless.iter().filter(|key| given(key)) {
+    let sealing: &[&str] = match location {
+        ArchiveLocation::S3 { .. } => &[],
+        _ => &["server_side_encryption", "kms_key", "customer_key"],
+    };
+    let calls: &[&str] = match location {
+        ArchiveLocation::Directory(_) => &["connect_timeout", "request_timeout", "retry_for"],
+        _ => &[],
+    };
+    for key in useless.iter().chain(sealing).chain(calls).filter(|key| given(key)) {
         problems.add(join(path, key), format!("it means nothing for {location}"), "remove it");
     }
+    store::rule(repository, path, problems);
     let is_clear = repository.get("endpoint").and_then(Value::as_str).is_some_and(|url| url.starts_with("http://"));
     if is_clear && repository.get("allow_http") != Some(&Value::Bool(true)) {
         problems.add(

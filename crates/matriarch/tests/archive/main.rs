@@ -119,6 +119,30 @@ async fn fetch(cluster: &Cluster, member: &str, name: &str, to: &Path) -> (i32, 
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
+/// The right key opens the newest backup, another one does not, and both are said while it can be mended.
+async fn keys_are_proved(cluster: &Cluster, identities: &Path, public: &str) {
+    let file = identities.display().to_string();
+    let none = cluster.verb(&["archive", "check", "--identity", &file, "-o", "json"]).await.json();
+    assert_eq!(none["backups"][0]["backup"], Value::Null, "{none:#}");
+    cluster.verb(&["backup"]).await.ok();
+    let page = cluster.verb(&["archive", "check", "--identity", &file, "-o", "json"]).await.json();
+    let (row, line) = (&page["repositories"][0], &page["backups"][0]);
+    assert_eq!(
+        (row["ok"].as_bool(), row["recipients"].as_u64(), row["opens"].as_bool()),
+        (Some(true), Some(1), Some(true))
+    );
+    assert_eq!((line["opens"].as_bool(), line["recipients"].as_u64()), (Some(true), Some(1)), "{page:#}");
+    assert_eq!((page["public"][0].as_str(), page["is_recipient"].as_bool()), (Some(public), Some(true)), "{page:#}");
+    let other = cluster.root().join("other");
+    std::fs::write(&other, Identities::generate().0).expect("there is room");
+    let shut = cluster.verb(&["archive", "check", "--identity", &other.display().to_string()]).await;
+    shut.refused_naming(77, &["does not open the newest backup", "recipients"]);
+    assert!(shut.out.contains("encrypted to other recipients"), "{shut}");
+    std::fs::write(&other, "# no key\n").expect("there is room");
+    let empty = cluster.verb(&["archive", "check", "--identity", &other.display().to_string()]).await;
+    empty.refused_naming(78, &["holds no key"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     let cluster = Plan::new("archived").start().await;
@@ -136,6 +160,7 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     let page = until(&cluster, "archived", |page| page["waiting"] == 0 && page["last_archived"].is_object()).await;
     assert_eq!(page["repositories"][0]["open"], true, "{page:#}");
     cluster.verb(&["archive", "check"]).await.ok();
+    keys_are_proved(&cluster, &identities, &public).await;
 
     // What is there, what is proven not to be, and what nobody knows.
     let leader = health::leader(&cluster).await;

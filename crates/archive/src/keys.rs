@@ -1,0 +1,89 @@
+//! Whether the keys at hand open what a repository holds: asked while another key can still be named.
+
+use jiff::Timestamp;
+
+use crate::archive::{Archive, ArchiveError};
+use crate::base::{self, Found, Line};
+use crate::configured::Configured;
+use crate::format::{self, Kind};
+use crate::layout::Place;
+use crate::repository::{Repository, RepositoryError};
+
+/// Longer than any header.
+const HEADER: u64 = 128 << 10;
+
+/// The newest backup of a cluster in one repository.
+#[derive(Debug)]
+pub struct Newest {
+    /// Its name.
+    pub backup: String,
+    /// Its incarnation.
+    pub incarnation: String,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// To how many keys it is encrypted, each of which opens it; none: it is not encrypted.
+    pub recipients: Option<usize>,
+    /// Whether it can be read. None: it is encrypted, and there is no identity to try.
+    pub opens: Option<Result<(), RepositoryError>>,
+}
+
+/// Finds it without a key, and opens its manifest and content of its first pack with the identities of `configured`; none when
+/// there is no backup.
+///
+/// # Errors
+/// When the repository cannot be looked at.
+pub async fn newest(configured: &Configured, repository: &Repository) -> Result<Option<Newest>, ArchiveError> {
+    let mut best: Option<(Timestamp, String, Archive, u64)> = None;
+    for archive in configured.incarnations(repository).await? {
+        for entry in repository.list(&archive.place().base_folder()).await? {
+            let Some(backup) = name_of(&archive, &entry.name) else { continue };
+            let outline = match base::outline(&archive, &entry.name, entry.size).await {
+                Ok(Found::Backup(outline)) => outline,
+                Ok(Found::Abandoned) => continue,
+                // Retention or somebody else took it meanwhile.
+                Err(error) if error.is_absent() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if best.as_ref().is_none_or(|(ended, ..)| outline.stop_time > *ended) {
+                best = Some((outline.stop_time, backup, archive.clone(), entry.size));
+            }
+        }
+    }
+    let Some((ended, backup, archive, size)) = best else { return Ok(None) };
+    let recipients = recipients(&archive, &backup, size).await?;
+    let opens = match recipients.is_some() && archive.identities().is_empty() {
+        true => None,
+        false => Some(open(&archive, &backup).await),
+    };
+    let incarnation = archive.place().incarnation().to_owned();
+    Ok(Some(Newest { backup, incarnation, ended, recipients, opens }))
+}
+
+fn name_of(archive: &Archive, object: &str) -> Option<String> {
+    let below = object.strip_prefix(&format!("{}/", archive.place().base_folder()))?;
+    let backup = below.strip_suffix("/manifest")?;
+    Place::new(archive.place().cluster(), backup).is_ok().then(|| backup.to_owned())
+}
+
+async fn recipients(archive: &Archive, backup: &str, size: u64) -> Result<Option<usize>, RepositoryError> {
+    let name = archive.place().manifest(backup);
+    let bytes = archive.repository().range(&name, 0..size.min(HEADER)).await?;
+    let header = format::peek(&bytes).map_err(|error| archive.error(&name, error))?;
+    Ok(header.key.as_deref().map(format::recipients_of))
+}
+
+/// Every object has a key of its own, so one with the files' content is opened as well.
+async fn open(archive: &Archive, backup: &str) -> Result<(), RepositoryError> {
+    let manifest = base::manifest(archive, backup).await?;
+    let first = manifest.lines.iter().find_map(|line| match line {
+        Line::Frame(pack, index, at, length, ..) => Some((*pack, *index, *at, *length)),
+        _ => None,
+    });
+    let Some((pack, index, at, length)) = first else { return Ok(()) };
+    let name = archive.place().pack(backup, pack);
+    let bytes = archive.repository().range(&name, 0..at + length).await?;
+    let mut content = Vec::new();
+    let opened = format::Reader::begin(&bytes, Kind::Pack, &name, archive.identities())
+        .and_then(|(mut reader, _)| reader.frame(&bytes[at as usize..], index, &mut content));
+    opened.map(drop).map_err(|error| archive.error(&name, error))
+}
