@@ -1,5 +1,6 @@
 //! One look at the data directory, and what it means for decisions.
 
+use matriarch_archive::configured::{Identity, Own};
 use matriarch_core::Incarnation;
 use matriarch_core::decide::{Data, DataFacts};
 use matriarch_postgres::control::Unfinished;
@@ -17,13 +18,18 @@ pub struct DataReport {
     pub data: Data,
     /// The control file.
     pub control: Option<ControlData>,
+    /// The line of data that it is, as an archive names it.
+    pub line: Option<String>,
 }
 
 /// Looks at the directory.
 pub async fn data_report(instance: &Instance) -> DataReport {
     let state = match inspect(instance).await {
         Ok(state) => state,
-        Err(error) => return DataReport { second_look: None, data: Data::Unusable(error.to_string()), control: None },
+        Err(error) => {
+            let data = Data::Unusable(error.to_string());
+            return DataReport { second_look: None, data, control: None, line: None };
+        }
     };
     let (data, control) = match state {
         DataDirState::Missing | DataDirState::Empty => (Data::Missing, None),
@@ -41,7 +47,18 @@ pub async fn data_report(instance: &Instance) -> DataReport {
             Err(error) => (Data::Unusable(error.to_string()), Some(control)),
         },
     };
-    DataReport { second_look: None, data, control }
+    let line = control.as_ref().and_then(|control| line(instance, control));
+    DataReport { second_look: None, data, control, line }
+}
+
+/// A record that cannot be read is told by the archive, which needs it as well.
+fn line(instance: &Instance, control: &ControlData) -> Option<String> {
+    let identity = Identity {
+        system_identifier: control.system_identifier,
+        major: instance.binaries.version().major,
+        segment_size: control.wal_segment_size,
+    };
+    Own::of(&instance.data_dir, identity).ok().map(|own| own.name)
 }
 
 /// The directory's identity; one that has none (somebody else made it) gets one now.

@@ -44,6 +44,8 @@ pub struct Pg {
     pub data: Data,
     /// The control file as last read.
     pub control: Option<ControlData>,
+    /// The line of data in the directory.
+    pub line: Option<String>,
     /// The server as last seen.
     pub server: Server,
     /// The newest answer, while it runs.
@@ -85,6 +87,7 @@ impl Pg {
             events,
             data: Data::Unknown,
             control: None,
+            line: None,
             server: Server::Stopped,
             probe: None,
             pending_restart: Vec::new(),
@@ -409,6 +412,7 @@ impl Pg {
         }
         self.data = report.data;
         self.control = report.control;
+        self.line = report.line;
     }
 
     /// The member that a standby streams from.

@@ -57,9 +57,25 @@ pub type Failed = Box<dyn std::error::Error + Send + Sync>;
 /// # Errors
 /// In words. Nothing is in the directory's place then.
 pub async fn perform(instance: &Arc<Instance>, order: &Arc<Order>, log: &Path) -> Result<(), String> {
-    let (mut done, answer) = oneshot::channel();
     let (instance, order, log) = (instance.clone(), order.clone(), log.to_owned());
-    let work = move || {
+    let answer = apart(move || async move { restore(&instance, &order, &log).await })?;
+    answer.await.unwrap_or_else(|_| Err("its thread ended".to_owned()))
+}
+
+/// Does what takes long on a thread and a runtime of its own, once what was begun before it has ended; given up when nobody waits
+/// for the answer any more.
+///
+/// # Errors
+/// When there is no thread for it.
+pub(crate) fn apart<T, Work>(
+    work: impl FnOnce() -> Work + Send + 'static,
+) -> Result<oneshot::Receiver<Result<T, String>>, String>
+where
+    T: Send + 'static,
+    Work: Future<Output = Result<T, Failed>>,
+{
+    let (mut done, answer) = oneshot::channel();
+    let all = move || {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
@@ -67,7 +83,7 @@ pub async fn perform(instance: &Arc<Instance>, order: &Arc<Order>, log: &Path) -
         };
         let outcome = runtime.block_on(async {
             tokio::select! {
-                outcome = restore(&instance, &order, &log) => Some(outcome.map_err(|error| error.to_string())),
+                outcome = work() => Some(outcome.map_err(|error| error.to_string())),
                 () = done.closed() => None,
             }
         });
@@ -78,18 +94,14 @@ pub async fn perform(instance: &Arc<Instance>, order: &Arc<Order>, log: &Path) -
         }
     };
     let thread = std::thread::Builder::new().name("restore".to_owned());
-    thread.spawn(work).map_err(|error| format!("its thread cannot be started: {error}"))?;
-    answer.await.unwrap_or_else(|_| Err("its thread ended".to_owned()))
+    thread.spawn(all).map_err(|error| format!("its thread cannot be started: {error}"))?;
+    Ok(answer)
 }
 
 async fn restore(instance: &Instance, order: &Order, log: &Path) -> Result<(), Failed> {
     let (archive, plan) = choose(order).await?;
-    let (summary, ours) = (&plan.summary, instance.binaries.version().major);
-    if summary.major != ours {
-        let text =
-            format!("backup {} is of PostgreSQL {}, and the programs are of {ours}", summary.backup, summary.major);
-        return Err(format!("{text}: name the right ones as postgresql.bin_dir").into());
-    }
+    let summary = &plan.summary;
+    fits(instance, summary)?;
     let spaces = spaces(order, summary)?;
     room(instance, &archive, &plan)?;
     let dir = restored::begin(instance).await?;
@@ -98,7 +110,7 @@ async fn restore(instance: &Instance, order: &Order, log: &Path) -> Result<(), F
     let (backup, target) = (&summary.backup, &plan.target);
     tracing::info!(%backup, repository = archive.repository().name(), %target, "restoring a backup for the new cluster");
 
-    let options = options(instance, order, &archive, &plan, (&dir, spaces))?;
+    let options = options(instance, order, &archive, &plan, (&dir, spaces), &line(&plan))?;
     let begun = Instant::now();
     let took = {
         let mut work = std::pin::pin!(restore::restore(&archive, &plan, &options));
@@ -112,7 +124,7 @@ async fn restore(instance: &Instance, order: &Order, log: &Path) -> Result<(), F
         }
     };
     tracing::info!(files = ?took.files, wal = ?took.wal, "restored: PostgreSQL recovers it now");
-    let reached = restored::recover(instance, &dir, log).await?;
+    let reached = restored::recover(instance, &dir, &[], log).await?;
     if plan.falls_short(reached, archive.incarnation().segment_size) {
         return Err(format!(
             "recovery ended at {reached} although the archive goes on to {}: the WAL there is damaged ('matriarch backup verify \
@@ -126,7 +138,23 @@ async fn restore(instance: &Instance, order: &Order, log: &Path) -> Result<(), F
     Ok(())
 }
 
-async fn choose(order: &Order) -> Result<(Archive, Plan), Failed> {
+/// Whether the programs that are here can run it.
+pub(crate) fn fits(instance: &Instance, summary: &Summary) -> Result<(), Failed> {
+    let ours = instance.binaries.version().major;
+    if summary.major == ours {
+        return Ok(());
+    }
+    let text = format!("backup {} is of PostgreSQL {}, and the programs are of {ours}", summary.backup, summary.major);
+    Err(format!("{text}: name the right ones as postgresql.bin_dir").into())
+}
+
+/// Name of the incarnation that begins with a restore now.
+pub(crate) fn line(plan: &Plan) -> String {
+    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+    format!("{}-{now}", plan.summary.system_identifier)
+}
+
+pub(crate) async fn choose(order: &Order) -> Result<(Archive, Plan), Failed> {
     let configured = Configured::new(&order.section, &order.cluster, PATIENCE)?;
     let mut failed: Option<Failed> = None;
     for repository in configured.repositories().await {
@@ -144,7 +172,7 @@ async fn choose(order: &Order) -> Result<(Archive, Plan), Failed> {
     Err(format!("cluster '{}' cannot be restored: {error}", order.cluster).into())
 }
 
-fn room(instance: &Instance, archive: &Archive, plan: &Plan) -> Result<(), Failed> {
+pub(crate) fn room(instance: &Instance, archive: &Archive, plan: &Plan) -> Result<(), Failed> {
     let beside = instance.data_dir.parent().unwrap_or(Path::new("/"));
     let needed = plan.summary.size + plan.wal(archive.incarnation().segment_size) + SPARE;
     let free = volumes::free(beside).map_err(|error| format!("{}: {error}", beside.display()))?;
@@ -155,15 +183,15 @@ fn room(instance: &Instance, archive: &Archive, plan: &Plan) -> Result<(), Faile
     Ok(())
 }
 
-fn options(
+pub(crate) fn options(
     instance: &Instance,
     order: &Order,
     archive: &Archive,
     plan: &Plan,
     (dir, tablespaces): (&Path, BTreeMap<u32, PathBuf>),
+    line: &str,
 ) -> Result<Options, Failed> {
-    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
-    let mut origin = plan.origin(archive, &format!("{}-{now}", plan.summary.system_identifier));
+    let mut origin = plan.origin(archive, line);
     // What another cluster has archived is not in this one's part of an archive.
     origin.parent = origin.parent.filter(|_| order.own);
     Ok(Options {
@@ -180,16 +208,17 @@ fn options(
     })
 }
 
-fn spaces(order: &Order, summary: &Summary) -> Result<BTreeMap<u32, PathBuf>, Failed> {
+pub(crate) fn spaces(order: &Order, summary: &Summary) -> Result<BTreeMap<u32, PathBuf>, Failed> {
     let mut places: BTreeMap<u32, PathBuf> =
         summary.tablespaces.iter().map(|space| (space.oid, PathBuf::from(&space.path))).collect();
     for (name, path) in &order.tablespaces {
         let Some(space) = summary.tablespaces.iter().find(|space| space.name == *name) else {
             let known: Vec<&str> = summary.tablespaces.iter().map(|space| space.name.as_str()).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            return Err(
-                format!("bootstrap.restore.tablespace: the backup has no tablespace '{name}'; it has {known}").into()
-            );
+            return Err(format!(
+                "a tablespace is to go elsewhere, and the backup has no tablespace '{name}'; it has {known}"
+            )
+            .into());
         };
         places.insert(space.oid, path.clone());
     }
@@ -203,12 +232,12 @@ fn mark(data_dir: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn mark_spaces<'a>(data_dir: &Path, places: impl Iterator<Item = &'a PathBuf>) -> Result<(), Failed> {
+pub(crate) fn mark_spaces<'a>(data_dir: &Path, places: impl Iterator<Item = &'a PathBuf>) -> Result<(), Failed> {
     let places: Vec<&PathBuf> = places.collect();
     for place in &places {
         if std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_some()) {
             let text = format!("{} is not empty; empty it, or name another place", place.display());
-            return Err(format!("{text} in bootstrap.restore.tablespace").into());
+            return Err(format!("{text} for the tablespace (--tablespace, bootstrap.restore.tablespace)").into());
         }
     }
     if !places.is_empty() {

@@ -114,6 +114,9 @@ fn footer(view: &View) -> Vec<Part> {
     if view.cluster.matriarch.handover {
         parts.push(Part::Line(Tone::Warn, "A switchover is under way".to_owned()));
     }
+    if let Some(restore) = &view.cluster.matriarch.restore {
+        parts.push(Part::Line(Tone::Warn, restore.clone()));
+    }
     if view.cluster.pause {
         parts.push(Part::Line(
             Tone::Warn,

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use matriarch_agent::archive::WalCommand;
 use matriarch_agent::guard::GuardOptions;
-use matriarch_cli::{OutputArgs, Ui, Verb};
+use matriarch_cli::{ArchiveCheckArgs, ArchiveVerb, OutputArgs, Ui, Verb};
 
 /// Keeps a PostgreSQL cluster available: failover that loses nothing acknowledged, switchover, repair, routing.
 #[derive(Debug, Parser)]
@@ -57,15 +57,19 @@ enum Mode {
         matriarch backup verify\n  matriarch backup expire --keep 7"
     )]
     Backup(Box<backup::BackupArgs>),
-    /// Restore a cluster's data into an empty directory, at any moment that is in the archive
+    /// Restore a cluster's data as it was at any moment that is in the archive
     #[command(
         long_about = "Restores a backup into an empty directory, and sets PostgreSQL up to replay WAL from the archive to the \
         target when it is started; no agent is needed for that. Before anything is written it makes sure that the archive \
         reaches the target, and otherwise says what it does reach. An interrupted restore leaves a directory that PostgreSQL \
-        refuses to start.",
+        refuses to start.\n\nWith --in-place a cluster that runs goes back itself: the leader restores beside its data while \
+        everything goes on; then every PostgreSQL stops, the restored data takes the place of the old, and the other members copy \
+        it. The old data stays beside it until '--confirm' removes it or '--undo' puts it back. Whatever fails before that leaves \
+        the cluster as it was.",
         after_long_help = "Examples:\n  matriarch restore /var/lib/postgresql/restored --dry-run\n  matriarch restore \
         /srv/restored --to '2026-11-22 06:00:00+01:00'\n  matriarch restore /srv/restored --to xid=7421 --at-target pause\n  \
-        matriarch restore /srv/restored --archive archive.yml --scope main --identity key.txt"
+        matriarch restore /srv/restored --archive archive.yml --scope main --identity key.txt\n  matriarch restore --in-place \
+        --to '2026-11-22 06:00:00+01:00' --dry-run\n  matriarch restore --undo"
     )]
     Restore(Box<backup::RestoreArgs>),
     /// What a restored directory fetches its WAL with
@@ -180,6 +184,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let mut ui = Ui::terminal(cli.output.output);
             drill::run(drill, &cli.which, &mut ui).await
         }),
+        Mode::Cluster(Verb::Archive(ArchiveVerb::Check(ArchiveCheckArgs { identity: Some(identity) }))) => {
+            block_on(async move {
+                let mut ui = Ui::terminal(cli.output.output);
+                backup::prove_keys(identity, &cli.which, &mut ui).await
+            })
+        }
         Mode::Cluster(verb) => block_on(async move {
             let mut ui = Ui::terminal(cli.output.output);
             let needs_cluster = !matches!(&verb, Verb::Config(matriarch_cli::ConfigVerb::Check(_)));

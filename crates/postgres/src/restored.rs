@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use matriarch_core::{Incarnation, Lsn};
 
 use crate::bootstrap::{self, InitdbError};
-use crate::files::FileError;
+use crate::files::{self, Context, FileError};
 use crate::instance::Instance;
 use crate::postmaster::StartError;
 use crate::process::KillError;
@@ -57,8 +58,13 @@ pub async fn begin(instance: &Instance) -> Result<PathBuf, InitdbError> {
 }
 
 /// Starts PostgreSQL there by itself until recovery is over, gives our roles the passwords of the configuration, and stops it.
-/// Says where recovery ended.
-pub async fn recover(instance: &Instance, dir: &Path, log: &Path) -> Result<Lsn, RestoredError> {
+/// Says where recovery ended. `settings` win over those of the files.
+pub async fn recover(
+    instance: &Instance,
+    dir: &Path,
+    settings: &[(&str, &str)],
+    log: &Path,
+) -> Result<Lsn, RestoredError> {
     let alone = Instance {
         data_dir: dir.to_owned(),
         // Whoever waits at the member's own socket must not get in without a password.
@@ -67,7 +73,7 @@ pub async fn recover(instance: &Instance, dir: &Path, log: &Path) -> Result<Lsn,
         passfile: None,
         ..instance.clone()
     };
-    let server = scratch::start(&alone, &[], log).await?;
+    let server = scratch::start(&alone, settings, log).await?;
     let sql = server.ready().await.map_err(|error| refined(error, instance))?;
     let reached = reached(&sql).await?;
     roles::create_roles(&sql, instance).await?;
@@ -94,12 +100,73 @@ async fn reached(sql: &Sql) -> Result<Lsn, RestoredError> {
 
 /// Makes it this member's, with an identity of its own, and puts it in the data directory's place.
 pub fn finish(instance: &Instance, dir: &Path) -> Result<Incarnation, RestoredError> {
+    let incarnation = ready(instance, dir)?;
+    staging::place(instance)?;
+    Ok(incarnation)
+}
+
+/// Makes it this member's, with an identity of its own; it stays where it is.
+pub fn ready(instance: &Instance, dir: &Path) -> Result<Incarnation, RestoredError> {
     // Some keep it outside of the data directory, so that no backup has it.
     if !dir.join("postgresql.conf").exists() {
         instance.write_in(dir, "postgresql.conf", b"")?;
     }
     include::ensure_in(instance, dir)?;
-    let incarnation = incarnation::renew_in(instance, dir)?;
-    staging::place(instance)?;
-    Ok(incarnation)
+    Ok(incarnation::renew_in(instance, dir)?)
+}
+
+/// Makes a directory that was put aside this member's again, under a new identity: it starts as a standby, to be promoted.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn revive(instance: &Instance, dir: &Path) -> Result<Incarnation, RestoredError> {
+    instance.write_in(dir, "standby.signal", b"")?;
+    Ok(incarnation::renew_in(instance, dir)?)
+}
+
+/// Puts `incoming` in the data directory's place, and what was there at `outgoing`, which must be free. Cut off anywhere, it is
+/// done by the next call. Not on another thread: when it has returned, nothing changes any more.
+///
+/// # Errors
+/// The renames. Nothing is lost then.
+pub fn change_places(data_dir: &Path, incoming: &Path, outgoing: &Path) -> Result<(), FileError> {
+    if fs::symlink_metadata(incoming).is_err() {
+        return Err(FileError::new("find", incoming, io::ErrorKind::NotFound.into()));
+    }
+    // Else this is what an earlier call has begun.
+    if fs::symlink_metadata(data_dir).is_ok() {
+        if fs::symlink_metadata(outgoing).is_ok() {
+            return Err(FileError::new("move the data directory to", outgoing, io::ErrorKind::AlreadyExists.into()));
+        }
+        fs::rename(data_dir, outgoing).doing("move aside", data_dir)?;
+    }
+    fs::rename(incoming, data_dir).doing("put in the data directory's place", incoming)?;
+    files::fsync_dir(files::parent(data_dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_change_places_and_a_second_call_finishes_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let [data, new, old] = ["data", "new", "old"].map(|name| dir.path().join(name));
+        for (path, text) in [(&data, "old"), (&new, "new")] {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("is"), text).unwrap();
+        }
+        let is = |path: &Path| fs::read_to_string(path.join("is")).unwrap_or_default();
+        // Cut off after the first rename.
+        fs::rename(&data, &old).unwrap();
+        change_places(&data, &new, &old).unwrap();
+        assert_eq!((is(&data), is(&old), new.exists()), ("new".to_owned(), "old".to_owned(), false));
+        // Nothing to come, and nowhere to go: all stays.
+        assert!(change_places(&data, &new, &dir.path().join("free")).is_err());
+        assert!(change_places(&data, &old, &old).is_err());
+        assert_eq!((is(&data), is(&old)), ("new".to_owned(), "old".to_owned()));
+        let newer = dir.path().join("newer");
+        change_places(&data, &old, &newer).unwrap();
+        assert_eq!((is(&data), is(&newer)), ("old".to_owned(), "new".to_owned()));
+    }
 }

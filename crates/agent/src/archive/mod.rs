@@ -60,6 +60,8 @@ pub struct Charge {
     pub standing: Standing,
     /// `archive_mode` is in force.
     pub archives: bool,
+    /// The line of data in the directory: another one is archived under another name.
+    pub line: Option<String>,
 }
 
 /// What the member's PostgreSQL is, as far as archiving goes.
@@ -196,6 +198,11 @@ impl Archiver {
     /// All WAL before this position is in every repository.
     pub fn safe(&self) -> Option<Lsn> {
         self.board.shown().safe
+    }
+
+    /// Nothing that could be archived is left, as far as is known.
+    pub fn is_idle(&self) -> bool {
+        !self.started || self.board.shown().idle
     }
 
     /// How scheduled backups stand.

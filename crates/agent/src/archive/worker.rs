@@ -141,8 +141,8 @@ impl Worker {
 
     fn take_charge(&mut self) {
         let charge = self.charge.borrow_and_update().clone();
-        let moved = (charge.section != self.told.section, charge.identity != self.told.identity);
-        if moved != (false, false) || self.begins(&charge) {
+        let place = |charge: &Charge| (charge.section.clone(), charge.identity, charge.line.clone());
+        if place(&charge) != place(&self.told) || self.begins(&charge) {
             self.close();
         }
         if charge.standing != self.told.standing {

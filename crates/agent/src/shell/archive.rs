@@ -36,6 +36,7 @@ impl Shell {
             identity: self.archive_identity(),
             standing: self.archive_standing(),
             archives: probe.is_some_and(|probe| probe.archives),
+            line: self.pg.line.clone(),
         };
         self.archiver.tell(charge, flushed);
     }

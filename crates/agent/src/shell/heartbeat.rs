@@ -67,7 +67,7 @@ impl Shell {
         self.authority = decision.authority;
         self.heartbeats.say(Said {
             stance,
-            incarnation: self.pg.incarnation(),
+            incarnation: self.incarnation_that_counts(),
             serial: self.lasting.newest().map_or(0, |sync| sync.serial),
             asks: decision.asks_promise,
         });

@@ -11,6 +11,7 @@ mod ending;
 mod events;
 mod guard;
 mod heartbeat;
+mod in_place;
 mod limits;
 mod observe;
 mod pooler_role;
@@ -86,6 +87,7 @@ pub struct Shell {
     guard: GuardLink,
     archiver: Archiver,
     backups: backups::Backups,
+    in_place: in_place::Work,
     virtual_ip: VirtualIp,
     guard_state: watch::Receiver<GuardState>,
     /// Its word as last looked at.
@@ -144,6 +146,7 @@ impl Shell {
         Shell {
             archiver: Archiver::new(archive, shared.archive.clone()),
             backups: backups::Backups::default(),
+            in_place: in_place::Work::default(),
             pg: Pg::new(options.clone(), sender.clone()),
             storage: Storage::new(store, sender.clone(), crate::policy::ttl(&config)),
             watch,
@@ -324,6 +327,7 @@ impl Shell {
         }
         self.keep_archive();
         self.keep_backups(now);
+        let replaced = self.keep_in_place(now);
         self.tell_guard(now);
         self.keep_virtual_ip();
         self.promise_if_asked(now);
@@ -337,7 +341,7 @@ impl Shell {
         self.keep_certificates_and_log(now);
         let asked = self.look_for_routers(now);
         let rested = self.storage.rests_until(now).unwrap_or(Millis::MAX);
-        let wake = decision.next_wake.min(restart).min(rested).min(asked);
+        let wake = decision.next_wake.min(restart).min(rested).min(asked).min(replaced);
         if restricted { wake.max(now + 20) } else { wake }
     }
 

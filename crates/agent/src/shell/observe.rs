@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use matriarch_core::decide::{Millis, Observation};
+use matriarch_core::decide::{Job, Millis, Observation};
 
 use super::Shell;
 
@@ -27,9 +27,9 @@ impl Shell {
             now,
             store,
             lease: self.storage.lease(),
-            data: self.pg.data.clone(),
+            data: self.data_that_counts(),
             server: self.pg.observed(),
-            busy: self.pg.busy().cloned(),
+            busy: self.pg.busy().cloned().or_else(|| self.replaces_data().then_some(Job::Restart)),
             finished: self.pg.finished.clone(),
             stopping: self.stopping,
             reinit: self.reinit,

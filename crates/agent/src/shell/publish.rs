@@ -95,7 +95,7 @@ impl Shell {
                 .collect(),
             scheduled_restart: self.scheduled_restart(),
             pause: self.config.pause,
-            incarnation: self.pg.incarnation(),
+            incarnation: self.incarnation_that_counts(),
             epoch: sync.map_or(0, |sync| sync.value.epoch),
             // A proxy that comes through the socket would lend its identity to whoever it serves.
             unix_socket: self.socket_is_safe.then(|| options.instance.socket_path().to_string_lossy().into_owned()),
@@ -121,6 +121,7 @@ impl Shell {
         match (self.pg.busy(), &self.pg.server) {
             // Whoever asked for it waits for this state to end.
             _ if self.reinit => "creating replica",
+            (None, Server::Stopped) if self.replaces_data() => "restoring",
             (Some(Job::Initdb), _) => "initializing new cluster",
             (Some(Job::Clone), _) => "creating replica",
             (Some(Job::Rewind), _) => "running pg_rewind",

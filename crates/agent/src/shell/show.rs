@@ -156,6 +156,7 @@ impl Shell {
                 known: known_rows(reading),
                 handover: self.sync().is_some_and(|sync| sync.handover),
                 routers: routers(view),
+                restore: reading.in_place.as_ref().and_then(|record| record.value.sentence()),
                 system_identifier: view.initialize.as_ref().map(|initialize| initialize.value.clone()),
                 store: Some(StoreView {
                     engine: "sqlite".to_owned(),

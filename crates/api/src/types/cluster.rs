@@ -181,6 +181,9 @@ pub struct ClusterDetail {
     /// Proxies and poolers that are alive.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routers: Vec<RouterRow>,
+    /// A restore in place that is under way, or the data that one has put aside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore: Option<String>,
     /// PostgreSQL's system identifier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<String>,

@@ -4,6 +4,8 @@ pub mod archives;
 mod care;
 pub mod fail;
 mod fetch;
+mod in_place;
+mod keys;
 mod list;
 pub mod meter;
 pub mod restore;
@@ -18,6 +20,7 @@ use matriarch_cli::Ui;
 
 pub use archives::WhereArgs;
 pub use fetch::{FetchArgs, fetch};
+pub use keys::prove_keys;
 pub use restore::{GoalArgs, RestoreArgs, restore};
 
 use crate::cluster::Which;

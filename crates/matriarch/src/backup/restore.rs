@@ -1,4 +1,4 @@
-//! `restore`: into an empty directory.
+//! `restore`: into an empty directory. In place of a running cluster's data: `in_place.rs`.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::archives::{Found, WhereArgs, find};
 use super::fail::failed;
 use super::fetch::{Source, command};
+use super::in_place;
 use super::list::seconds;
 use super::meter::{Meter, interrupted};
 use crate::cluster::Which;
@@ -53,13 +54,15 @@ impl GoalArgs {
 #[derive(Args, Clone, Debug)]
 pub struct RestoreArgs {
     /// The new data directory: absent or empty
-    #[arg(value_name = "DIRECTORY")]
-    data: PathBuf,
+    #[arg(value_name = "DIRECTORY", required_unless_present_any = ["in_place", "confirm", "undo"])]
+    data: Option<PathBuf>,
     #[command(flatten)]
-    goal: GoalArgs,
+    pub(super) running: RunningArgs,
+    #[command(flatten)]
+    pub(super) goal: GoalArgs,
     /// Another place for a tablespace; the one it had unless given
     #[arg(long, value_name = "NAME=DIRECTORY", value_parser = place)]
-    tablespace: Vec<(String, PathBuf)>,
+    pub(super) tablespace: Vec<(String, PathBuf)>,
     /// What PostgreSQL does when the target is reached
     #[arg(long, value_enum, default_value_t)]
     at_target: Action,
@@ -74,9 +77,26 @@ pub struct RestoreArgs {
     jobs: u16,
     /// Say which backup and which WAL would be used, and what can be reached; write nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     #[command(flatten)]
-    place: WhereArgs,
+    pub(super) place: WhereArgs,
+}
+
+/// Of a cluster that runs.
+#[derive(Args, Clone, Debug)]
+pub struct RunningArgs {
+    /// Take the running cluster itself back; its present data is kept aside until --confirm or --undo
+    #[arg(long, conflicts_with_all = ["data", "at_target", "place_wal", "owner"], help_heading = "A running cluster")]
+    pub in_place: bool,
+    /// Remove the data that the last restore in place has kept aside
+    #[arg(long, conflicts_with_all = ["data", "in_place", "undo"], help_heading = "A running cluster")]
+    pub confirm: bool,
+    /// Put the data that the last restore in place has kept aside back; what was written since is kept aside instead
+    #[arg(long, conflicts_with_all = ["data", "in_place"], help_heading = "A running cluster")]
+    pub undo: bool,
+    /// Do not ask
+    #[arg(long, help_heading = "A running cluster")]
+    pub yes: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -141,8 +161,9 @@ struct Reach {
 
 /// Restores, or says what it would do.
 pub async fn restore(args: RestoreArgs, which: &Which, ui: &mut Ui) -> anyhow::Result<()> {
+    let Some(data) = &args.data else { return in_place::run(args, which, ui).await };
     let found = find(which, &args.place).await?;
-    let data = std::path::absolute(&args.data)?;
+    let data = std::path::absolute(data)?;
     let (archive, plan) = choose(&found, &args.goal.wanted()).await?;
     let window = restore::window(&archive, Some(plan.history.timeline)).await.map_err(failed)?;
     let now = Timestamp::now();

@@ -1,0 +1,175 @@
+//! A running cluster goes back to an earlier moment by one command, and returns; agents are killed on the way.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use matriarch_agent::in_place::{InPlace, KEY, Phase};
+use matriarch_dcs::{SqliteStore, Store};
+use matriarch_testkit::faults;
+
+use crate::harness::verb;
+use crate::harness::{Cluster, PATIENCE, Plan, fault, health};
+
+const USAGE: u8 = 64;
+const DATA: u8 = 65;
+const TEMPORARY: u8 = 75;
+
+/// Rows 1 and 2 before the target, 3 after it, a backup before all; the target.
+async fn prepare(cluster: &Cluster) -> String {
+    cluster.be_patient().await;
+    sql(cluster, "create table kept (id int primary key)").await;
+    sql(cluster, "insert into kept values (1)").await;
+    cluster.verb(&["backup"]).await.ok();
+    sql(cluster, "insert into kept values (2)").await;
+    let target = sql(cluster, "select pg_current_wal_insert_lsn()::text").await;
+    sql(cluster, "insert into kept values (3)").await;
+    target
+}
+
+async fn sql(cluster: &Cluster, statement: &str) -> String {
+    let begun = Instant::now();
+    loop {
+        match cluster.ask(cluster.read_write(), statement).await {
+            Ok(answer) => return answer,
+            // The proxy has sent it to a primary that was just about to stop.
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{statement}: {error:#}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn rows(cluster: &Cluster) -> String {
+    sql(cluster, "select string_agg(id::text, ',' order by id) from kept").await
+}
+
+/// On every member, once it has replayed what the primary has.
+async fn rows_everywhere(cluster: &Cluster, expected: &str) {
+    assert_eq!(rows(cluster).await, expected);
+    for name in cluster.names() {
+        let begun = Instant::now();
+        loop {
+            let query = "select string_agg(id::text, ',' order by id) from kept";
+            let found = cluster.ask(cluster.postgres_port(&name), query).await;
+            if found.as_ref().is_ok_and(|found| found == expected) {
+                break;
+            }
+            assert!(begun.elapsed() < PATIENCE, "on {name}: {found:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Waits until the archive has what was written before.
+async fn reachable(cluster: &Cluster, target: &str) {
+    let begun = Instant::now();
+    loop {
+        let dry = cluster.verb(&["restore", "--in-place", "--to", target, "--dry-run", "-o", "json"]).await;
+        if dry.code == 0 {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{dry}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn put_aside(cluster: &Cluster) -> Vec<PathBuf> {
+    let folders = cluster.names().into_iter().map(|name| cluster.member(&name));
+    let entries = folders.flat_map(|folder| std::fs::read_dir(folder).expect("it is there").flatten());
+    entries.map(|entry| entry.path()).filter(|path| path.display().to_string().contains("data.before-")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_cluster_goes_back_and_returns() {
+    let cluster = Plan::new("in-place").archive().start().await;
+    let target = prepare(&cluster).await;
+    reachable(&cluster, &target).await;
+    // Nothing is begun that cannot be done, and nothing without a word.
+    let late = cluster.verb(&["restore", "--in-place", "--to", "2199-01-01T00:00:00Z", "--yes"]).await;
+    late.refused_naming(DATA, &["2199"]);
+    let asked = cluster.verb(&["restore", "--in-place", "--to", &target]).await;
+    asked.refused_naming(USAGE, &["--yes", "Every PostgreSQL of demo stops", "Copied by", "Lost"]);
+    cluster.verb(&["restore", "--undo", "--yes"]).await.refused_naming(DATA, &["no data is kept"]);
+    rows_everywhere(&cluster, "1,2,3").await;
+
+    let done = cluster.verb(&["restore", "--in-place", "--to", &target, "--yes"]).await;
+    assert!(done.ok().contains("the data before that is kept in"), "{done}");
+    health::well(&cluster, PATIENCE).await;
+    rows_everywhere(&cluster, "1,2").await;
+    let [kept] = &put_aside(&cluster)[..] else { panic!("{:?}", put_aside(&cluster)) };
+    assert!(done.out.contains(&kept.display().to_string()), "{done}");
+    let list = cluster.verb(&["list"]).await;
+    assert!(list.ok().contains(&kept.display().to_string()) && list.out.contains("--undo"), "{list}");
+    let history = cluster.verb(&["history", "-o", "json"]).await.json();
+    let last = history.as_array().and_then(|lines| lines.last()).cloned().unwrap_or_default();
+    assert!(last["reason"].as_str().is_some_and(|reason| reason.starts_with("restored in place")), "{history}");
+    let again = cluster.verb(&["restore", "--in-place", "--to", &target, "--yes"]).await;
+    again.refused_naming(TEMPORARY, &["--confirm", "--undo"]);
+
+    // The new line has an archive of its own, from which the cluster can be restored as well.
+    sql(&cluster, "insert into kept values (4)").await;
+    cluster.verb(&["backup"]).await.ok();
+    let incarnations = cluster.verb(&["backup", "list", "-o", "json"]).await.json();
+    let names: Vec<&str> =
+        incarnations.as_array().into_iter().flatten().filter_map(|row| row["incarnation"].as_str()).collect();
+    assert!(names.len() == 2 && names[1].starts_with(names[0]) && names[0] != names[1], "{incarnations}");
+
+    let undone = cluster.verb(&["restore", "--undo", "--yes"]).await;
+    assert!(undone.ok().contains("Undone"), "{undone}");
+    health::well(&cluster, PATIENCE).await;
+    rows_everywhere(&cluster, "1,2,3").await;
+    sql(&cluster, "insert into kept values (5)").await;
+    let confirmed = cluster.verb(&["restore", "--confirm", "--yes"]).await;
+    assert!(confirmed.ok().contains("was removed"), "{confirmed}");
+    assert_eq!(put_aside(&cluster), Vec::<PathBuf>::new());
+    rows_everywhere(&cluster, "1,2,3,5").await;
+}
+
+async fn record(store: &SqliteStore) -> InPlace {
+    let snapshot = store.read().await.expect("it can be read");
+    snapshot.value(KEY).map(|text| serde_json::from_str(text).expect("it is ours")).unwrap_or_default()
+}
+
+/// Whatever the agent was about, the cluster is whole again by itself: as before, or restored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_may_be_killed_at_every_step() {
+    let cluster = Plan::new("in-place-killed").members(2).archive().start().await;
+    let target = prepare(&cluster).await;
+    reachable(&cluster, &target).await;
+    let store =
+        SqliteStore::open_existing(&cluster.path().join("store.db"), "/service/demo/").await.expect("it is there");
+    let mut restored = Vec::new();
+    for phase in [Phase::Restoring, Phase::Stopping, Phase::Replacing] {
+        let leader = health::leader(&cluster).await;
+        let before = record(&store).await.request.map(|request| request.id);
+        let path = cluster.path().display().to_string();
+        let mut command = tokio::process::Command::new(verb::program());
+        command.args(["--dir", &path, "restore", "--in-place", "--to", &target, "--yes"]).current_dir(cluster.root());
+        command.env("TMPDIR", &cluster.tmp).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut asking = command.kill_on_drop(true).spawn().expect("the binary runs");
+        let begun = Instant::now();
+        loop {
+            let request = record(&store).await.request.filter(|request| Some(&request.id) != before.as_ref());
+            if request.is_some_and(|request| request.phase == phase || request.phase.is_over()) {
+                break;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not get to {phase:?}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        faults::kill(&[fault::agent(&cluster, &leader)]);
+        asking.wait().await.expect("it ends by itself");
+        health::well(&cluster, PATIENCE).await;
+        let ended = record(&store).await.request.expect("it was asked for");
+        assert!(ended.phase.is_over(), "{ended:?}");
+        let expected = if ended.phase == Phase::Done { "1,2" } else { "1,2,3" };
+        rows_everywhere(&cluster, expected).await;
+        restored.push(ended.phase);
+        if ended.phase == Phase::Done {
+            cluster.verb(&["restore", "--undo", "--yes"]).await.ok();
+            health::well(&cluster, PATIENCE).await;
+            rows_everywhere(&cluster, "1,2,3").await;
+            cluster.verb(&["restore", "--confirm", "--yes"]).await.ok();
+        }
+        assert_eq!(put_aside(&cluster), Vec::<PathBuf>::new());
+    }
+    assert_eq!((restored[0], restored[2]), (Phase::Failed, Phase::Done), "{restored:?}");
+}
