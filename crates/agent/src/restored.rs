@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use matriarch_archive::archive::Archive;
 use matriarch_archive::base::Summary;
-use matriarch_archive::configured::{Configured, ORIGIN};
+use matriarch_archive::configured::{Configured, ORIGIN, Origin};
+use matriarch_archive::door::{Door, Foreign};
 use matriarch_archive::progress::Progress;
-use matriarch_archive::restore::{self, AtTarget, Options, Plan, Wanted};
+use matriarch_archive::restore::{self, AtTarget, Held, Options, Plan, Wanted};
 use matriarch_postgres::{Instance, files, restored, volumes};
 use tokio::sync::oneshot;
 
@@ -32,17 +32,29 @@ const TELL: Duration = Duration::from_secs(30);
 /// One at a time: what one that was given up still writes must not get into the next one's directory.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// Where the backup is.
+#[derive(Clone, Debug)]
+pub enum Whence {
+    /// An archive of ours.
+    Archive {
+        /// The archive that is read.
+        section: Box<matriarch_config::Archive>,
+        /// Name of the cluster whose backup it is.
+        cluster: String,
+        /// It is this very cluster's: what is archived from now on continues its history.
+        own: bool,
+        /// Only this incarnation of it.
+        incarnation: Option<String>,
+    },
+    /// Another tool's repository.
+    Foreign(Box<Foreign>),
+}
+
 /// What is restored.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// The archive that is read.
-    pub section: matriarch_config::Archive,
-    /// Name of the cluster whose backup it is.
-    pub cluster: String,
-    /// It is this very cluster's: what is archived from now on continues its history.
-    pub own: bool,
-    /// Only this incarnation of it.
-    pub incarnation: Option<String>,
+    /// From where.
+    pub whence: Whence,
     /// How far, and from which backup.
     pub wanted: Wanted,
     /// Other places of tablespaces.
@@ -99,21 +111,22 @@ where
 }
 
 async fn restore(instance: &Instance, order: &Order, log: &Path) -> Result<(), Failed> {
-    let (archive, plan) = choose(order).await?;
+    let (found, plan) = choose(order).await?;
+    let segment = found.holder().segment_size();
     let summary = &plan.summary;
     fits(instance, summary)?;
     let spaces = spaces(order, summary)?;
-    room(instance, &archive, &plan)?;
+    room(instance, &plan, segment)?;
     let dir = restored::begin(instance).await?;
     clear_spaces(&instance.data_dir)?;
     mark_spaces(&instance.data_dir, spaces.values())?;
     let (backup, target) = (&summary.backup, &plan.target);
-    tracing::info!(%backup, repository = archive.repository().name(), %target, "restoring a backup for the new cluster");
+    tracing::info!(%backup, repository = found.repository(), %target, "restoring a backup for the new cluster");
 
-    let options = options(instance, order, &archive, &plan, (&dir, spaces), &line(&plan))?;
+    let options = options(instance, order, &found, &plan, (&dir, spaces), &line(&plan))?;
     let begun = Instant::now();
     let took = {
-        let mut work = std::pin::pin!(restore::restore(&archive, &plan, &options));
+        let mut work = std::pin::pin!(found.restore(&plan, &options));
         loop {
             tokio::select! {
                 took = &mut work => break took?,
@@ -125,7 +138,7 @@ async fn restore(instance: &Instance, order: &Order, log: &Path) -> Result<(), F
     };
     tracing::info!(files = ?took.files, wal = ?took.wal, "restored: PostgreSQL recovers it now");
     let reached = restored::recover(instance, &dir, &[], log).await?;
-    if plan.falls_short(reached, archive.incarnation().segment_size) {
+    if plan.falls_short(reached, segment) {
         return Err(format!(
             "recovery ended at {reached} although the archive goes on to {}: the WAL there is damaged ('matriarch backup verify \
              --wal' reads all of it); with `to: {reached}` in bootstrap.restore the cluster is made without what follows",
@@ -154,27 +167,35 @@ pub(crate) fn line(plan: &Plan) -> String {
     format!("{}-{now}", plan.summary.system_identifier)
 }
 
-pub(crate) async fn choose(order: &Order) -> Result<(Archive, Plan), Failed> {
-    let configured = Configured::new(&order.section, &order.cluster, PATIENCE)?;
+pub(crate) async fn choose(order: &Order) -> Result<(Held, Plan), Failed> {
+    let (section, cluster, incarnation) = match &order.whence {
+        Whence::Archive { section, cluster, incarnation, .. } => (section, cluster, incarnation),
+        Whence::Foreign(foreign) => {
+            let stock = Door::open(foreign, PATIENCE).await?.survey(order.wanted.backup.as_deref()).await?;
+            let plan = stock.plan(&order.wanted).await?;
+            return Ok((Held::Stock(Box::new(stock)), plan));
+        }
+    };
+    let configured = Configured::new(section, cluster, PATIENCE)?;
     let mut failed: Option<Failed> = None;
     for repository in configured.repositories().await {
         let found = async {
             let mut found = configured.incarnations(&repository?).await?;
-            found.retain(|one| order.incarnation.as_deref().is_none_or(|name| name == one.place().incarnation()));
+            found.retain(|one| incarnation.as_deref().is_none_or(|name| name == one.place().incarnation()));
             Ok::<_, Failed>(restore::choose(found, &order.wanted).await?)
         };
         match found.await {
-            Ok(found) => return Ok(found),
+            Ok((archive, plan)) => return Ok((Held::Archive(Box::new(archive)), plan)),
             Err(error) => failed = failed.or(Some(error)),
         }
     }
     let error = failed.unwrap_or_else(|| "the archive has no repository".into());
-    Err(format!("cluster '{}' cannot be restored: {error}", order.cluster).into())
+    Err(format!("cluster '{cluster}' cannot be restored: {error}").into())
 }
 
-pub(crate) fn room(instance: &Instance, archive: &Archive, plan: &Plan) -> Result<(), Failed> {
+pub(crate) fn room(instance: &Instance, plan: &Plan, segment: u64) -> Result<(), Failed> {
     let beside = instance.data_dir.parent().unwrap_or(Path::new("/"));
-    let needed = plan.summary.size + plan.wal(archive.incarnation().segment_size) + SPARE;
+    let needed = plan.summary.size + plan.wal(segment) + SPARE;
     let free = volumes::free(beside).map_err(|error| format!("{}: {error}", beside.display()))?;
     if free < needed {
         let text = format!("{} has {free} bytes free, and files and WAL need {needed}", beside.display());
@@ -186,14 +207,16 @@ pub(crate) fn room(instance: &Instance, archive: &Archive, plan: &Plan) -> Resul
 pub(crate) fn options(
     instance: &Instance,
     order: &Order,
-    archive: &Archive,
+    found: &Held,
     plan: &Plan,
     (dir, tablespaces): (&Path, BTreeMap<u32, PathBuf>),
     line: &str,
 ) -> Result<Options, Failed> {
-    let mut origin = plan.origin(archive, line);
-    // What another cluster has archived is not in this one's part of an archive.
-    origin.parent = origin.parent.filter(|_| order.own);
+    let origin = match (found, &order.whence) {
+        (Held::Archive(archive), Whence::Archive { own: true, .. }) => plan.origin(archive, line),
+        // What another cluster or another tool has archived is not in this one's part of an archive.
+        _ => Origin { incarnation: line.to_owned(), parent: None },
+    };
     Ok(Options {
         data: dir.to_owned(),
         tablespaces,
@@ -212,7 +235,9 @@ pub(crate) fn spaces(order: &Order, summary: &Summary) -> Result<BTreeMap<u32, P
     let mut places: BTreeMap<u32, PathBuf> =
         summary.tablespaces.iter().map(|space| (space.oid, PathBuf::from(&space.path))).collect();
     for (name, path) in &order.tablespaces {
-        let Some(space) = summary.tablespaces.iter().find(|space| space.name == *name) else {
+        let Some(space) =
+            summary.tablespaces.iter().find(|space| space.name == *name || space.oid.to_string() == *name)
+        else {
             let known: Vec<&str> = summary.tablespaces.iter().map(|space| space.name.as_str()).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             return Err(format!(

@@ -269,7 +269,8 @@ fn read(section: &config::Archive, cluster: &str, patience: Duration) -> Result<
     })
 }
 
-fn location(repository: &ArchiveRepository, index: usize) -> Result<Location, ConfiguredError> {
+/// The client's settings of a repository, the `index`-th; reads the file with the credentials.
+pub(crate) fn location(repository: &ArchiveRepository, index: usize) -> Result<Location, ConfiguredError> {
     let file = |path: &PathBuf, why: String| ConfiguredError::File {
         key: format!("repositories[{index}].credentials"),
         path: path.clone(),

@@ -11,6 +11,7 @@
 pub mod archive;
 pub mod base;
 pub mod configured;
+pub mod door;
 pub mod format;
 pub mod keys;
 pub mod layout;

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 mod common;
+#[path = "cases/doors/mod.rs"]
+mod doors;
 
 use common::database::{self, Database, Writer, connect, one};
 use common::{Described, PATIENT};

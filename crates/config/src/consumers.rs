@@ -36,6 +36,7 @@ const NAMES: &[(&str, &str)] = &[
     ("archive.schedule.time_zone", "schedule.next("),
     // The check of the endpoint reads it.
     ("archive.repositories.allow_http", "with_allow_http"),
+    ("bootstrap.restore.from.allow_http", "with_allow_http"),
     // Tags travel with the member and are read from there, by name.
     ("tags.nofailover", "\"nofailover\""),
     ("tags.failover_priority", "\"failover_priority\""),

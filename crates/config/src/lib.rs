@@ -44,8 +44,8 @@ pub use limits::{HOT_STANDBY_LIMITS, RestartOrder, restart_order};
 pub use local::load::ConfigError;
 pub use local::{
     Authentication, Bootstrap, BootstrapRestore, Consul, ConsulConsistency, Credentials, Etcd, InitdbOption,
-    InterfaceAddress, LocalConfig, LocalPostgres, Log, LogFormat, LogLevel, Pooler, PostgresLog, Proxy, RestApi, Role,
-    Store, Tags, Tls, VirtualIp, Watchdog, WatchdogMode,
+    InterfaceAddress, LocalConfig, LocalPostgres, Log, LogFormat, LogLevel, Pooler, PostgresLog, Proxy, RestApi,
+    RestoreFrom, Role, Store, Tags, Tls, VirtualIp, Watchdog, WatchdogMode,
 };
 pub use patch::{patch, set_path};
 pub use pooler::check_pooler_setting;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use matriarch_agent::restored::Order;
+use matriarch_agent::restored::{Order, Whence};
 use matriarch_agent::{AgentBackend, Ending, Heartbeats, Options, Shared, Shell, virtual_ip};
 use matriarch_api::{Auth, Reads};
+use matriarch_archive::door::{Chosen, Foreign};
 use matriarch_archive::restore::Wanted;
-use matriarch_config::{DynamicConfig, LocalConfig, LogFormat as FileFormat, PostgresLog, Role};
+use matriarch_config::{BootstrapRestore, DynamicConfig, LocalConfig, LogFormat as FileFormat, PostgresLog, Role};
 use matriarch_postgres::bootstrap::InitdbOptions;
 use matriarch_postgres::conf::ServerTls;
 use matriarch_postgres::{Binaries, Credentials, Instance, Owner, owner};
@@ -288,18 +289,9 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
 /// The backup that a new cluster is made from, if one is named.
 fn restore(config: &LocalConfig) -> anyhow::Result<Option<Order>> {
     let Some(restore) = &config.bootstrap.restore else { return Ok(None) };
-    let own = || DynamicConfig::from_json(&config.bootstrap.dcs).ok()?.archive;
-    let mut section = restore.archive.clone().or_else(own).context("bootstrap.restore: it names no archive")?;
-    if let Some(identity) = &restore.identity {
-        section.encryption.identity_file = Some(identity.clone());
-    }
     let place = |text: &String| text.split_once('=').map(|(name, path)| (name.to_owned(), PathBuf::from(path)));
-    let cluster = restore.scope.clone().unwrap_or_else(|| config.scope.clone());
     Ok(Some(Order {
-        section,
-        own: cluster == config.scope,
-        cluster,
-        incarnation: restore.incarnation.clone(),
+        whence: whence(config, restore)?,
         wanted: Wanted {
             target: restore.to.clone(),
             timeline: restore.timeline,
@@ -308,6 +300,24 @@ fn restore(config: &LocalConfig) -> anyhow::Result<Option<Order>> {
         },
         tablespaces: restore.tablespace.iter().filter_map(place).collect(),
     }))
+}
+
+fn whence(config: &LocalConfig, restore: &BootstrapRestore) -> anyhow::Result<Whence> {
+    if let Some(from) = &restore.from {
+        let tool =
+            from.tool.parse().map_err(|error: String| anyhow::anyhow!("bootstrap.restore.from.tool: {error}"))?;
+        let (name, key_file) = (from.stanza.clone(), from.key_file.clone());
+        let foreign = Foreign { tool, repository: from.repository(), name, chosen: Chosen::default(), key_file };
+        return Ok(Whence::Foreign(Box::new(foreign)));
+    }
+    let own = || DynamicConfig::from_json(&config.bootstrap.dcs).ok()?.archive;
+    let mut section = restore.archive.clone().or_else(own).context("bootstrap.restore: it names no archive")?;
+    if let Some(identity) = &restore.identity {
+        section.encryption.identity_file = Some(identity.clone());
+    }
+    let cluster = restore.scope.clone().unwrap_or_else(|| config.scope.clone());
+    let (own, incarnation) = (cluster == config.scope, restore.incarnation.clone());
+    Ok(Whence::Archive { section: Box::new(section), cluster, own, incarnation })
 }
 
 fn initdb(config: &LocalConfig) -> InitdbOptions {

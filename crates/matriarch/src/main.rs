@@ -69,7 +69,8 @@ enum Mode {
         after_long_help = "Examples:\n  matriarch restore /var/lib/postgresql/restored --dry-run\n  matriarch restore \
         /srv/restored --to '2026-11-22 06:00:00+01:00'\n  matriarch restore /srv/restored --to xid=7421 --at-target pause\n  \
         matriarch restore /srv/restored --archive archive.yml --scope main --identity key.txt\n  matriarch restore --in-place \
-        --to '2026-11-22 06:00:00+01:00' --dry-run\n  matriarch restore --undo"
+        --to '2026-11-22 06:00:00+01:00' --dry-run\n  matriarch restore --undo\n  matriarch restore \
+        /srv/restored --from pgbackrest:/var/lib/pgbackrest --stanza main --dry-run"
     )]
     Restore(Box<backup::RestoreArgs>),
     /// What a restored directory fetches its WAL with

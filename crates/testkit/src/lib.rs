@@ -1,6 +1,6 @@
 //! What tests and benchmarks need around the product: real PostgreSQL, faults, and witnesses.
 //!
-//! Owns: finding PostgreSQL of several majors ([`postgres`]), throw-away servers ([`server`], [`etcd`], [`consul`], [`s3`]) and
+//! Owns: finding PostgreSQL of several majors ([`postgres`]), throw-away servers ([`server`], [`etcd`], [`consul`], [`s3`], [`pgbackrest`]) and
 //! their certificates ([`certificates`]), folders and ports that parallel tests do not fight over ([`dir`], [`ports`]),
 //! handles of started programs ([`process`]), programs made for a test ([`executable`]), faults of processes and files ([`faults`], [`disk`]), disks that fill, freeze
 //! ([`volume`]), fail and forget ([`faulty`]), hosts that can be cut off, frozen and switched off ([`lab`]), a network and a store that
@@ -25,6 +25,7 @@ pub mod lab;
 pub mod ledger;
 pub mod middleman;
 pub mod observer;
+pub mod pgbackrest;
 pub mod ports;
 pub mod postgres;
 pub mod process;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use matriarch_archive::progress::Progress;
-use matriarch_archive::restore;
 use matriarch_core::{Incarnation, Lsn, Timeline};
 use matriarch_postgres::{Instance, control, files, history, process, restored as recovered};
 use tokio::sync::oneshot::{self, error::TryRecvError};
@@ -87,24 +86,25 @@ async fn prepare(
 ) -> Result<Prepared, Failed> {
     let dir = staged(&instance.data_dir);
     movable(&instance.data_dir)?;
-    let (archive, plan) = restored::choose(order).await?;
+    let (found, plan) = restored::choose(order).await?;
+    let segment = found.holder().segment_size();
     restored::fits(instance, &plan.summary)?;
     let spaces = restored::spaces(order, &plan.summary)?;
     clear(&dir)?;
-    restored::room(instance, &archive, &plan)?;
+    restored::room(instance, &plan, segment)?;
     files::make_dir(&dir, 0o700, instance.owner.as_ref())?;
     restored::mark_spaces(&dir, spaces.values())?;
     let line = restored::line(&plan);
-    let mut options = restored::options(instance, order, &archive, &plan, (&dir, spaces), &line)?;
+    let mut options = restored::options(instance, order, &found, &plan, (&dir, spaces), &line)?;
     options.progress = progress;
     let (backup, target) = (&plan.summary.backup, &plan.target);
-    tracing::info!(%backup, repository = archive.repository().name(), %target, "restoring a backup in place");
-    restore::restore(&archive, &plan, &options).await?;
+    tracing::info!(%backup, repository = found.repository(), %target, "restoring a backup in place");
+    found.restore(&plan, &options).await?;
 
     let restored_one = Instance { data_dir: dir.clone(), ..instance.clone() };
     history::reserve(&restored_one, plan.history.timeline, timeline)?;
     let reached = recovered::recover(instance, &dir, &BESIDE, log).await?;
-    if plan.falls_short(reached, archive.incarnation().segment_size) {
+    if plan.falls_short(reached, segment) {
         return Err(short(reached, plan.until).into());
     }
     let incarnation = recovered::ready(instance, &dir)?;

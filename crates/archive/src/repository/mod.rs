@@ -79,6 +79,18 @@ pub struct Repository {
     attributes: Attributes,
     upward: Option<Arc<Pace>>,
     downward: Option<Arc<Pace>>,
+    anchor: Anchor,
+}
+
+/// The object by which a repository proves that it is there when it holds nothing of a name.
+#[derive(Clone, Debug)]
+enum Anchor {
+    /// Our own mark.
+    Mark,
+    /// None yet: another tool's repository, of which nothing is known.
+    Unknown,
+    /// One that another tool has written.
+    Theirs(String),
 }
 
 impl Repository {
@@ -114,6 +126,17 @@ impl Repository {
         Ok(repository)
     }
 
+    /// Another tool's repository, which is only read. Until it is [anchored](Repository::anchored), an object that is not found
+    /// counts as absent without a proof.
+    pub(crate) fn foreign(settings: &Settings) -> Result<Repository, RepositoryError> {
+        Ok(Repository { anchor: Anchor::Unknown, ..Repository::connect(settings, &Tuning::default())? })
+    }
+
+    /// From now on nothing counts as absent while this object is not there.
+    pub(crate) fn anchored(self, object: &str) -> Repository {
+        Repository { anchor: Anchor::Theirs(object.to_owned()), ..self }
+    }
+
     fn connect(settings: &Settings, tuning: &Tuning) -> Result<Repository, RepositoryError> {
         let name = settings.location.describe();
         let prefix =
@@ -128,6 +151,7 @@ impl Repository {
             attributes: tuning.storage_class.iter().map(|class| (Attribute::StorageClass, class.clone())).collect(),
             upward: tuning.upload.map(|bytes| Arc::new(Pace::new(bytes))),
             downward: tuning.download.map(|bytes| Arc::new(Pace::new(bytes))),
+            anchor: Anchor::Mark,
         })
     }
 
@@ -256,6 +280,17 @@ impl Repository {
         Ok(names)
     }
 
+    /// Names of the objects that lie directly in `folder`, without it.
+    pub async fn files(&self, folder: &str) -> Result<Vec<String>, RepositoryError> {
+        let path = self.path(folder)?;
+        let listed = self.store.list_with_delimiter(Some(&path)).await;
+        let found = listed.map_err(|error| self.error("list", folder, error))?;
+        let mut names: Vec<String> =
+            found.objects.iter().filter_map(|meta| Some(meta.location.filename()?.to_owned())).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// Removes an object; one that is not there is no error.
     pub async fn delete(&self, name: &str) -> Result<(), RepositoryError> {
         let path = self.path(name)?;
@@ -268,6 +303,11 @@ impl Repository {
 
     pub(crate) fn corrupt(&self, name: &str, why: impl Into<String>) -> RepositoryError {
         RepositoryError::Corrupt { object: name.to_owned(), repository: self.name.clone(), why: why.into() }
+    }
+
+    /// Nothing is wrong with the object, and yet it cannot be used here.
+    pub(crate) fn unreadable(&self, name: &str, why: &str) -> RepositoryError {
+        RepositoryError::Settings { repository: self.name.clone(), why: format!("{name}: {why}") }
     }
 
     fn path(&self, name: &str) -> Result<Path, RepositoryError> {
@@ -288,7 +328,7 @@ impl Repository {
         match answer {
             Ok(value) => Ok(value),
             Err(StoreError::NotFound { .. }) => {
-                self.read_mark().await?;
+                self.prove_presence().await?;
                 Err(RepositoryError::Absent { object: name.to_owned(), repository: self.name.clone() })
             }
             Err(error) => Err(self.error(action, name, error)),
@@ -297,9 +337,26 @@ impl Repository {
 
     async fn still_there(&self) -> Result<(), RepositoryError> {
         if self.is_directory {
-            self.read_mark().await?;
+            self.prove_presence().await?;
         }
         Ok(())
+    }
+
+    /// Fails unless the repository answers for itself.
+    pub(crate) async fn prove_presence(&self) -> Result<(), RepositoryError> {
+        let object = match &self.anchor {
+            Anchor::Mark => return self.read_mark().await.map(drop),
+            Anchor::Unknown => return Ok(()),
+            Anchor::Theirs(object) => object,
+        };
+        match self.store.head(&self.path(object)?).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::NotFound { .. }) => {
+                let why = format!("it holds no {object}; look at its path, and whether its file system is mounted");
+                Err(RepositoryError::Settings { repository: self.name.clone(), why })
+            }
+            Err(error) => Err(self.error("look at", object, error)),
+        }
     }
 
     fn error(&self, action: &'static str, name: &str, error: StoreError) -> RepositoryError {

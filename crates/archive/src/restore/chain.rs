@@ -9,6 +9,7 @@ use matriarch_core::{Lsn, Timeline};
 use super::RestoreError;
 use super::Target;
 use super::history::History;
+use super::holder::Holder;
 use super::plan::FromTail;
 use crate::archive::Archive;
 use crate::base::Summary;
@@ -42,21 +43,21 @@ impl Chain {
     }
 }
 
-/// An archive's WAL, as far as it was asked about.
+/// The WAL that somebody holds, as far as it was asked about.
 pub struct Wal<'a> {
-    archive: &'a Archive,
+    holder: Holder<'a>,
     with_tail: bool,
     listed: BTreeMap<Timeline, BTreeSet<Segment>>,
     chunks: BTreeMap<Timeline, BTreeMap<Segment, Vec<Chunk>>>,
 }
 
 impl<'a> Wal<'a> {
-    pub fn new(archive: &'a Archive, with_tail: bool) -> Wal<'a> {
-        Wal { archive, with_tail, listed: BTreeMap::new(), chunks: BTreeMap::new() }
+    pub fn new(holder: Holder<'a>, with_tail: bool) -> Wal<'a> {
+        Wal { holder, with_tail, listed: BTreeMap::new(), chunks: BTreeMap::new() }
     }
 
     pub fn segment_size(&self) -> u64 {
-        self.archive.incarnation().segment_size
+        self.holder.segment_size()
     }
 
     /// The segments from the backup's start to the first that is missing, each of the newest timeline that has it, as
@@ -100,18 +101,16 @@ impl<'a> Wal<'a> {
         start: Lsn,
         history: &History,
     ) -> Result<Option<Piece>, RestoreError> {
-        if !self.with_tail {
-            return Ok(None);
-        }
+        let Some(archive) = self.holder.archive().filter(|_| self.with_tail) else { return Ok(None) };
         for timeline in timelines {
             let segment = Segment::at(*timeline, start, self.segment_size());
             if let Entry::Vacant(vacant) = self.chunks.entry(*timeline) {
-                vacant.insert(Joiner::new(self.archive)?.chunks(*timeline).await?);
+                vacant.insert(Joiner::new(archive)?.chunks(*timeline).await?);
             }
             let limit = history.end_of(*timeline).flatten();
             let chunks = self.chunks.get(timeline).and_then(|found| found.get(&segment));
             let Some(chunks) = chunks else { continue };
-            let joined = Joiner::new(self.archive)?.join(segment, chunks, limit).await?;
+            let joined = Joiner::new(archive)?.join(segment, chunks, limit).await?;
             if let Some(joined) = joined {
                 return Ok(Some(Piece { segment, tail: Some(FromTail { segment, end: joined.end, limit }) }));
             }
@@ -120,25 +119,14 @@ impl<'a> Wal<'a> {
     }
 
     async fn has(&mut self, segment: Segment) -> Result<bool, RestoreError> {
-        let place = self.archive.place();
         if let Entry::Vacant(vacant) = self.listed.entry(segment.timeline) {
-            let from = place.wal(&WalName::Segment(segment));
-            let entries = self.archive.repository().list_after(&place.wal_of(segment.timeline), Some(&from)).await?;
-            let segments = entries.iter().filter_map(|entry| match entry.name.rsplit('/').next()?.parse() {
-                Ok(WalName::Segment(segment)) => Some(segment),
-                _ => None,
-            });
-            vacant.insert(segments.collect());
+            vacant.insert(self.holder.listed(segment).await?);
         }
         if self.listed.get(&segment.timeline).is_some_and(|listed| listed.contains(&segment)) {
             return Ok(true);
         }
         // A list proves nothing.
-        match self.archive.repository().size(&place.wal(&WalName::Segment(segment))).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_absent() => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        self.holder.has(segment).await
     }
 
     /// Whether there is WAL of this history behind what is missing. What a deposed primary wrote after a fork is none.
@@ -256,8 +244,11 @@ impl<'a> Wal<'a> {
         report: impl FnMut(Lsn, Event),
     ) -> Result<(), RestoreError> {
         let content = match &piece.tail {
-            Some(tail) => from_tail(self.archive, tail).await?,
-            None => wal::read(self.archive, &WalName::Segment(piece.segment)).await?,
+            Some(tail) => match self.holder.archive() {
+                Some(archive) => from_tail(archive, tail).await?,
+                None => return Ok(()),
+            },
+            None => self.holder.wal(&WalName::Segment(piece.segment)).await?,
         };
         records.feed(&content, piece.segment.start(self.segment_size()), report);
         Ok(())

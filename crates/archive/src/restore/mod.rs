@@ -7,15 +7,17 @@
 mod chain;
 mod choose;
 mod history;
+mod holder;
 mod plan;
 mod settings;
 mod write;
 
 pub use choose::choose;
 pub use history::{BadHistory, History, Switch};
+pub use holder::{Held, Holder};
 pub use plan::{FromTail, Plan, Wanted, Window, plan, window};
-pub(crate) use plan::{history_of, timelines};
 pub use settings::AtTarget;
+pub(crate) use write::Tree;
 
 pub use matriarch_config::{RestoreTarget as Target, moment};
 
@@ -31,11 +33,12 @@ use matriarch_core::{Lsn, Timeline};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::base;
+use crate::door::Stock;
 use crate::packs;
 use crate::progress::Progress;
 use crate::repository::RepositoryError;
 use crate::tail::TailError;
-use crate::wal::{self, WalName};
+use crate::wal::WalName;
 
 /// Where a restore goes, and how.
 #[derive(Clone, Debug)]
@@ -147,70 +150,96 @@ pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Resul
     let manifest = base::manifest(archive, &plan.summary.backup).await?;
     let broken = |why: String| RestoreError::from(archive.repository().corrupt(&name, why));
     let control = STANDARD.decode(&manifest.summary.control).map_err(|error| broken(error.to_string()))?;
-    let tree = Arc::new(write::Tree::new(&manifest, options).map_err(broken)?);
+    let tree = Arc::new(Tree::new(&manifest, options).map_err(broken)?);
     let prepared = Arc::clone(&tree);
     blocking(move || prepared.prepare()).await?;
     options.progress.expect(manifest.summary.size);
     let sink = Arc::new(Files { tree: Arc::clone(&tree), progress: options.progress.clone() });
     packs::read(archive, &manifest, options.workers, &sink).await?;
+    let last = Last { label: manifest.summary.backup_label.clone(), control };
+    complete(archive.into(), plan, options, tree, last, begun).await
+}
+
+/// The same from another tool's repository.
+pub async fn restore_from(stock: &Stock, plan: &Plan, options: &Options) -> Result<Took, RestoreError> {
+    let begun = Instant::now();
+    let tree = Arc::new(Tree::bare(&plan.summary.tablespaces, options));
+    let prepared = Arc::clone(&tree);
+    blocking(move || prepared.prepare()).await?;
+    options.progress.expect(plan.summary.size);
+    let last = stock.unpack(&plan.summary, &tree, options.workers, &options.progress).await?;
+    let silenced = Arc::clone(&tree);
+    blocking(move || silenced.silence()).await?;
+    complete(stock.into(), plan, options, tree, last, begun).await
+}
+
+/// The files that are written when all others are there.
+#[derive(Debug)]
+pub(crate) struct Last {
+    pub label: String,
+    pub control: Vec<u8>,
+}
+
+async fn complete(
+    holder: Holder<'_>,
+    plan: &Plan,
+    options: &Options,
+    tree: Arc<Tree>,
+    last: Last,
+    begun: Instant,
+) -> Result<Took, RestoreError> {
     let settings = settings::lines(plan, options);
     let placing = Instant::now();
-    place_wal(archive, plan, options, &tree).await?;
+    place_wal(holder, plan, options, &tree).await?;
     let wal = placing.elapsed();
     let files = options.files.clone();
-    let label = manifest.summary.backup_label.clone();
     blocking(move || {
         tree.finish()?;
         for (name, content) in &files {
             tree.text(name, content)?;
         }
-        tree.text("backup_label", &label)?;
+        tree.text("backup_label", &last.label)?;
         tree.settings(&settings)?;
         tree.unbind()?;
         tree.text("recovery.signal", "")?;
-        tree.control(&control)
+        tree.control(&last.control)
     })
     .await?;
     Ok(Took { files: begun.elapsed().saturating_sub(wal), wal })
 }
 
 /// Recovery asks the archive first and then looks here: for what only the tail has, and for all if that is wanted.
-async fn place_wal(
-    archive: &Archive,
-    plan: &Plan,
-    options: &Options,
-    tree: &Arc<write::Tree>,
-) -> Result<(), RestoreError> {
+async fn place_wal(holder: Holder<'_>, plan: &Plan, options: &Options, tree: &Arc<Tree>) -> Result<(), RestoreError> {
     let place = |name: String, content: Vec<u8>| {
         let tree = Arc::clone(tree);
         blocking(move || tree.segment(&format!("pg_wal/{name}"), &content))
     };
     if options.place_wal {
-        let size = archive.incarnation().segment_size;
+        let size = holder.segment_size();
         options.progress.expect(size * plan.complete.len() as u64);
         if plan.history.timeline > 1 {
             let name = WalName::History(plan.history.timeline);
-            match wal::read(archive, &name).await {
-                Ok(content) => place(name.to_string(), content).await?,
-                Err(ArchiveError::Repository(error)) if error.is_absent() => {}
-                Err(error) => return Err(error.into()),
+            if let Some(content) = holder.find(&name).await? {
+                place(name.to_string(), content).await?;
             }
         }
         for segment in &plan.complete {
-            let content = wal::read(archive, &WalName::Segment(*segment)).await?;
+            let content = holder.wal(&WalName::Segment(*segment)).await?;
             place(segment.to_string(), content).await?;
             options.progress.add(size);
         }
     }
     for tail in &plan.tail {
-        place(tail.segment.to_string(), chain::from_tail(archive, tail).await?).await?;
+        if let Some(archive) = holder.archive() {
+            place(tail.segment.to_string(), chain::from_tail(archive, tail).await?).await?;
+        }
     }
     Ok(())
 }
 
 /// What the frames hold goes into the files.
 struct Files {
-    tree: Arc<write::Tree>,
+    tree: Arc<Tree>,
     progress: Progress,
 }
 

@@ -1,19 +1,17 @@
 //! Which backup and which WAL serve a target, found out before anything is written.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use matriarch_core::{Lsn, Timeline};
 
 use super::Target;
 use super::chain::{Chain, Wal};
 use super::history::History;
+use super::holder::Holder;
 use super::{RestoreError, at};
-use crate::archive::{Archive, ArchiveError, Parent};
-use crate::base::{self, Summary};
+use crate::archive::{Archive, Parent};
+use crate::base::Summary;
 use crate::configured::Origin;
-use crate::repository::RepositoryError;
-use crate::wal::{self, Segment, WalName};
+use crate::wal::Segment;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,12 +95,11 @@ impl Plan {
 ///
 /// # Errors
 /// [`RestoreError::NoBackup`], [`RestoreError::Gap`] and [`RestoreError::OutOfReach`] say what can be reached instead.
-pub async fn plan(archive: &Archive, wanted: &Wanted) -> Result<Plan, RestoreError> {
-    let backups = base::list(archive).await?;
+pub async fn plan<'a>(holder: impl Into<Holder<'a>>, wanted: &Wanted) -> Result<Plan, RestoreError> {
+    let holder = holder.into();
+    let backups = holder.backups().await?;
     if backups.is_empty() {
-        let place = archive.place();
-        let why = format!("there is no backup of {} in incarnation {}", place.cluster(), place.incarnation());
-        return Err(RestoreError::NoBackup(why));
+        return Err(RestoreError::NoBackup(format!("there is no backup of {}", holder.whose())));
     }
     let asked = wanted.backup.as_deref();
     let named: Vec<&Summary> = backups.iter().filter(|found| asked.is_none_or(|name| name == found.backup)).collect();
@@ -112,8 +109,8 @@ pub async fn plan(archive: &Archive, wanted: &Wanted) -> Result<Plan, RestoreErr
         return Err(RestoreError::NoBackup(why));
     }
     let target = &wanted.target;
-    let (history, usable) = choose_timeline(archive, target, wanted.timeline, &named).await?;
-    let mut wal = Wal::new(archive, wanted.tail);
+    let (history, usable) = choose_timeline(holder, target, wanted.timeline, &named).await?;
+    let mut wal = Wal::new(holder, wanted.tail);
     // Newest first; a restore point or a transaction may lie before the newest one.
     let mut nearest = None;
     for summary in usable.iter().rev() {
@@ -146,15 +143,19 @@ pub struct Window {
 }
 
 /// What can be restored on a timeline (the newest one that has a backup, unless given), or `None` without a backup.
-pub async fn window(archive: &Archive, timeline: Option<Timeline>) -> Result<Option<Window>, RestoreError> {
-    let backups = base::list(archive).await?;
+pub async fn window<'a>(
+    holder: impl Into<Holder<'a>>,
+    timeline: Option<Timeline>,
+) -> Result<Option<Window>, RestoreError> {
+    let holder = holder.into();
+    let backups = holder.backups().await?;
     let all: Vec<&Summary> = backups.iter().collect();
     if all.is_empty() {
         return Ok(None);
     }
-    let (history, usable) = choose_timeline(archive, &Target::Latest, timeline, &all).await?;
+    let (history, usable) = choose_timeline(holder, &Target::Latest, timeline, &all).await?;
     let (Some(oldest), Some(newest)) = (usable.first(), usable.last()) else { return Ok(None) };
-    let mut wal = Wal::new(archive, true);
+    let mut wal = Wal::new(holder, true);
     let chain = wal.chain(newest, &history).await?;
     let from_oldest = wal.chain(oldest, &history).await?;
     let missing = (from_oldest.reach() < newest.stop_lsn).then_some(from_oldest.missing);
@@ -182,7 +183,7 @@ fn no_backup(target: &Target, backups: &[&Summary], history: &History) -> Restor
 
 /// The history to follow, and the backups on it that end before the target, oldest first.
 async fn choose_timeline<'a>(
-    archive: &Archive,
+    holder: Holder<'_>,
     target: &Target,
     asked: Option<Timeline>,
     backups: &[&'a Summary],
@@ -191,14 +192,14 @@ async fn choose_timeline<'a>(
         && asked.is_none()
         && let Some(newest) = backups.last()
     {
-        return Ok((history_of(archive, newest.timeline).await?, vec![newest]));
+        return Ok((holder.history(newest.timeline).await?, vec![newest]));
     }
-    let mut timelines = timelines(archive).await?;
+    let mut timelines = holder.timelines().await?;
     timelines.extend(backups.iter().map(|summary| summary.timeline));
     let candidates: Vec<Timeline> = asked.map_or_else(|| timelines.into_iter().rev().collect(), |asked| vec![asked]);
     let mut last = None;
     for timeline in candidates {
-        let history = history_of(archive, timeline).await?;
+        let history = holder.history(timeline).await?;
         let on_the_way: Vec<&Summary> =
             backups.iter().copied().filter(|summary| serves(summary, target, &history)).collect();
         if !on_the_way.is_empty() {
@@ -222,29 +223,6 @@ fn serves(summary: &Summary, target: &Target, history: &History) -> bool {
             Target::Lsn(lsn) => summary.stop_lsn <= *lsn,
             _ => true,
         }
-}
-
-/// Timelines whose histories the archive lists.
-pub(crate) async fn timelines(archive: &Archive) -> Result<BTreeSet<Timeline>, RepositoryError> {
-    let entries = archive.repository().list(&archive.place().history_folder()).await?;
-    let timeline = |name: &str| match name.rsplit('/').next()?.parse() {
-        Ok(WalName::History(timeline)) => Some(timeline),
-        _ => None,
-    };
-    Ok(entries.iter().filter_map(|entry| timeline(&entry.name)).collect())
-}
-
-/// How a timeline came to be.
-pub(crate) async fn history_of(archive: &Archive, timeline: Timeline) -> Result<History, RestoreError> {
-    if timeline <= 1 {
-        return Ok(History::root(timeline));
-    }
-    match wal::read(archive, &WalName::History(timeline)).await {
-        Ok(text) => Ok(History::parse(timeline, &String::from_utf8_lossy(&text))?),
-        // A cluster whose archive began on this timeline.
-        Err(ArchiveError::Repository(error)) if error.is_absent() => Ok(History::root(timeline)),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// The plan with this backup, or why it does not reach the target.

@@ -60,17 +60,38 @@ pub fn lines(plan: &Plan, options: &Options) -> String {
 
 /// The old file without what earlier restores left in it.
 pub fn without_ours(old: &str) -> String {
-    let ours = |line: &str| {
-        let name =
-            line.split(|c: char| c == '=' || c.is_whitespace()).find(|word| !word.is_empty()).unwrap_or_default();
-        OURS.contains(&name.to_ascii_lowercase().as_str())
+    old.lines().filter(|line| !OURS.contains(&name(line).as_str())).map(|line| format!("{line}\n")).collect()
+}
+
+/// The file with comments where it says how WAL is archived.
+pub fn without_archiving(old: &str) -> String {
+    const ARCHIVING: [&str; 3] = ["archive_mode", "archive_command", "archive_library"];
+    let quiet = |line: &str| match ARCHIVING.contains(&name(line).as_str()) {
+        true => format!("# of the server that was backed up: {line}\n"),
+        false => format!("{line}\n"),
     };
-    old.lines().filter(|line| !ours(line)).map(|line| format!("{line}\n")).collect()
+    old.lines().map(quiet).collect()
+}
+
+/// Of the setting that a line makes.
+fn name(line: &str) -> String {
+    let mut words = line.split(|c: char| c == '=' || c.is_whitespace());
+    words.find(|word| !word.is_empty()).unwrap_or_default().to_ascii_lowercase()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_archived_to_where_the_backup_came_from() {
+        let old =
+            "archive_mode = on\n  Archive_Command='pgbackrest push %p' # x\n#archive_mode = off\nwork_mem = 4MB\n";
+        let new = "# of the server that was backed up: archive_mode = on\n\
+                   # of the server that was backed up:   Archive_Command='pgbackrest push %p' # x\n\
+                   #archive_mode = off\nwork_mem = 4MB\n";
+        assert_eq!(without_archiving(old), new);
+    }
 
     #[test]
     fn settings_of_an_earlier_restore_do_not_stay() {

@@ -1,5 +1,7 @@
 //! Writing the new directory.
 
+mod learned;
+
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -10,7 +12,8 @@ use matriarch_postgres::conf;
 
 use super::settings;
 use super::{Options, RestoreError};
-use crate::base::{CONTROL, Line, Manifest};
+use crate::base::{CONTROL, Line, Manifest, Tablespace};
+use learned::Learned;
 
 /// The directory as it is to be.
 #[derive(Debug)]
@@ -21,42 +24,52 @@ pub struct Tree {
     files: Vec<Option<(PathBuf, u64, u32)>>,
     /// Link in `pg_tblspc` and what it points at.
     links: Vec<(PathBuf, PathBuf)>,
+    /// Where tablespaces lie, by their object identifiers.
+    tablespaces: BTreeMap<String, PathBuf>,
+    learned: Learned,
     owner: Option<(u32, u32)>,
 }
 
 impl Tree {
     /// Lays the manifest's paths out under the new places. The error says what is wrong with the manifest.
     pub fn new(manifest: &Manifest, options: &Options) -> Result<Tree, String> {
+        let mut tree = Tree::places(&manifest.summary.tablespaces, options);
+        for line in &manifest.lines {
+            match line {
+                Line::Folder(path, mode) => tree.folders.push((tree.locate(path)?, *mode)),
+                Line::File(_, _, 0) => tree.files.push(None),
+                Line::File(path, size, mode) => tree.files.push(Some((tree.locate(path)?, *size, *mode))),
+                Line::Frame(..) => {}
+            }
+        }
+        Ok(tree)
+    }
+
+    fn places(known: &[Tablespace], options: &Options) -> Tree {
         let mut tablespaces = BTreeMap::new();
         let mut links = Vec::new();
-        for tablespace in &manifest.summary.tablespaces {
+        for tablespace in known {
             let place = options.tablespaces.get(&tablespace.oid).cloned().unwrap_or(PathBuf::from(&tablespace.path));
             links.push((options.data.join(format!("pg_tblspc/{}", tablespace.oid)), place.clone()));
             tablespaces.insert(tablespace.oid.to_string(), place);
         }
-        // A path of a manifest must not lead out of the place that it is restored to.
-        let place = |path: &str| -> Result<PathBuf, String> {
-            let inside = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
-            if !inside {
-                return Err(format!("'{path}' is no path of a data directory"));
-            }
-            let in_tablespace = path.strip_prefix("pg_tblspc/").map(|rest| rest.split_once('/').unwrap_or((rest, "")));
-            Ok(match in_tablespace.and_then(|(oid, rest)| Some((tablespaces.get(oid)?, rest))) {
-                Some((place, "")) => place.clone(),
-                Some((place, rest)) => place.join(rest),
-                None => options.data.join(path),
-            })
-        };
-        let (mut folders, mut files) = (Vec::new(), Vec::new());
-        for line in &manifest.lines {
-            match line {
-                Line::Folder(path, mode) => folders.push((place(path)?, *mode)),
-                Line::File(_, _, 0) => files.push(None),
-                Line::File(path, size, mode) => files.push(Some((place(path)?, *size, *mode))),
-                Line::Frame(..) => {}
-            }
+        let (data, owner) = (options.data.clone(), options.owner);
+        let learned = Learned::default();
+        Tree { data, folders: Vec::new(), files: Vec::new(), links, tablespaces, learned, owner }
+    }
+
+    /// A path of a backup must not lead out of the place that it is restored to.
+    fn locate(&self, path: &str) -> Result<PathBuf, String> {
+        let inside = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+        if !inside {
+            return Err(format!("'{path}' is no path of a data directory"));
         }
-        Ok(Tree { data: options.data.clone(), folders, files, links, owner: options.owner })
+        let in_tablespace = path.strip_prefix("pg_tblspc/").map(|rest| rest.split_once('/').unwrap_or((rest, "")));
+        Ok(match in_tablespace.and_then(|(oid, rest)| Some((self.tablespaces.get(oid)?, rest))) {
+            Some((place, "")) => place.clone(),
+            Some((place, rest)) => place.join(rest),
+            None => self.data.join(path),
+        })
     }
 
     /// Makes the folders and links. Refuses places that hold anything before it makes the first.
@@ -108,16 +121,19 @@ impl Tree {
 
     /// Gives every file its length, mode and owner, and syncs all.
     pub fn finish(&self) -> Result<(), RestoreError> {
-        for (path, size, mode) in self.files.iter().flatten() {
+        let learned = self.learned.known();
+        let listed = self.files.iter().flatten().map(|(path, size, mode)| (path, Some(*size), *mode));
+        for (path, size, mode) in listed.chain(learned.files.iter().map(|(path, mode)| (path, None, *mode))) {
             let finish = || -> io::Result<()> {
                 let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-                file.set_len(*size)?;
-                self.own(&file, *mode)?;
+                size.map_or(Ok(()), |size| file.set_len(size))?;
+                self.own(&file, mode)?;
                 file.sync_all()
             };
             finish().map_err(RestoreError::write(path))?;
         }
-        for (path, _) in self.folders.iter().rev() {
+        let listed = self.folders.iter().map(|(path, _)| path);
+        for path in listed.chain(learned.folders.keys()).rev() {
             sync_folder(path)?;
         }
         Ok(())

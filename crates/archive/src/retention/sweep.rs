@@ -330,8 +330,8 @@ fn objects(entries: &[Entry]) -> impl Iterator<Item = Step> {
 /// The history of the newest timeline, if it can be read.
 async fn present(archive: &Archive, backups: &[Candidate]) -> Result<Option<History>, RetentionError> {
     let newest = backups.iter().map(|backup| backup.outline.timeline).max().unwrap_or(1);
-    let newest = restore::timelines(archive).await?.into_iter().max().unwrap_or(1).max(newest);
-    match restore::history_of(archive, newest).await {
+    let newest = restore::Holder::from(archive).timelines().await?.into_iter().max().unwrap_or(1).max(newest);
+    match restore::Holder::from(archive).history(newest).await {
         Ok(history) => Ok(Some(history)),
         Err(RestoreError::Archive(crate::archive::ArchiveError::Repository(RepositoryError::NoKey { .. }))) => Ok(None),
         Err(error) => Err(Box::new(error).into()),

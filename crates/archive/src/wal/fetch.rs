@@ -103,7 +103,8 @@ fn is_absent(error: &ArchiveError) -> bool {
     matches!(error, ArchiveError::Repository(error) if error.is_absent())
 }
 
-async fn write(to: &Path, content: Vec<u8>) -> Result<(), FetchError> {
+/// Whole or not at all, and synced.
+pub(crate) async fn write(to: &Path, content: Vec<u8>) -> Result<(), FetchError> {
     let path = to.to_owned();
     let written = tokio::task::spawn_blocking(move || place_file::place(&path, &content)).await;
     written

@@ -8,8 +8,8 @@ mod name;
 mod push;
 pub(crate) mod records;
 
-pub(crate) use fetch::read;
 pub use fetch::{FetchError, content, fetch};
+pub(crate) use fetch::{read, write};
 pub use header::BadSegment;
 pub(crate) use header::check as check_segment;
 pub use name::{BadWalName, Segment, WalName};

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use matriarch_archive::archive::{Archive, Incarnation};
 use matriarch_archive::base::{self, BackupError, Summary};
+use matriarch_archive::door::Door;
 use matriarch_archive::progress::Progress;
 use matriarch_archive::restore::{self, AtTarget, Plan, RestoreError, Target, Wanted};
 use matriarch_archive::wal::{self, Segment, WalName};
@@ -25,7 +26,7 @@ use super::{Described, PATIENT};
 const HAND: &str = "MATRIARCH_TEST_HAND";
 
 /// `archive_command` or `restore_command`: this very test program, as one of its ignored tests.
-fn command(what: &str, description: &Path, rest: &str) -> String {
+pub fn command(what: &str, description: &Path, rest: &str) -> String {
     let program = std::env::current_exe().unwrap();
     let hand = format!("{what} {} {rest}", description.display());
     format!("{HAND}=\"{hand}\" {} --exact hand --ignored --nocapture", program.display())
@@ -36,7 +37,15 @@ pub async fn hand() {
     let told = std::env::var(HAND).expect("only PostgreSQL starts this");
     let words: Vec<&str> = told.split(' ').collect();
     let [what, description, path, name] = words[..] else { panic!("{told}") };
-    let described: Described = serde_json::from_slice(&std::fs::read(description).unwrap()).unwrap();
+    let description = std::fs::read(description).unwrap();
+    if what == "door" {
+        let foreign = serde_json::from_slice(&description).unwrap();
+        let door = Door::open(&foreign, PATIENT).await.unwrap();
+        let fetched = door.fetch(&name.parse().unwrap(), Path::new(path)).await;
+        let code = fetched.map_or_else(|error| error.exit_code(), |()| 0);
+        std::process::exit(i32::from(code));
+    }
+    let described: Described = serde_json::from_slice(&description).unwrap();
     let archive = [described.open().await];
     let code = match what {
         "push" => match wal::push(&archive, Path::new(path), &name.parse().unwrap()).await {
@@ -203,15 +212,20 @@ impl Database {
 
     /// Starts a restored directory; returns once it takes writes.
     pub async fn start_restored_with(&self, data: &Path, settings: &str) -> Server {
-        let server = Server::of(&self.installation, data, settings).await.unwrap();
-        let client = connect(&server).await;
-        let deadline = Instant::now() + PATIENT;
-        while one::<bool>(&client, "select pg_is_in_recovery()").await {
-            assert!(Instant::now() < deadline, "recovery did not end");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        server
+        recovered(&self.installation, data, settings).await
     }
+}
+
+/// Starts a restored directory; returns once it takes writes.
+pub async fn recovered(installation: &Installation, data: &Path, settings: &str) -> Server {
+    let server = Server::of(installation, data, settings).await.unwrap();
+    let client = connect(&server).await;
+    let deadline = Instant::now() + PATIENT;
+    while one::<bool>(&client, "select pg_is_in_recovery()").await {
+        assert!(Instant::now() < deadline, "recovery did not end");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    server
 }
 
 pub async fn connect(server: &Server) -> Client {

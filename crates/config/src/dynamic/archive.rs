@@ -117,6 +117,31 @@ pub struct ArchiveRepository {
     pub retry_for: Option<Duration>,
 }
 
+impl ArchiveRepository {
+    /// One at a place, everything else as it is unless given.
+    pub fn at(location: ArchiveLocation) -> ArchiveRepository {
+        ArchiveRepository {
+            location,
+            endpoint: None,
+            allow_http: false,
+            region: None,
+            path_style: true,
+            credentials: None,
+            ca: None,
+            create_by: CreateBy::Condition,
+            storage_class: None,
+            server_side_encryption: None,
+            kms_key: None,
+            customer_key: None,
+            upload_limit: None,
+            download_limit: None,
+            connect_timeout: None,
+            request_timeout: None,
+            retry_for: None,
+        }
+    }
+}
+
 /// Where a repository lies, as people write it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -401,7 +426,7 @@ pub(crate) fn rule(section: &Map<String, Value>, path: &str, problems: &mut Prob
 }
 
 /// Keys that a repository of this kind has no use for, and an endpoint in the clear.
-fn fitting(location: &ArchiveLocation, repository: &Value, path: &str, problems: &mut Problems) {
+pub(crate) fn fitting(location: &ArchiveLocation, repository: &Value, path: &str, problems: &mut Problems) {
     let given = |key: &str| repository.get(key).is_some_and(|value| !value.is_null());
     let useless: &[&str] = match location {
         ArchiveLocation::Directory(_) => &["endpoint", "region", "credentials", "ca", "storage_class"],
@@ -448,7 +473,7 @@ pub(super) fn parameters_rule(config: &Map<String, Value>, path: &str, problems:
     }
 }
 
-fn location(text: &str) -> Result<(), String> {
+pub(crate) fn location(text: &str) -> Result<(), String> {
     text.parse::<ArchiveLocation>().map(drop)
 }
 
@@ -464,7 +489,7 @@ fn compression(text: &str) -> Result<(), String> {
     text.parse::<Compression>().map(drop)
 }
 
-fn endpoint(text: &str) -> Result<(), String> {
+pub(crate) fn endpoint(text: &str) -> Result<(), String> {
     one_line(text)?;
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     match host {

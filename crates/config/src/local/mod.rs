@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::consul::{Consul, ConsulConsistency};
-pub use self::restore::BootstrapRestore;
+pub use self::restore::{BootstrapRestore, RestoreFrom};
 pub use self::virtual_ip::{InterfaceAddress, VirtualIp};
 
 use matriarch_core::MemberName;

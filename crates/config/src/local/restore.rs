@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::dynamic::archive::{self, Archive};
+use crate::dynamic::archive::{self, Archive, ArchiveLocation, ArchiveRepository};
 use crate::problem::Problems;
 use crate::schema::{Effect, Key, Kind, Rule, absolute_path, key, one_line};
 use crate::target::RestoreTarget;
@@ -33,6 +33,36 @@ pub struct BootstrapRestore {
     pub identity: Option<PathBuf>,
     /// The archive; `bootstrap.dcs.archive` unless given.
     pub archive: Option<Archive>,
+    /// Another tool's repository instead.
+    pub from: Option<RestoreFrom>,
+}
+
+/// Another tool's repository. The names are those of `matriarch restore`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct RestoreFrom {
+    /// Who made it.
+    pub tool: String,
+    /// Where it lies.
+    pub location: ArchiveLocation,
+    /// Which stanza or server of it.
+    pub stanza: Option<String>,
+    /// File with a passphrase or a key.
+    pub key_file: Option<PathBuf>,
+    endpoint: Option<String>,
+    allow_http: bool,
+    region: Option<String>,
+    path_style: bool,
+    credentials: Option<PathBuf>,
+    ca: Option<PathBuf>,
+}
+
+impl RestoreFrom {
+    /// As a repository.
+    pub fn repository(&self) -> ArchiveRepository {
+        let RestoreFrom { location, endpoint, allow_http, region, path_style, credentials, ca, .. } = self.clone();
+        let place = ArchiveRepository::at(location);
+        ArchiveRepository { endpoint, allow_http, region, path_style, credentials, ca, ..place }
+    }
 }
 
 pub(super) const RESTORE: &[Key] = &[
@@ -91,6 +121,56 @@ pub(super) const RESTORE: &[Key] = &[
          may be there). Left out: `bootstrap.dcs.archive`. Nothing is ever written to it by this.",
     )
     .effect(Effect::Bootstrap),
+    key(
+        "from",
+        Kind::Section { keys: FROM, rule: None },
+        "Instead of an archive a repository that another tool has made. Nothing is ever written to it.",
+    )
+    .default("null")
+    .effect(Effect::Bootstrap),
+];
+
+const FROM: &[Key] = &[
+    key("tool", Kind::Choice(&["pgbackrest", "walg", "barman"]), "Who made it.").required().effect(Effect::Bootstrap),
+    key(
+        "location",
+        Kind::Text { what: "the location of a repository", check: archive::location },
+        "A directory, `s3://bucket/path`, `gs://bucket/path` or `azure://account/container/path`.",
+    )
+    .required()
+    .effect(Effect::Bootstrap),
+    key(
+        "stanza",
+        Kind::Text { what: "a name", check: one_line },
+        "pgBackRest's stanza, or Barman's name of the server; the only one unless given.",
+    )
+    .effect(Effect::Bootstrap),
+    key(
+        "key_file",
+        Kind::Text { what: "an absolute path", check: absolute_path },
+        "File with pgBackRest's passphrase or WAL-G's key of libsodium; `PGBACKREST_REPO1_CIPHER_PASS` or `WALG_LIBSODIUM_KEY` in \
+         the agent's environment unless given.",
+    )
+    .effect(Effect::Bootstrap),
+    key(
+        "endpoint",
+        Kind::Text { what: "the URL of a store", check: archive::endpoint },
+        "As in `archive.repositories`.",
+    )
+    .effect(Effect::Bootstrap),
+    key("allow_http", Kind::Bool, "The endpoint may begin with `http://`.").default("false").effect(Effect::Bootstrap),
+    key("region", Kind::Text { what: "a region", check: one_line }, "Region of the bucket.").effect(Effect::Bootstrap),
+    key("path_style", Kind::Bool, "S3: the bucket stands in the path of a request.")
+        .default("true")
+        .effect(Effect::Bootstrap),
+    key(
+        "credentials",
+        Kind::Text { what: "an absolute path", check: absolute_path },
+        "File with the store's credentials, as in `archive.repositories`.",
+    )
+    .effect(Effect::Bootstrap),
+    key("ca", Kind::Text { what: "an absolute path", check: absolute_path }, "PEM file with the CA of the endpoint.")
+        .effect(Effect::Bootstrap),
 ];
 
 const ARCHIVE: Kind = Kind::Section { keys: archive::ARCHIVE, rule: Some(archive::rule as Rule) };
@@ -113,6 +193,19 @@ fn place(text: &str) -> Result<(), String> {
 /// There must be something to restore from.
 pub(super) fn rule(bootstrap: &Map<String, Value>, path: &str, problems: &mut Problems) {
     let Some(restore) = bootstrap.get("restore").filter(|restore| restore.is_object()) else { return };
+    let path_of = |key: &str| crate::check::join(&crate::check::join(path, "restore"), key);
+    if let Some(from) = restore.get("from").filter(|from| from.is_object()) {
+        let location = from.get("location").and_then(Value::as_str).and_then(|text| text.parse().ok());
+        if let Some(location) = location {
+            archive::fitting(&location, from, &path_of("from"), problems);
+        }
+        for key in ["archive", "scope", "incarnation", "identity"] {
+            if restore.get(key).is_some_and(|value| !value.is_null()) {
+                problems.add(path_of(key), "it says nothing about another tool's repository", "remove it, or `from`");
+            }
+        }
+        return;
+    }
     let named = restore.get("archive").is_some_and(Value::is_object);
     let own = bootstrap.get("dcs").and_then(|dcs| dcs.get("archive")).is_some_and(Value::is_object);
     if !named && !own {

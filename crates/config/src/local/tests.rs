@@ -89,6 +89,13 @@ fn a_cluster_from_a_backup() {
         (None, false, vec!["fast=/srv/fast".to_owned()])
     );
     assert_eq!(restore.archive.unwrap().repositories[0].location.to_string(), "/srv/archive");
+    let from = "bootstrap:\n  restore:\n    from: {tool: walg, location: s3://b/p, endpoint: 'http://127.0.0.1:1', allow_http: true}\n";
+    let from = load(GOOD.replacen("bootstrap:\n", from, 1), &[]).unwrap().bootstrap.restore.unwrap().from.unwrap();
+    assert_eq!((from.tool.as_str(), from.location.to_string()), ("walg", "s3://b/p".to_owned()));
+    assert_eq!(
+        (from.repository().endpoint.as_deref(), from.repository().path_style),
+        (Some("http://127.0.0.1:1"), true)
+    );
 }
 
 #[test]
@@ -256,6 +263,27 @@ fn problems_say_where_they_are() {
             "bootstrap:\n  restore: {to: latest}\n",
             &[
                 "line 15, column 3: bootstrap.restore: it names no archive; add `archive: {repositories: [{location: …}]}` here or under `bootstrap.dcs`",
+            ],
+        ),
+        (
+            "bootstrap:\n",
+            "bootstrap:\n  restore: {scope: other, from: {tool: tar, location: /a}}\n",
+            &[
+                "line 15, column 34: bootstrap.restore.from.tool: expected one of pgbackrest, walg, barman, found 'tar'; change the value",
+            ],
+        ),
+        (
+            "bootstrap:\n",
+            "bootstrap:\n  restore: {from: {tool: walg, location: s3://a, endpoint: 'http://b'}}\n",
+            &[
+                "line 15, column 50: bootstrap.restore.from.endpoint: it is not encrypted on its way; use https://, or set `allow_http: true` for a store on this host or in a network of its own",
+            ],
+        ),
+        (
+            "bootstrap:\n",
+            "bootstrap:\n  restore: {scope: other, from: {tool: walg, location: /a}}\n",
+            &[
+                "line 15, column 13: bootstrap.restore.scope: it says nothing about another tool's repository; remove it, or `from`",
             ],
         ),
         (

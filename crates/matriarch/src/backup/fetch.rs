@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use matriarch_archive::configured::Configured;
+use matriarch_archive::door::{Door, Foreign};
 use matriarch_archive::wal;
 use matriarch_cli::Failure;
 use matriarch_config as config;
@@ -28,6 +29,22 @@ pub struct Source {
     pub archive: config::Archive,
 }
 
+/// The same for what was restored from another tool's repository.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Passage {
+    /// Version of this file, 1.
+    pub format: u32,
+    /// Where that repository is; secrets are in the files that it names.
+    pub from: Foreign,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Known {
+    Theirs(Passage),
+    Ours(Source),
+}
+
 /// `restore-fetch`.
 #[derive(Args, Clone, Debug)]
 pub struct FetchArgs {
@@ -42,8 +59,15 @@ pub struct FetchArgs {
 /// Fetches one file. The exit code is what PostgreSQL goes by.
 pub async fn fetch(args: FetchArgs) -> anyhow::Result<()> {
     let stop = |text: String| Failure::new(STOP, format!("{} cannot be fetched: {text}", args.file));
-    let name = args.file.parse().map_err(|error: wal::BadWalName| stop(error.to_string()))?;
-    let source = read(&args.source).map_err(stop)?;
+    let name: wal::WalName = args.file.parse().map_err(|error: wal::BadWalName| stop(error.to_string()))?;
+    let source = match read(&args.source).map_err(stop)? {
+        Known::Ours(source) => source,
+        Known::Theirs(passage) => {
+            let door = Door::open(&passage.from, PATIENCE).await.map_err(|error| stop(error.to_string()))?;
+            let fetched = door.fetch(&name, &args.to).await;
+            return fetched.map_err(|error| Failure::new(error.exit_code(), error.to_string()).into());
+        }
+    };
     let configured =
         Configured::new(&source.archive, &source.cluster, PATIENCE).map_err(|error| stop(error.to_string()))?;
     let archives = configured.open_all(&source.incarnation).await.map_err(|error| stop(error.to_string()))?;
@@ -51,7 +75,7 @@ pub async fn fetch(args: FetchArgs) -> anyhow::Result<()> {
     fetched.map_err(|error| Failure::new(error.exit_code(), error.to_string()).into())
 }
 
-fn read(path: &Path) -> Result<Source, String> {
+fn read(path: &Path) -> Result<Known, String> {
     let text = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
 }

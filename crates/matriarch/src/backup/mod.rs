@@ -21,6 +21,7 @@ use matriarch_cli::Ui;
 pub use archives::WhereArgs;
 pub use fetch::{FetchArgs, fetch};
 pub use keys::prove_keys;
+pub use restore::door::FromArgs;
 pub use restore::{GoalArgs, RestoreArgs, restore};
 
 use crate::cluster::Which;

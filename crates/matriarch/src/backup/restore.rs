@@ -1,8 +1,10 @@
 //! `restore`: into an empty directory. In place of a running cluster's data: `in_place.rs`.
 
+pub mod door;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -80,6 +82,8 @@ pub struct RestoreArgs {
     pub(super) dry_run: bool,
     #[command(flatten)]
     pub(super) place: WhereArgs,
+    #[command(flatten)]
+    from: door::FromArgs,
 }
 
 /// Of a cluster that runs.
@@ -108,6 +112,16 @@ enum Action {
     Pause,
     /// Stops.
     Shutdown,
+}
+
+impl From<Action> for AtTarget {
+    fn from(action: Action) -> AtTarget {
+        match action {
+            Action::Promote => AtTarget::Promote,
+            Action::Pause => AtTarget::Pause,
+            Action::Shutdown => AtTarget::Shutdown,
+        }
+    }
 }
 
 fn place(text: &str) -> Result<(String, PathBuf), String> {
@@ -159,8 +173,36 @@ struct Reach {
     missing: Option<String>,
 }
 
+impl Reach {
+    fn of(plan: &Plan, window: Option<Window>) -> Reach {
+        Reach {
+            from: window.as_ref().map_or(plan.summary.stop_time, |window| window.oldest.stop_time),
+            to: window.as_ref().and_then(|window| window.last_transaction),
+            to_lsn: window.as_ref().map_or(plan.reach, |window| window.reach).to_string(),
+            missing: window.and_then(|window| window.missing).map(|segment| segment.to_string()),
+        }
+    }
+
+    fn shown(&self) -> String {
+        let until = self.to.map_or_else(String::new, |to| format!("{} ", seconds(to)));
+        format!("{} to {until}({})", seconds(self.from), self.to_lsn)
+    }
+
+    fn gap(&self) -> Option<Part> {
+        let missing = self.missing.as_ref()?;
+        let text =
+            format!("There is a gap: {missing} is missing, and what follows it is reached from later backups only");
+        Some(Part::Line(Tone::Warn, text))
+    }
+}
+
 /// Restores, or says what it would do.
 pub async fn restore(args: RestoreArgs, which: &Which, ui: &mut Ui) -> anyhow::Result<()> {
+    if let Some(foreign) = args.from.foreign()? {
+        let text = "--from restores into a directory: name one; a running cluster goes back by its own archive";
+        let data = args.data.as_ref().ok_or_else(|| Failure::new(code::USAGE, text))?;
+        return door::restore(&args, data, &foreign, ui).await;
+    }
     let Some(data) = &args.data else { return in_place::run(args, which, ui).await };
     let found = find(which, &args.place).await?;
     let data = std::path::absolute(data)?;
@@ -173,16 +215,23 @@ pub async fn restore(args: RestoreArgs, which: &Which, ui: &mut Ui) -> anyhow::R
     if args.dry_run {
         return ui.show(&page, || parts(&page));
     }
-    let meter = Meter::start("restore", &options.progress);
+    follow(&options, restore::restore(&archive, &plan, &options)).await?;
+    ui.show(&page, || parts(&page))
+}
+
+/// Does it, and tells how far it is, until it is done or somebody wants an end of it.
+async fn follow(
+    options: &Options,
+    work: impl Future<Output = Result<restore::Took, restore::RestoreError>>,
+) -> anyhow::Result<()> {
+    let _meter = Meter::start("restore", &options.progress);
     tokio::select! {
-        restored = restore::restore(&archive, &plan, &options) => drop(restored.map_err(failed)?),
+        restored = work => restored.map(drop).map_err(failed),
         () = interrupted()? => {
-            let text = format!("interrupted: {} is not complete and cannot be started; remove it", page.directory.display());
-            return Err(Failure::new(code::TEMPORARY, text).into());
+            let text = format!("interrupted: {} is not complete and cannot be started; remove it", options.data.display());
+            Err(Failure::new(code::TEMPORARY, text).into())
         }
     }
-    drop(meter);
-    ui.show(&page, || parts(&page))
 }
 
 /// The incarnation and the plan that serve the target: of the newest incarnation that does.
@@ -210,7 +259,9 @@ fn options(
         owner::check_reachable(parent, owner)?;
     }
     if let (Some(owner), false) = (&owner, args.place_wal) {
-        readable(&found.section, owner)?;
+        let section = &found.section;
+        let credentials = section.repositories.iter().flat_map(|one| one.credentials.iter().chain(&one.ca));
+        readable(section.encryption.identity_file.iter().chain(credentials).map(PathBuf::as_path), owner)?;
     }
     let program = std::env::current_exe().context("cannot find our own program, which fetches the WAL")?;
     let mut section = found.section.clone();
@@ -234,11 +285,7 @@ fn options(
             (SOURCE.to_owned(), serde_json::to_string_pretty(&source)?),
             (ORIGIN.to_owned(), serde_json::to_string_pretty(&origin)?),
         ],
-        at_target: match args.at_target {
-            Action::Promote => AtTarget::Promote,
-            Action::Pause => AtTarget::Pause,
-            Action::Shutdown => AtTarget::Shutdown,
-        },
+        at_target: args.at_target.into(),
         owner: owner.map(|owner| (owner.uid, owner.gid)),
         workers: args.jobs.into(),
         progress: Progress::default(),
@@ -246,10 +293,8 @@ fn options(
 }
 
 /// PostgreSQL's user fetches the WAL, so it must be able to read what that needs.
-fn readable(section: &matriarch_config::Archive, owner: &Owner) -> anyhow::Result<()> {
-    let keys = section.encryption.identity_file.iter();
-    let credentials = section.repositories.iter().flat_map(|one| one.credentials.iter().chain(&one.ca));
-    for path in keys.chain(credentials) {
+fn readable<'a>(paths: impl Iterator<Item = &'a Path>, owner: &Owner) -> anyhow::Result<()> {
+    for path in paths {
         let Ok(meta) = std::fs::metadata(path) else { continue };
         let bit = match (meta.uid() == owner.uid, meta.gid() == owner.gid) {
             (true, _) => 0o400,
@@ -312,12 +357,7 @@ fn page(
         tail_segments: plan.tail.len(),
         wal: segments as u64 * archive.incarnation().segment_size,
         reach: plan.reach.to_string(),
-        window: Reach {
-            from: window.as_ref().map_or(summary.stop_time, |window| window.oldest.stop_time),
-            to: window.as_ref().and_then(|window| window.last_transaction),
-            to_lsn: window.as_ref().map_or(plan.reach, |window| window.reach).to_string(),
-            missing: window.and_then(|window| window.missing).map(|segment| segment.to_string()),
-        },
+        window: Reach::of(plan, window),
         dry_run: args.dry_run,
     }
 }
@@ -327,7 +367,6 @@ fn parts(page: &Page) -> Vec<Part> {
         true => format!("{} would be restored to {}", page.directory.display(), page.target),
         false => format!("{} is restored; it replays to {} when it is started", page.directory.display(), page.target),
     };
-    let until = page.window.to.map_or_else(String::new, |to| format!("{} ", seconds(to)));
     let rows = [
         ("Backup", format!("{}, ended {}", page.backup, seconds(page.backup_ended))),
         ("Repository", format!("{}, incarnation {}", page.repository, page.incarnation)),
@@ -342,7 +381,7 @@ fn parts(page: &Page) -> Vec<Part> {
                 units::bytes(page.wal)
             ),
         ),
-        ("Reachable", format!("{} to {until}({})", seconds(page.window.from), page.window.to_lsn)),
+        ("Reachable", page.window.shown()),
         ("New incarnation", page.new_incarnation.clone()),
     ];
     let mut grid = Grid::new(&["What", "Is"]);
@@ -350,11 +389,7 @@ fn parts(page: &Page) -> Vec<Part> {
         grid.row(Tone::Plain, vec![what.to_owned(), is]);
     }
     let mut parts = vec![Part::Line(Tone::Strong, title), Part::Grid(grid)];
-    if let Some(missing) = &page.window.missing {
-        let text =
-            format!("There is a gap: {missing} is missing, and what follows it is reached from later backups only");
-        parts.push(Part::Line(Tone::Warn, text));
-    }
+    parts.extend(page.window.gap());
     if !page.dry_run {
         let text = format!("Start it with: pg_ctl -D {} start", page.directory.display());
         parts.push(Part::Line(Tone::Plain, text));

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use matriarch_api::{DrillKind, DrillRecord, DrillResult, RestoreFigures};
-use matriarch_archive::archive::Archive;
+use matriarch_archive::door::Foreign;
 use matriarch_archive::progress::Progress;
-use matriarch_archive::restore::{self, AtTarget, Options, Plan};
+use matriarch_archive::restore::{AtTarget, Held, Options, Plan};
 use matriarch_cli::{Failure, Ui, code, exit_code, units};
 use matriarch_core::Lsn;
 use matriarch_drill::Interrupt;
@@ -27,7 +27,7 @@ use super::{RestoreArgs, shown};
 use crate::backup::archives::Found;
 use crate::backup::fail::failed;
 use crate::backup::meter::Meter;
-use crate::backup::restore::choose;
+use crate::backup::restore::{choose, door};
 
 /// Beside what is restored: WAL of the end of recovery, logs, what a check leaves.
 const SPARE: u64 = 64 << 20;
@@ -39,8 +39,16 @@ const MODEST: [(&str, &str); 2] = [("shared_buffers", "128MB"), ("huge_pages", "
 /// One drill.
 pub struct Course<'a> {
     pub args: &'a RestoreArgs,
-    pub found: &'a Found,
+    pub whence: &'a Whence,
     pub superuser: String,
+}
+
+/// What is practised with.
+pub enum Whence {
+    /// The archive of a cluster.
+    Ours(Box<Found>),
+    /// Another tool's repository.
+    Theirs(Box<Foreign>),
 }
 
 /// A drill that was done.
@@ -59,7 +67,7 @@ enum Hindrance {
 
 /// All that a drill needs.
 struct Means {
-    archive: Archive,
+    held: Held,
     plan: Plan,
     binaries: Binaries,
     owner: Option<Owner>,
@@ -69,7 +77,7 @@ struct Means {
 
 impl Means {
     fn wal(&self) -> u64 {
-        self.plan.wal(self.archive.incarnation().segment_size)
+        self.plan.wal(self.held.holder().segment_size())
     }
 
     fn needed(&self) -> u64 {
@@ -108,8 +116,8 @@ impl Course<'_> {
         let summary = &means.plan.summary;
         Some(shown::Plan {
             backup: summary.backup.clone(),
-            repository: means.archive.repository().name().to_owned(),
-            incarnation: means.archive.place().incarnation().to_owned(),
+            repository: means.held.repository().to_owned(),
+            incarnation: means.held.part(),
             target: means.plan.target.to_string(),
             size: summary.size,
             wal: means.wal(),
@@ -120,8 +128,16 @@ impl Course<'_> {
     }
 
     async fn means(&self) -> Result<Means, Hindrance> {
-        let chosen = choose(self.found, &self.args.goal.wanted()).await;
-        let (archive, plan) = chosen.map_err(|error| match exit_code(&error) {
+        let wanted = self.args.goal.wanted();
+        let chosen = match self.whence {
+            Whence::Ours(found) => {
+                choose(found, &wanted).await.map(|(archive, plan)| (Held::Archive(Box::new(archive)), plan))
+            }
+            Whence::Theirs(foreign) => {
+                door::choose(foreign, &wanted).await.map(|(stock, plan)| (Held::Stock(Box::new(stock)), plan))
+            }
+        };
+        let (held, plan) = chosen.map_err(|error| match exit_code(&error) {
             code::UNAVAILABLE | code::CONFIG | code::PERMISSION => Hindrance::Refused(vec![format!("{error:#}")]),
             _ => Hindrance::Failed(format!("{error:#}")),
         })?;
@@ -133,7 +149,7 @@ impl Course<'_> {
         let within = std::path::absolute(within).map_err(|error| refused(&error))?;
         let free = volumes::free(&within);
         let free = free.map_err(|error| refused(&format!("--scratch {}: {error}", within.display())))?;
-        Ok(Means { archive, plan, binaries, owner, within, free })
+        Ok(Means { held, plan, binaries, owner, within, free })
     }
 
     /// Does it. The inner error: why nothing was done.
@@ -172,14 +188,14 @@ impl Course<'_> {
     }
 
     async fn steps(&self, means: &Means, place: &Place, work: &mut Work) -> anyhow::Result<()> {
-        let Means { archive, plan, .. } = means;
+        let Means { held, plan, .. } = means;
         let (figures, summary) = (&mut work.figures, &plan.summary);
         figures.backup = summary.backup.clone();
-        figures.repository = archive.repository().name().to_owned();
+        figures.repository = held.repository().to_owned();
         (figures.bytes, figures.segments) = (summary.size, (plan.complete.len() + plan.tail.len()) as u64);
         let options = self.options(means, place);
         let meter = Meter::start("restore", &options.progress);
-        let took = restore::restore(archive, plan, &options).await.map_err(failed)?;
+        let took = held.restore(plan, &options).await.map_err(failed)?;
         drop(meter);
         (figures.seconds.files, figures.seconds.wal) = (seconds(took.files), seconds(took.wal));
 
@@ -279,7 +295,7 @@ async fn reached(sql: &Sql, means: &Means, figures: &mut RestoreFigures) -> anyh
     figures.reached_at = row.next().flatten();
     let reached: Lsn =
         figures.reached.parse().map_err(|_| anyhow::anyhow!("PostgreSQL does not say where recovery ended"))?;
-    match means.plan.falls_short(reached, means.archive.incarnation().segment_size) {
+    match means.plan.falls_short(reached, means.held.holder().segment_size()) {
         true => Err(anyhow::anyhow!(
             "recovery ended at {reached} although the archive goes on to {}: the WAL there is damaged ('matriarch backup verify \
              --wal' reads all of it)",

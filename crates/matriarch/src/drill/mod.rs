@@ -15,9 +15,9 @@ use matriarch_cli::{Failure, Target, Ui, code};
 use matriarch_config::LocalConfig;
 use matriarch_drill::{Attempt, DrillVerb, Interrupt, Practice, WhenArgs};
 
-use crate::backup::{GoalArgs, WhereArgs, archives};
+use crate::backup::{FromArgs, GoalArgs, WhereArgs, archives};
 use crate::cluster::{self, Which};
-use course::{Course, Drilled};
+use course::{Course, Drilled, Whence};
 
 /// What to practise.
 #[derive(Debug, Subcommand)]
@@ -32,7 +32,8 @@ pub enum Drill {
         with a single false, fails the drill. It tells how long each step took; the cluster itself is not touched.",
         after_long_help = "Examples:\n  matriarch drill restore\n  matriarch drill restore --database shop --query 'select \
         max(at) > now() - interval $$1 hour$$ from orders'\n  matriarch drill restore --scratch /srv/scratch --every 1d --between \
-        02:00-04:00\n  matriarch drill restore --to '2026-11-22 06:00:00+01:00' --dry-run"
+        02:00-04:00\n  matriarch drill restore --to '2026-11-22 06:00:00+01:00' --dry-run\n  matriarch drill restore --from \
+        pgbackrest:/var/lib/pgbackrest"
     )]
     Restore(Box<RestoreArgs>),
 }
@@ -71,6 +72,8 @@ pub struct RestoreArgs {
     when: WhenArgs,
     #[command(flatten)]
     place: WhereArgs,
+    #[command(flatten)]
+    from: FromArgs,
 }
 
 /// Whether the data is checked beyond being read.
@@ -97,10 +100,15 @@ pub async fn run(drill: Drill, which: &Which, ui: &mut Ui) -> anyhow::Result<()>
 }
 
 async fn restore(args: &RestoreArgs, which: &Which, ui: &mut Ui) -> anyhow::Result<()> {
-    let target = match args.place.archive {
+    let what = match (&args.place.archive, args.from.foreign()?) {
+        (_, Some(_)) => Some("the repository is another tool's"),
+        (Some(_), None) => Some("the archive is named by a file"),
+        (None, None) => None,
+    };
+    let target = match what {
         None => Some(cluster::find(which).await?.target()),
-        Some(_) => {
-            ui.note("the archive is named by a file: no cluster is asked, and the result is shown here only");
+        Some(what) => {
+            ui.note(&format!("{what}: no cluster is asked, and the result is shown here only"));
             None
         }
     };
@@ -151,6 +159,13 @@ impl Restores<'_> {
         named.filter(|name| !name.is_empty()).unwrap_or_else(|| "postgres".to_owned())
     }
 
+    async fn whence(&self) -> anyhow::Result<Whence> {
+        Ok(match self.args.from.foreign()? {
+            Some(foreign) => Whence::Theirs(Box::new(foreign)),
+            None => Whence::Ours(Box::new(archives::find(self.which, &self.args.place).await?)),
+        })
+    }
+
     async fn untimely(&mut self) -> anyhow::Result<Vec<String>> {
         let log = self.log().await?;
         Ok(matriarch_drill::untimely(&self.args.when, DrillKind::Restore, &log, &Zoned::now()))
@@ -158,8 +173,8 @@ impl Restores<'_> {
 
     async fn rehearse(&mut self, ui: &mut Ui) -> anyhow::Result<()> {
         let mut reasons = self.untimely().await?;
-        let found = archives::find(self.which, &self.args.place).await?;
-        let course = Course { args: self.args, found: &found, superuser: self.superuser() };
+        let whence = self.whence().await?;
+        let course = Course { args: self.args, whence: &whence, superuser: self.superuser() };
         let plan = course.rehearse(&mut reasons).await;
         let data = shown::Rehearsal { plan, possible: reasons.is_empty(), refused_because: reasons };
         ui.show(&data, || data.parts())?;
@@ -184,8 +199,8 @@ impl Practice for Restores<'_> {
         if !reasons.is_empty() {
             return Ok(Attempt::Refused(reasons));
         }
-        let found = archives::find(self.which, &self.args.place).await?;
-        let course = Course { args: self.args, found: &found, superuser: self.superuser() };
+        let whence = self.whence().await?;
+        let course = Course { args: self.args, whence: &whence, superuser: self.superuser() };
         let drilled = match course.run(ui, stop).await? {
             Ok(drilled) => drilled,
             Err(reasons) => return Ok(Attempt::Refused(reasons)),

@@ -12,6 +12,7 @@ mod doors;
 mod drills;
 mod etcd;
 mod faults;
+mod foreign;
 mod in_place;
 mod majors;
 mod noticing;

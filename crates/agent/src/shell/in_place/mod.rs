@@ -194,10 +194,12 @@ impl Shell {
         }
         let section = self.config.archive.clone().ok_or("the cluster has no archive")?;
         let order = restored::Order {
-            section,
-            cluster: self.options.scope.clone(),
-            own: true,
-            incarnation: wish.incarnation.clone(),
+            whence: restored::Whence::Archive {
+                section: Box::new(section),
+                cluster: self.options.scope.clone(),
+                own: true,
+                incarnation: wish.incarnation.clone(),
+            },
             wanted: wish.wanted()?,
             tablespaces: wish.tablespaces.clone(),
         };
