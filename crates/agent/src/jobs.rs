@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::claim;
 use crate::conf_files::ConfFiles;
 use crate::guard::GuardState;
-use crate::restored;
+use crate::{dumped, restored};
 
 /// How long a standby may take to become consistent, and a primary to recover, before the agent stops waiting. The
 /// server goes on; the agent then sees it become ready by itself.
@@ -54,6 +54,8 @@ pub struct JobContext {
     pub initdb: bootstrap::InitdbOptions,
     /// A backup that stands in for initdb.
     pub restore: Option<Arc<restored::Order>>,
+    /// A dump that follows initdb.
+    pub dump: Option<Arc<dumped::Order>>,
     /// Whom to rewind to: the leader, when there is one.
     pub leader: Option<Source>,
     /// Whom to copy from: the leader, or a member that is there for it.
@@ -129,9 +131,12 @@ fn hopeless(error: impl std::fmt::Display) -> JobFailure {
 
 async fn initdb(context: &JobContext) -> Done {
     claim::mark(&context.instance).map_err(failed)?;
-    match &context.restore {
-        Some(order) => restored::perform(&context.instance, order, &context.log).await.map_err(failed)?,
-        None => drop(bootstrap::initdb(&context.instance, &context.initdb).await.map_err(failed)?),
+    match (&context.restore, &context.dump) {
+        (Some(order), _) => restored::perform(&context.instance, order, &context.log).await.map_err(failed)?,
+        (None, Some(order)) => {
+            dumped::perform(&context.instance, &context.initdb, order, &context.log).await.map_err(failed)?;
+        }
+        (None, None) => drop(bootstrap::initdb(&context.instance, &context.initdb).await.map_err(failed)?),
     }
     Ok(JobReport::default())
 }

@@ -12,6 +12,7 @@ use matriarch_postgres::bootstrap::InitdbOptions;
 use matriarch_postgres::conf::ServerTls;
 use serde_json::Value;
 
+use crate::dumped;
 use crate::restored::Order;
 
 /// Everything local; what all members share lives in the store's `config`.
@@ -47,6 +48,8 @@ pub struct Options {
     pub initdb: InitdbOptions,
     /// From which backup instead.
     pub restore: Option<Arc<Order>>,
+    /// What it is filled with after initdb.
+    pub dump: Option<Arc<dumped::Order>>,
     /// Dynamic configuration for a new cluster.
     pub bootstrap_config: Option<Value>,
     /// The program whose `guard` verb is the guard: this very binary.

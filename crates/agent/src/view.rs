@@ -15,6 +15,7 @@ use matriarch_dcs::{Entry, LeaseId, Snapshot};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::chores::Chore;
 use crate::in_place::{self, InPlace};
 
 /// Beside the leader's position in `status`, as in Patroni.
@@ -43,6 +44,10 @@ pub struct Reading {
     pub backups: Option<Versioned<BackupLog>>,
     /// `backup`: the scheduled one under way.
     pub backup: Option<BackupRun>,
+    /// `dumps`: a log of the same form.
+    pub dumps: Option<Versioned<BackupLog>>,
+    /// `dump`: the scheduled one under way.
+    pub dump: Option<BackupRun>,
     /// `restore`: the cluster goes back, or has gone.
     pub in_place: Option<Versioned<InPlace>>,
     /// Keys whose value is not what it should be: named, logged, and otherwise ignored.
@@ -81,6 +86,8 @@ pub fn read(snapshot: &Snapshot, lease: Option<LeaseId>, now: jiff::Timestamp) -
     reading.drills = json(snapshot, key::DRILLS, garbled).map(|drills| Arc::new(drills.value)).unwrap_or_default();
     reading.backups = json(snapshot, key::BACKUPS, garbled);
     reading.backup = json(snapshot, key::BACKUP, garbled).map(|run| run.value);
+    reading.dumps = json(snapshot, Chore::Dump.log_key(), garbled);
+    reading.dump = json(snapshot, Chore::Dump.run_key(), garbled).map(|run| run.value);
     reading.in_place = json(snapshot, in_place::KEY, garbled);
     let status = json::<StatusRecord>(snapshot, key::STATUS, garbled).map(|status| status.value).unwrap_or_default();
     view.optime = Lsn(status.optime);

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
 use crate::backend::Live;
-use crate::types::{ArchiveStatus, ClusterStatus, DrillKind, DrillLog, DrillResult, MemberStatus, ScheduledBackups};
+use crate::types::{
+    ArchiveStatus, ClusterStatus, DrillKind, DrillLog, DrillResult, MemberStatus, ScheduledBackups, ScheduledDumps,
+};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -264,10 +266,36 @@ fn of_archive(page: &mut Page, archive: &ArchiveStatus) {
     if let Some(backups) = &archive.backups {
         of_backups(page, backups);
     }
+    if let Some(dumps) = &archive.dumps {
+        of_dumps(page, dumps);
+    }
+}
+
+/// In seconds since 1970.
+fn at(time: Option<&String>) -> f64 {
+    time.map_or(0.0, |time| seconds(time))
+}
+
+fn of_dumps(page: &mut Page, dumps: &ScheduledDumps) {
+    page.gauge(
+        "matriarch_dump_last_timestamp_seconds",
+        "When the last scheduled dump was complete, seconds since 1970, 0 when none was.",
+        at(dumps.last.as_ref().map(|last| &last.ended)),
+    );
+    page.gauge(
+        "matriarch_dump_next_timestamp_seconds",
+        "When the next one is due, or is tried again, seconds since 1970, 0 when that is not known.",
+        at(dumps.next.as_ref()),
+    );
+    page.gauge("matriarch_dump_running", "1 while a scheduled dump is taken.", u8::from(dumps.running.is_some()));
+    page.gauge(
+        "matriarch_dump_failures",
+        "Attempts at a scheduled dump that failed since the last one.",
+        dumps.failures,
+    );
 }
 
 fn of_backups(page: &mut Page, backups: &ScheduledBackups) {
-    let at = |time: Option<&String>| time.map_or(0.0, |time| seconds(time));
     page.gauge(
         "matriarch_backup_last_timestamp_seconds",
         "When the last scheduled backup was complete, seconds since 1970, 0 when none was.",

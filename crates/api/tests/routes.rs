@@ -149,6 +149,11 @@ async fn the_archive_is_shown_checked_and_counted() {
             failures: 4,
             ..ScheduledBackups::default()
         }),
+        dumps: Some(ScheduledDumps {
+            last: Some(ScheduledDump { ended: "2026-11-21T10:00:00Z".into(), ..ScheduledDump::default() }),
+            failures: 1,
+            ..ScheduledDumps::default()
+        }),
         ..ArchiveStatus::default()
     };
     let text = metrics::render(&primary(), &cluster(), &DrillLog::default(), &archive, leading(), None);
@@ -162,6 +167,10 @@ async fn the_archive_is_shown_checked_and_counted() {
         "matriarch_backup_next_timestamp_seconds{scope=\"demo\",name=\"a\"} 1795255200\n",
         "matriarch_backup_running{scope=\"demo\",name=\"a\"} 1\n",
         "matriarch_backup_failures{scope=\"demo\",name=\"a\"} 4\n",
+        "matriarch_dump_last_timestamp_seconds{scope=\"demo\",name=\"a\"} 1795255200\n",
+        "matriarch_dump_next_timestamp_seconds{scope=\"demo\",name=\"a\"} 0\n",
+        "matriarch_dump_running{scope=\"demo\",name=\"a\"} 0\n",
+        "matriarch_dump_failures{scope=\"demo\",name=\"a\"} 1\n",
         "matriarch_archive_waiting_files{scope=\"demo\",name=\"a\"} 3\n",
         "matriarch_archive_oldest_waiting_timestamp_seconds{scope=\"demo\",name=\"a\"} 1795255200\n",
     ] {

@@ -199,6 +199,19 @@ impl Own {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
+        Ok(Own::begun(origin, identity))
+    }
+
+    /// The same of the content of that file, as a server tells it.
+    pub fn told(origin: Option<&str>, identity: Identity) -> Result<Own, Box<ConfiguredError>> {
+        let failed = |error: serde_json::Error| {
+            Box::new(ConfiguredError::Origin { path: PathBuf::from(ORIGIN), source: error.into() })
+        };
+        let origin = origin.map(serde_json::from_str::<Origin>).transpose().map_err(failed)?;
+        Ok(Own::begun(origin, identity))
+    }
+
+    fn begun(origin: Option<Origin>, identity: Identity) -> Own {
         let system = identity.system_identifier.to_string();
         let (name, parent) = origin.map_or((system.clone(), None), |origin| (origin.incarnation, origin.parent));
         let record = Incarnation {
@@ -209,7 +222,7 @@ impl Own {
             created: jiff::Timestamp::now(),
             parent,
         };
-        Ok(Own { name, record })
+        Own { name, record }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where in a repository what lies: `<cluster>/<incarnation>/{wal,tail,base,pack}`.
+//! Where in a repository what lies: `<cluster>/<incarnation>/{wal,tail,base,pack,dump}`.
 
 use matriarch_core::Timeline;
 
@@ -98,6 +98,26 @@ impl Place {
     /// A pack of a base backup.
     pub fn pack(&self, backup: &str, number: u32) -> String {
         self.below(&format!("pack/{backup}/{number:06}"))
+    }
+
+    /// The folder of all dumps.
+    pub fn dump_folder(&self) -> String {
+        self.below("dump")
+    }
+
+    /// The manifest of a dump.
+    pub fn dump_manifest(&self, dump: &str) -> String {
+        self.of_dump(dump, "manifest")
+    }
+
+    /// A pack of a dump.
+    pub fn dump_pack(&self, dump: &str, number: u32) -> String {
+        self.of_dump(dump, &format!("{number:06}"))
+    }
+
+    /// An object of a dump.
+    pub(crate) fn of_dump(&self, dump: &str, file: &str) -> String {
+        self.below(&format!("dump/{dump}/{file}"))
     }
 
     fn below(&self, name: &str) -> String {

@@ -10,9 +10,13 @@ use bytes::Bytes;
 use common::Described;
 use common::database::{self, Database, one};
 use matriarch_archive::archive::Incarnation;
+use matriarch_archive::dump;
 use matriarch_archive::format::{Codec, FRAME, FormatError, Identities, Kind, Recipients, Style, open, seal};
+use matriarch_archive::progress::Progress;
 use matriarch_archive::restore::Target;
 use matriarch_archive::wal::{Segment, WalName};
+use matriarch_postgres::Binaries;
+use matriarch_postgres::dump::Access;
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::postgres;
 
@@ -216,6 +220,34 @@ async fn is_read_by_the_extractor(codec: &str, encrypted: bool) {
     let server = database.start_restored_with(&data, &settings).await;
     let count: i64 = one(&database::connect(&server).await, "select count(*) from t").await;
     assert_eq!(count, 200_001);
+    dump_is_read_by_the_extractor(&database, &described, &dir).await;
+}
+
+/// What it extracts is what PostgreSQL's programs wrote, which pg_restore reads.
+async fn dump_is_read_by_the_extractor(database: &Database, described: &Described, dir: &TestDir) {
+    let binaries = Binaries::at(&postgres::any().bins).unwrap();
+    let access = Access::new(binaries.clone(), database.server.dsn().parse().unwrap());
+    let options = dump::Options {
+        databases: Vec::new(),
+        format: dump::Format::Custom,
+        jobs: 1,
+        globals: true,
+        scheduled: false,
+        scratch: PathBuf::new(),
+        progress: Progress::default(),
+    };
+    let taken = dump::take(std::slice::from_ref(&database.archive), &access, "logical", &options).await.unwrap();
+    assert_eq!(dump::list(&database.archive).await.unwrap(), std::slice::from_ref(&taken));
+    let target = dir.join("logical");
+    let output = extract(described, &["dump", "logical", &target.display().to_string()], &dir.join("identity.txt"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.starts_with("1.dump\t") && told.trim_end().ends_with("\tpostgres\tpostgres"), "{told}");
+    assert!(std::fs::read_to_string(target.join("globals.sql")).unwrap().contains("ROLE postgres"));
+    let mut restore = Command::new(binaries.program("pg_restore"));
+    let read = restore.args(["--data-only", "--table=t", "--file=-"]).arg(target.join("1.dump")).output().unwrap();
+    let rows = String::from_utf8_lossy(&read.stdout).lines().filter(|line| line.parse::<u32>().is_ok()).count();
+    assert_eq!(rows, 200_001, "{}", String::from_utf8_lossy(&read.stderr));
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! `archive`: what is archived, and whether repositories do what they must.
 
 use matriarch_api::{
-    ArchiveCheckRow, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchivedFile, ScheduledBackups,
+    ArchiveCheckRow, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchivedFile, BackupFailure, BackupRun,
+    ScheduledBackups, ScheduledDumps,
 };
 use serde::Serialize;
 
@@ -40,6 +41,9 @@ struct Page {
     /// Scheduled backups; only with a schedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     backups: Option<ScheduledBackups>,
+    /// Scheduled dumps; only with a schedule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dumps: Option<ScheduledDumps>,
     members: Vec<Line>,
 }
 
@@ -81,6 +85,7 @@ fn page(leader: Option<&str>, members: Vec<Line>) -> Page {
         waiting,
         oldest_waiting: oldest,
         backups: best.backups,
+        dumps: best.dumps,
         members,
     }
 }
@@ -105,7 +110,7 @@ fn parts(page: &Page) -> Vec<Part> {
     if let Some(failure) = &page.last_failure {
         line(Tone::Bad, "Last failure:", format!("{} at {}: {}", failure.file, failure.at, failure.why));
     }
-    for (tone, name, text) in page.backups.iter().flat_map(scheduled) {
+    for (tone, name, text) in page.backups.iter().flat_map(scheduled).chain(page.dumps.iter().flat_map(dumps)) {
         line(tone, name, text);
     }
     let mut repositories = Grid::new(&["Repository", "State", "Tail stored", "Behind", "Problem"]).numeric(&["Behind"]);
@@ -167,18 +172,47 @@ fn scheduled(backups: &ScheduledBackups) -> Vec<(Tone, &'static str, String)> {
         }
         None => (Tone::Plain, "Last backup:", "none by this schedule yet".to_owned()),
     });
-    let next = backups.next.clone().unwrap_or_else(|| "not known yet".to_owned());
-    lines.push(match &backups.running {
-        Some(run) => (Tone::Plain, "Next backup:", format!("under way on {} since {}", run.member, run.since)),
-        None if backups.failures > 0 => (Tone::Warn, "Next backup:", format!("tried again at {next}")),
-        None => (Tone::Plain, "Next backup:", next),
-    });
-    if let Some(failure) = &backups.last_failure {
-        let count = if backups.failures > 1 { format!(" ({} attempts)", backups.failures) } else { String::new() };
-        let text = format!("on {} at {}{count}: {}", failure.member, failure.at, failure.why);
-        lines.push((Tone::Bad, "Backup failure:", text));
-    }
+    let (next, running) = (backups.next.as_deref(), backups.running.as_ref());
+    lines.push(upcoming("Next backup:", next, running, backups.failures));
+    lines.extend(failed("Backup failure:", backups.last_failure.as_ref(), backups.failures));
     lines
+}
+
+/// And of scheduled dumps.
+fn dumps(dumps: &ScheduledDumps) -> Vec<(Tone, &'static str, String)> {
+    let mut lines = vec![(Tone::Plain, "Dump schedule:", dumps.schedule.clone())];
+    let last = match &dumps.last {
+        Some(last) => {
+            let from = if last.from_standby { "replica" } else { "primary" };
+            let (stored, at) = (units::bytes(last.stored), &last.ended);
+            format!("{} at {at}, by the {from} {}, {stored} stored, {} expired", last.dump, last.member, last.expired)
+        }
+        None => "none by this schedule yet".to_owned(),
+    };
+    lines.push((Tone::Plain, "Last dump:", last));
+    lines.push(upcoming("Next dump:", dumps.next.as_deref(), dumps.running.as_ref(), dumps.failures));
+    lines.extend(failed("Dump failure:", dumps.last_failure.as_ref(), dumps.failures));
+    lines
+}
+
+fn upcoming(
+    name: &'static str,
+    next: Option<&str>,
+    running: Option<&BackupRun>,
+    failures: u32,
+) -> (Tone, &'static str, String) {
+    let next = next.unwrap_or("not known yet");
+    match running {
+        Some(run) => (Tone::Plain, name, format!("under way on {} since {}", run.member, run.since)),
+        None if failures > 0 => (Tone::Warn, name, format!("tried again at {next}")),
+        None => (Tone::Plain, name, next.to_owned()),
+    }
+}
+
+fn failed(name: &'static str, failure: Option<&BackupFailure>, failures: u32) -> Option<(Tone, &'static str, String)> {
+    let failure = failure?;
+    let count = if failures > 1 { format!(" ({failures} attempts)") } else { String::new() };
+    Some((Tone::Bad, name, format!("on {} at {}{count}: {}", failure.member, failure.at, failure.why)))
 }
 
 /// What the leader's agent says of each repository after a round trip; it makes repositories first if `init`.

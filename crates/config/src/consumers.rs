@@ -34,6 +34,8 @@ const NAMES: &[(&str, &str)] = &[
     ("postgresql.authentication.rewind", ".rewind()"),
     ("archive.schedule.full", "schedule.next("),
     ("archive.schedule.time_zone", "schedule.next("),
+    ("archive.dumps.schedule", "dumps.next("),
+    ("archive.dumps.time_zone", "dumps.next("),
     // The check of the endpoint reads it.
     ("archive.repositories.allow_http", "with_allow_http"),
     ("bootstrap.restore.from.allow_http", "with_allow_http"),

@@ -37,15 +37,16 @@ pub use dynamic::archive::{
     Archive, ArchiveLocation, ArchiveRepository, Compression, CreateBy, Encryption, Retention, Schedule,
     ServerSideEncryption,
 };
+pub use dynamic::dumps::{DumpFormat, Dumps};
 pub use dynamic::{
     Crash, DynamicConfig, SharedPostgres, Slot, SlotKind, SlotMatch, SynchronousMode, SynchronousZones, validate,
 };
 pub use limits::{HOT_STANDBY_LIMITS, RestartOrder, restart_order};
 pub use local::load::ConfigError;
 pub use local::{
-    Authentication, Bootstrap, BootstrapRestore, Consul, ConsulConsistency, Credentials, Etcd, InitdbOption,
-    InterfaceAddress, LocalConfig, LocalPostgres, Log, LogFormat, LogLevel, Pooler, PostgresLog, Proxy, RestApi,
-    RestoreFrom, Role, Store, Tags, Tls, VirtualIp, Watchdog, WatchdogMode,
+    Authentication, Bootstrap, BootstrapDump, BootstrapRestore, Consul, ConsulConsistency, Credentials, Etcd,
+    InitdbOption, InterfaceAddress, LocalConfig, LocalPostgres, Log, LogFormat, LogLevel, Pooler, PostgresLog, Proxy,
+    RestApi, RestoreFrom, Role, Store, Tags, Tls, VirtualIp, Watchdog, WatchdogMode,
 };
 pub use patch::{patch, set_path};
 pub use pooler::check_pooler_setting;

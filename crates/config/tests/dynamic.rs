@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use matriarch_config::{
-    ArchiveLocation, ArchiveRepository, Compression, Crash, Document, DynamicConfig, Retention, ServerSideEncryption,
-    Slot, SlotKind, SynchronousMode, to_yaml, validate,
+    ArchiveLocation, ArchiveRepository, Compression, Crash, Document, DumpFormat, DynamicConfig, Retention,
+    ServerSideEncryption, Slot, SlotKind, SynchronousMode, to_yaml, validate,
 };
 use serde_json::{Value, json};
 
@@ -416,6 +416,36 @@ fn a_schedule_and_a_retention_are_understood() {
         ),
     ] {
         let found = shown(&section(schedule, retention));
+        assert!(found.iter().any(|problem| problem.contains(told)), "{told}: {found:#?}");
+    }
+}
+
+#[test]
+fn dumps_by_a_schedule_are_understood() {
+    let section = |dumps: Value| json!({"archive": {"repositories": [{"location": "/a"}], "dumps": dumps}});
+    let given = json!({"schedule": "30 3 * * sun", "time_zone": "Europe/Berlin", "databases": ["shop", "we ird\"="],
+        "format": "directory", "jobs": 4, "scratch": "/srv/scratch", "keep": 4, "keep_for": "4w"});
+    let config = read(section(given));
+    assert_eq!(DynamicConfig::from_json(&config.to_json()).unwrap(), config);
+    let dumps = config.archive.unwrap().dumps.unwrap();
+    assert_eq!(dumps.to_string(), "30 3 * * sun Europe/Berlin");
+    assert_eq!(dumps.next("2026-11-20T12:00:00Z".parse().unwrap()).unwrap().to_string(), "2026-11-22T02:30:00Z");
+    assert_eq!((dumps.format, dumps.jobs, dumps.keep), (DumpFormat::Directory, 4, Some(4)));
+    assert_eq!(dumps.keep_for, Some(Duration::from_secs(28 * 86_400)));
+    let least = read(section(json!({"schedule": "@daily"}))).archive.unwrap().dumps.unwrap();
+    assert_eq!((least.format, least.jobs, least.databases.len(), least.keep), (DumpFormat::Custom, 1, 0, None));
+    assert_eq!(read(section(json!(null))).archive.unwrap().dumps, None);
+    for (dumps, told) in [
+        (json!({}), "archive.dumps.schedule: required, but missing"),
+        (json!({"schedule": "@hourlyish"}), "archive.dumps.schedule: '@hourlyish' is not a schedule"),
+        (
+            json!({"schedule": "@daily", "jobs": 2}),
+            "archive.dumps.jobs: several sessions write the directory format alone",
+        ),
+        (json!({"schedule": "@daily", "keep": 0}), "archive.dumps.keep: 0 is out of range"),
+        (json!({"full": "@daily"}), "archive.dumps.full: a dump is always a whole one; rename it to `schedule`"),
+    ] {
+        let found = shown(&section(dumps));
         assert!(found.iter().any(|problem| problem.contains(told)), "{told}: {found:#?}");
     }
 }

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use matriarch_agent::restored::{Order, Whence};
-use matriarch_agent::{AgentBackend, Ending, Heartbeats, Options, Shared, Shell, virtual_ip};
+use matriarch_agent::{AgentBackend, Ending, Heartbeats, Options, Shared, Shell, dumped, virtual_ip};
 use matriarch_api::{Auth, Reads};
 use matriarch_archive::door::{Chosen, Foreign};
 use matriarch_archive::restore::Wanted;
-use matriarch_config::{BootstrapRestore, DynamicConfig, LocalConfig, LogFormat as FileFormat, PostgresLog, Role};
+use matriarch_config::{
+    Archive, BootstrapRestore, DynamicConfig, LocalConfig, LogFormat as FileFormat, PostgresLog, Role,
+};
 use matriarch_postgres::bootstrap::InitdbOptions;
 use matriarch_postgres::conf::ServerTls;
 use matriarch_postgres::{Binaries, Credentials, Instance, Owner, owner};
@@ -273,6 +275,7 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
         tags: config.tags.to_json().into_iter().collect(),
         initdb: initdb(config),
         restore: restore(config)?.map(Arc::new),
+        dump: dump(config)?.map(Arc::new),
         bootstrap_config: config.bootstrap.dcs.is_object().then(|| config.bootstrap.dcs.clone()),
         program: upgrade::program().context("cannot find our own program, which is the guard's too")?,
         guard_socket,
@@ -310,14 +313,36 @@ fn whence(config: &LocalConfig, restore: &BootstrapRestore) -> anyhow::Result<Wh
         let foreign = Foreign { tool, repository: from.repository(), name, chosen: Chosen::default(), key_file };
         return Ok(Whence::Foreign(Box::new(foreign)));
     }
-    let own = || DynamicConfig::from_json(&config.bootstrap.dcs).ok()?.archive;
-    let mut section = restore.archive.clone().or_else(own).context("bootstrap.restore: it names no archive")?;
-    if let Some(identity) = &restore.identity {
-        section.encryption.identity_file = Some(identity.clone());
-    }
+    let section = source(config, restore.archive.as_ref(), restore.identity.as_ref());
+    let section = section.context("bootstrap.restore: it names no archive")?;
     let cluster = restore.scope.clone().unwrap_or_else(|| config.scope.clone());
     let (own, incarnation) = (cluster == config.scope, restore.incarnation.clone());
     Ok(Whence::Archive { section: Box::new(section), cluster, own, incarnation })
+}
+
+/// The dump that a new cluster is filled with, if one is named.
+fn dump(config: &LocalConfig) -> anyhow::Result<Option<dumped::Order>> {
+    let Some(dump) = &config.bootstrap.dump else { return Ok(None) };
+    let section = source(config, dump.archive.as_ref(), dump.identity.as_ref());
+    Ok(Some(dumped::Order {
+        section: section.context("bootstrap.dump: it names no archive")?,
+        cluster: dump.scope.clone().unwrap_or_else(|| config.scope.clone()),
+        incarnation: dump.incarnation.clone(),
+        name: dump.name.clone(),
+        databases: dump.databases.clone(),
+        no_tablespaces: dump.no_tablespaces,
+        jobs: dump.jobs,
+    }))
+}
+
+/// The archive that a new cluster is made from: the one that is named, else its own.
+fn source(config: &LocalConfig, named: Option<&Archive>, identity: Option<&PathBuf>) -> Option<Archive> {
+    let own = || DynamicConfig::from_json(&config.bootstrap.dcs).ok()?.archive;
+    let mut section = named.cloned().or_else(own)?;
+    if let Some(identity) = identity {
+        section.encryption.identity_file = Some(identity.clone());
+    }
+    Some(section)
 }
 
 fn initdb(config: &LocalConfig) -> InitdbOptions {

@@ -2,8 +2,10 @@
 
 mod agent;
 mod backup;
+mod chore;
 mod cluster;
 mod drill;
+mod dump;
 mod host;
 mod logging;
 mod pooler;
@@ -57,6 +59,16 @@ enum Mode {
         matriarch backup verify\n  matriarch backup expire --keep 7"
     )]
     Backup(Box<backup::BackupArgs>),
+    /// Dump databases, roles and tablespaces, and look after the dumps there are
+    #[command(
+        long_about = "Dumps the databases of a running server (pg_dump), and its roles and tablespaces (pg_dumpall), into every \
+        repository of the cluster's archive, compressed and encrypted as everything there. A dump can be restored into another \
+        version of PostgreSQL, and one database by itself; it is of the moment at which each database's turn came. It exists once it is \
+        complete: an interrupted one leaves none. With a word after it, looks after the dumps that there are, and restores them.",
+        after_long_help = "Examples:\n  matriarch dump --config member.yml\n  matriarch dump --database shop --format directory \
+        --jobs 4\n  matriarch dump list\n  matriarch dump verify\n  matriarch dump restore --database shop=shop_copy"
+    )]
+    Dump(Box<dump::DumpArgs>),
     /// Restore a cluster's data as it was at any moment that is in the archive
     #[command(
         long_about = "Restores a backup into an empty directory, and sets PostgreSQL up to replay WAL from the archive to the \
@@ -175,6 +187,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Mode::Backup(args) => block_on(async move {
             let mut ui = Ui::terminal(cli.output.output);
             backup::run(*args, &cli.which, &mut ui).await
+        }),
+        Mode::Dump(args) => block_on(async move {
+            let mut ui = Ui::terminal(cli.output.output);
+            dump::run(*args, &cli.which, &mut ui).await
         }),
         Mode::Restore(args) => block_on(async move {
             let mut ui = Ui::terminal(cli.output.output);

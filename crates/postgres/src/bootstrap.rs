@@ -72,19 +72,25 @@ fn remedy(source: &ToolError) -> &'static str {
 /// swept at the next try. The place must be free or an empty directory. Starts nothing.
 pub async fn initdb(instance: &Instance, options: &InitdbOptions) -> Result<Incarnation, InitdbError> {
     let dir = begin(instance).await?;
+    make_in(instance, options, &dir).await?;
+    include::ensure_in(instance, &dir)?;
+    let incarnation = incarnation::renew_in(instance, &dir)?;
+    staging::place(instance)?;
+    Ok(incarnation)
+}
+
+/// Runs initdb in the empty directory that [`crate::restored::begin`] has made beside the place.
+pub async fn make_in(instance: &Instance, options: &InitdbOptions, dir: &Path) -> Result<(), InitdbError> {
     let password = PasswordFile::write(instance)?;
-    let mut command = tool::command(instance, "initdb", &dir);
-    command.args(arguments(instance, options, &dir, &password.0));
+    let mut command = tool::command(instance, "initdb", dir);
+    command.args(arguments(instance, options, dir, &password.0));
     let run = tool::run(command, |_| ()).await;
     drop(password);
     if let Err(source) = run {
         staging::sweep(instance).await?;
         return Err(InitdbError::Initdb { dir: instance.data_dir.clone(), source });
     }
-    include::ensure_in(instance, &dir)?;
-    let incarnation = incarnation::renew_in(instance, &dir)?;
-    staging::place(instance)?;
-    Ok(incarnation)
+    Ok(())
 }
 
 /// An empty directory beside the place, which must be free.

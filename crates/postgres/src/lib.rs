@@ -2,7 +2,7 @@
 //!
 //! Owns: the data directory from nothing to running ([`bootstrap`], [`restored`], [`clone`], [`rewind`], [`control`],
 //! [`incarnation`]), the files we add to it ([`conf`], [`hba`], tried out by [`check`]), the postmaster and every process under it
-//! ([`postmaster`], [`process`], [`stop`]), a server for a recovery alone ([`scratch`]), the server's log ([`server_log`]), the volumes below ([`volumes`]), one superuser connection
+//! ([`postmaster`], [`process`], [`stop`]), a server for a recovery alone ([`scratch`]), dumps by its programs ([`dump`]), the server's log ([`server_log`]), the volumes below ([`volumes`]), one superuser connection
 //! ([`sql`]), and streams of its WAL ([`replication`]).
 //! Must not: decide anything (the agent does), talk to the store, or reimplement what PostgreSQL's own tools do.
 //! Every child runs as [`Owner`] when we are root, in a clean environment, with its messages kept for errors.
@@ -16,6 +16,7 @@ pub mod clone;
 pub mod conf;
 pub mod conninfo;
 pub mod control;
+pub mod dump;
 pub mod files;
 pub mod greeting;
 pub mod hba;

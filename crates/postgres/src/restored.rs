@@ -5,8 +5,10 @@ use std::time::Duration;
 use std::{fs, io};
 
 use matriarch_core::{Incarnation, Lsn};
+use tokio_postgres::Config;
 
 use crate::bootstrap::{self, InitdbError};
+use crate::dump::Access;
 use crate::files::{self, Context, FileError};
 use crate::instance::Instance;
 use crate::postmaster::StartError;
@@ -65,15 +67,7 @@ pub async fn recover(
     settings: &[(&str, &str)],
     log: &Path,
 ) -> Result<Lsn, RestoredError> {
-    let alone = Instance {
-        data_dir: dir.to_owned(),
-        // Whoever waits at the member's own socket must not get in without a password.
-        run_dir: instance.run_dir.join("r"),
-        listen_addresses: Vec::new(),
-        passfile: None,
-        ..instance.clone()
-    };
-    let server = scratch::start(&alone, settings, log).await?;
+    let server = scratch::start(&alone(instance, dir), settings, log).await?;
     let sql = server.ready().await.map_err(|error| refined(error, instance))?;
     let reached = reached(&sql).await?;
     roles::create_roles(&sql, instance).await?;
@@ -81,6 +75,39 @@ pub async fn recover(
     drop(sql);
     server.stop(STOP).await?;
     Ok(reached)
+}
+
+/// Starts PostgreSQL there by itself with these settings, lets `work` fill it, gives our roles the passwords of the configuration,
+/// and stops it.
+pub async fn fill<E: From<RestoredError>>(
+    instance: &Instance,
+    dir: &Path,
+    log: &Path,
+    settings: &[(&str, &str)],
+    work: impl AsyncFnOnce(Access) -> Result<(), E>,
+) -> Result<(), E> {
+    let alone = alone(instance, dir);
+    let server = scratch::start(&alone, settings, log).await.map_err(RestoredError::from)?;
+    let sql = server.ready().await.map_err(|error| refined(error, instance))?;
+    let mut config = Config::new();
+    config.host_path(&alone.run_dir).port(alone.port).user(&alone.superuser.username);
+    work(Access::new(alone.binaries.clone(), config)).await?;
+    roles::create_roles(&sql, instance).await.map_err(RestoredError::from)?;
+    roles::set_passwords(&sql, instance).await.map_err(RestoredError::from)?;
+    drop(sql);
+    server.stop(STOP).await.map_err(RestoredError::from)?;
+    Ok(())
+}
+
+fn alone(instance: &Instance, dir: &Path) -> Instance {
+    Instance {
+        data_dir: dir.to_owned(),
+        // Whoever waits at the member's own socket must not get in without a password.
+        run_dir: instance.run_dir.join("r"),
+        listen_addresses: Vec::new(),
+        passfile: None,
+        ..instance.clone()
+    }
 }
 
 fn refined(error: StartError, instance: &Instance) -> RestoredError {

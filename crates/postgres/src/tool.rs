@@ -7,7 +7,8 @@ use std::process::{ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
 
 use crate::instance::Instance;
 
@@ -102,6 +103,64 @@ pub async fn run(mut command: Command, mut on_line: impl FnMut(&str)) -> Result<
     let status = running.child.wait().await.map_err(lost)?;
     running.group = None;
     if status.success() { Ok(Printed { stdout, stderr }) } else { Err(ToolError::Failed { program, status, stderr }) }
+}
+
+/// A program that works on a stream of ours. Dropped, it is killed with all it started.
+pub struct Piped {
+    program: String,
+    running: Running,
+    said: JoinHandle<io::Result<String>>,
+}
+
+/// Starts a program whose output is read while it runs.
+pub fn pipe_from(mut command: Command) -> Result<(Piped, ChildStdout), ToolError> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut piped = Piped::start(command)?;
+    let stdout = piped.running.child.stdout.take().ok_or_else(|| piped.lost("it has no output"))?;
+    Ok((piped, stdout))
+}
+
+/// Starts a program that is fed while it runs; it goes on once the input is dropped.
+pub fn pipe_into(mut command: Command) -> Result<(Piped, ChildStdin), ToolError> {
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut piped = Piped::start(command)?;
+    let stdin = piped.running.child.stdin.take().ok_or_else(|| piped.lost("it has no input"))?;
+    Ok((piped, stdin))
+}
+
+impl Piped {
+    fn start(mut command: Command) -> Result<Piped, ToolError> {
+        let program = command.as_std().get_program().to_string_lossy().into_owned();
+        command.stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|source| ToolError::Spawn { program: program.clone(), source })?;
+        let stderr = child.stderr.take();
+        let said = tokio::spawn(async move { read_lines(stderr, &mut |_: &str| ()).await });
+        Ok(Piped {
+            program,
+            running: Running { group: child.id().and_then(|id| Pid::from_raw(id as i32)), child },
+            said,
+        })
+    }
+
+    fn lost(&self, why: &str) -> ToolError {
+        ToolError::Io { program: self.program.clone(), source: io::Error::other(why.to_owned()) }
+    }
+
+    /// Waits for its end, which must be a good one.
+    pub async fn finish(mut self) -> Result<(), ToolError> {
+        let lost = |source| ToolError::Io { program: self.program.clone(), source };
+        let status = self.running.child.wait().await.map_err(lost)?;
+        self.running.group = None;
+        let stderr = self.said.await.map_err(io::Error::other).and_then(|said| said);
+        let stderr = stderr.map_err(|source| ToolError::Io { program: self.program.clone(), source })?;
+        if status.success() { Ok(()) } else { Err(ToolError::Failed { program: self.program, status, stderr }) }
+    }
+}
+
+impl std::fmt::Debug for Piped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Piped").field("program", &self.program).finish_non_exhaustive()
+    }
 }
 
 struct Running {

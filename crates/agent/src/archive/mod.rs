@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use matriarch_api::{ArchiveCheckRow, ArchiveStatus, ScheduledBackups};
+use matriarch_api::{ArchiveCheckRow, ArchiveStatus, ScheduledBackups, ScheduledDumps};
 use matriarch_archive::configured::Identity;
 use matriarch_core::{Lsn, Timeline};
 use matriarch_postgres::Instance;
@@ -92,6 +92,7 @@ pub struct Board {
     asks: Mutex<Option<mpsc::UnboundedSender<Ask>>>,
     tails: Mutex<Tails>,
     backups: Mutex<Option<ScheduledBackups>>,
+    dumps: Mutex<Option<ScheduledDumps>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -116,6 +117,7 @@ impl Board {
             row.tail = tails.row(&row.name, flushed);
         }
         status.backups = self.backups.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        status.dumps = self.dumps.lock().unwrap_or_else(PoisonError::into_inner).clone();
         status
     }
 
@@ -208,6 +210,11 @@ impl Archiver {
     /// How scheduled backups stand.
     pub fn show_backups(&self, backups: Option<ScheduledBackups>) {
         *self.board.backups.lock().unwrap_or_else(PoisonError::into_inner) = backups;
+    }
+
+    /// How scheduled dumps stand.
+    pub fn show_dumps(&self, dumps: Option<ScheduledDumps>) {
+        *self.board.dumps.lock().unwrap_or_else(PoisonError::into_inner) = dumps;
     }
 
     /// What stands in the way, for the member's record.

@@ -56,6 +56,7 @@ fn context(instance: &Arc<Instance>, guard: Option<watch::Receiver<GuardState>>)
         send_limit: None,
         initdb: InitdbOptions { extra: vec!["--no-sync".into()], ..InitdbOptions::default() },
         restore: None,
+        dump: None,
         leader: None,
         clone_source: None,
         leader_timeline: 1,

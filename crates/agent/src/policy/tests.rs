@@ -45,6 +45,7 @@ fn options(tags: Value) -> Options {
         tags: local.tags.to_json().into_iter().collect(),
         initdb: matriarch_postgres::bootstrap::InitdbOptions::default(),
         restore: None,
+        dump: None,
         bootstrap_config: None,
         program: "/bin/true".into(),
         guard_socket: "/d/guard".into(),

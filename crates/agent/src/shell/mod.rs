@@ -5,8 +5,8 @@ mod act;
 mod address;
 mod ailment;
 mod archive;
-mod backups;
 mod blow;
+mod chores;
 mod ending;
 mod events;
 mod guard;
@@ -86,7 +86,7 @@ pub struct Shell {
     pg: Pg,
     guard: GuardLink,
     archiver: Archiver,
-    backups: backups::Backups,
+    chores: chores::Chores,
     in_place: in_place::Work,
     virtual_ip: VirtualIp,
     guard_state: watch::Receiver<GuardState>,
@@ -145,7 +145,7 @@ impl Shell {
         };
         Shell {
             archiver: Archiver::new(archive, shared.archive.clone()),
-            backups: backups::Backups::default(),
+            chores: chores::Chores::default(),
             in_place: in_place::Work::default(),
             pg: Pg::new(options.clone(), sender.clone()),
             storage: Storage::new(store, sender.clone(), crate::policy::ttl(&config)),
@@ -326,7 +326,7 @@ impl Shell {
             self.act(action, restricted);
         }
         self.keep_archive();
-        self.keep_backups(now);
+        self.keep_chores(now);
         let replaced = self.keep_in_place(now);
         self.tell_guard(now);
         self.keep_virtual_ip();

@@ -42,6 +42,7 @@ impl Shell {
             send_limit: self.send_limit(),
             initdb: self.options.initdb.clone(),
             restore: self.options.restore.clone(),
+            dump: self.options.dump.clone(),
             leader: leader.and_then(|name| self.source(name, &self.options.rewind_libpq)),
             clone_source: self.clone_source().and_then(|name| self.source(name, &self.options.libpq)),
             leader_timeline,

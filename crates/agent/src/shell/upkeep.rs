@@ -80,7 +80,7 @@ impl Shell {
             .or_else(address)
             .or_else(archive)
             .or_else(archiver)
-            .or_else(|| self.backups_problem())
+            .or_else(|| self.chores_problem())
             .or_else(|| self.in_place_problem())
             .or_else(stream)
             .or_else(|| self.pooler_role_problem())

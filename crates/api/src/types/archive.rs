@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::ScheduledBackups;
+use super::{ScheduledBackups, ScheduledDumps};
 
 /// How a member stands to the archive. `archived` and `failures` count from the start of its agent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -41,6 +41,9 @@ pub struct ArchiveStatus {
     /// Scheduled backups, of all members; only with a schedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backups: Option<ScheduledBackups>,
+    /// Scheduled dumps, of all members; only with a schedule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dumps: Option<ScheduledDumps>,
 }
 
 /// One repository.

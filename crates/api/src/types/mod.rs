@@ -7,6 +7,7 @@ mod archive;
 mod backups;
 mod cluster;
 mod drill;
+mod dumps;
 mod member;
 mod page;
 mod request;
@@ -18,6 +19,7 @@ pub use cluster::{
     ScheduledSwitchover, StoreView, Unknown,
 };
 pub use drill::{Blow, BlowBody, DrillKind, DrillLog, DrillRecord, DrillResult, RestoreFigures, RestoreSeconds};
+pub use dumps::{ScheduledDump, ScheduledDumps};
 pub use member::{
     CertificateRow, Identity, MemberDetail, MemberStatus, PendingChange, ReplicationRow, ScheduledRestart, SlotRow,
     Xlog,

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::BackupError;
 use crate::archive::Archive;
+use crate::repository::RepositoryError;
 
 /// A backup that was silent for so long was cut off.
 pub const GRACE: Duration = Duration::from_secs(3600);
@@ -45,7 +46,16 @@ pub struct UnderWay {
 pub async fn begin(archive: &Archive, backup: &str, floor: Lsn) -> Result<UnderWay, BackupError> {
     let name = archive.place().of_backup(backup, "running.json");
     let marker = Marker { format: 1, floor, started: Timestamp::now() };
-    let json = serde_json::to_vec(&marker).map_err(|error| archive.repository().corrupt(&name, error.to_string()))?;
+    Ok(keep_up(archive, name, &marker).await?)
+}
+
+/// Leaves any such mark, and renews it from now on.
+pub(crate) async fn keep_up(
+    archive: &Archive,
+    name: String,
+    marker: &impl Serialize,
+) -> Result<UnderWay, RepositoryError> {
+    let json = serde_json::to_vec(marker).map_err(|error| archive.repository().corrupt(&name, error.to_string()))?;
     let json = Bytes::from(json);
     let before = Instant::now();
     archive.repository().put(&name, json.clone()).await?;
@@ -67,8 +77,13 @@ pub async fn begin(archive: &Archive, backup: &str, floor: Lsn) -> Result<UnderW
 impl UnderWay {
     /// Whether nobody can have taken it for cut off. There is room for clocks that differ by some minutes.
     pub fn check(&self) -> Result<(), BackupError> {
-        let silent = self.renewed.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        let silent = self.silent();
         if silent < GRACE / 2 { Ok(()) } else { Err(BackupError::Forgotten { silent }) }
+    }
+
+    /// For how long nobody was told of it.
+    pub fn silent(&self) -> Duration {
+        self.renewed.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// The manifest is there: it speaks for itself.

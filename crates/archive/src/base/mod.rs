@@ -16,8 +16,8 @@ mod task;
 pub(crate) use list::{Found, outline};
 pub use list::{is_known, list, manifest};
 pub use manifest::{DamagedPage, Line, Manifest, Summary, Tablespace};
-pub(crate) use marker::Marker;
 pub use marker::{GRACE, RENEWAL};
+pub(crate) use marker::{Marker, UnderWay, keep_up};
 pub use notes::{Hold, Notes, annotate, hold, hold_of, notes_of, release};
 pub use scan::{CONTROL, SOURCE};
 

@@ -23,6 +23,8 @@ pub enum Kind {
     Manifest,
     /// Frames of files of base backups.
     Pack,
+    /// The manifest of a logical dump.
+    Dump,
     /// Takes the place of a manifest that will not come, so that it cannot come any more.
     Abandoned,
 }
@@ -40,6 +42,17 @@ pub struct Outline {
     pub start_time: Timestamp,
     /// By the server's clock.
     pub stop_time: Timestamp,
+}
+
+/// What the manifest of a dump says in the clear: retention goes by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DumpOutline {
+    /// When it began.
+    pub began: Timestamp,
+    /// When it was complete.
+    pub ended: Timestamp,
+    /// It was taken by the schedule, not by a person.
+    pub scheduled: bool,
 }
 
 /// Size and digest of what all frames hold together.
@@ -76,12 +89,15 @@ pub struct Header {
     /// Of a manifest: its backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<Outline>,
+    /// Of a dump's manifest: the dump.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<DumpOutline>,
 }
 
 impl Header {
     /// Of an object that is not sealed yet.
     pub fn new(kind: Kind, name: &str, content: Option<Content>) -> Header {
-        Header { version: VERSION, kind, name: name.to_owned(), key: None, content, backup: None }
+        Header { version: VERSION, kind, name: name.to_owned(), key: None, content, backup: None, dump: None }
     }
 
     /// The bytes before the first frame, and their digest.

@@ -12,11 +12,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::dumps::{self, Dumps};
 use crate::check::join;
 use crate::cron::{Cron, Zone};
 use crate::nearest::nearest;
 use crate::problem::Problems;
-use crate::schema::{Key, Kind, absolute_path, key, one_line, refused};
+use crate::schema::{Key, Kind, Rule, absolute_path, key, one_line, refused};
 use crate::units::as_seconds;
 
 /// Where WAL and backups go. Every repository holds all of it.
@@ -35,6 +36,8 @@ pub struct Archive {
     pub schedule: Option<Schedule>,
     /// What is kept of them.
     pub retention: Retention,
+    /// When databases are dumped; never without it.
+    pub dumps: Option<Dumps>,
 }
 
 /// When backups are taken.
@@ -239,6 +242,13 @@ pub(crate) const ARCHIVE: &[Key] = &[
         "Which backups are kept, after a scheduled backup and by `matriarch backup expire`: what either key asks for, and what is \
          held. WAL that no backup needs goes with them. Left out: every backup is kept.",
     ),
+    key(
+        "dumps",
+        Kind::Section { keys: dumps::DUMPS, rule: Some(dumps::rule as Rule) },
+        "When the agents dump databases, roles and tablespaces by themselves (pg_dump, pg_dumpall): one of them, a replica that is \
+         near the primary if there is one. Left out: never.",
+    )
+    .default("null"),
 ];
 
 const SCHEDULE: &[Key] = &[
@@ -262,7 +272,7 @@ const SCHEDULE: &[Key] = &[
 ];
 
 /// As long as `backup expire --window` takes.
-const LONGEST_WINDOW: f64 = 100.0 * 366.0 * 86_400.0;
+pub(super) const LONGEST_WINDOW: f64 = 100.0 * 366.0 * 86_400.0;
 
 const RETENTION: &[Key] = &[
     key("keep", Kind::Integer { min: 1, max: u32::MAX as i64 }, "So many of the newest backups."),
@@ -477,11 +487,11 @@ pub(crate) fn location(text: &str) -> Result<(), String> {
     text.parse::<ArchiveLocation>().map(drop)
 }
 
-fn cron(text: &str) -> Result<(), String> {
+pub(super) fn cron(text: &str) -> Result<(), String> {
     text.parse::<Cron>().map(drop)
 }
 
-fn zone(text: &str) -> Result<(), String> {
+pub(super) fn zone(text: &str) -> Result<(), String> {
     text.parse::<Zone>().map(drop)
 }
 

@@ -1,6 +1,7 @@
 //! The dynamic configuration: one JSON document in the store's `config`, the same for every member.
 
 pub(crate) mod archive;
+pub(crate) mod dumps;
 pub(crate) mod keys;
 
 use std::collections::BTreeMap;

@@ -19,6 +19,7 @@ use self::postgresql::POSTGRESQL;
 use self::proxy::PROXY;
 use self::virtual_ip::VIRTUAL_IP;
 use self::watchdog::WATCHDOG;
+use super::dump;
 use super::initdb;
 use super::restore;
 use super::rules;
@@ -241,10 +242,19 @@ const BOOTSTRAP: &[Key] = &[
     )
     .default("null")
     .effect(Effect::Bootstrap),
+    key(
+        "dump",
+        Kind::Section { keys: dump::DUMP, rule: None },
+        "After initdb, roles, tablespaces and databases of a dump are restored, also from another cluster's archive and from an \
+         older version of PostgreSQL. Roles that initdb and Matriarch make keep their passwords. The section must be the same on \
+         every host: whichever member comes first restores, and the others copy from it. It has no effect once the cluster is there.",
+    )
+    .default("null")
+    .effect(Effect::Bootstrap),
     refused(
         "method",
-        "a cluster is made by initdb, or from a backup",
-        "remove it, and for a backup add `restore`",
+        "a cluster is made by initdb, from a backup, or from a dump",
+        "remove it, and for a backup add `restore`, for a dump `dump`",
         &["\"initdb\""],
     ),
     refused("users", "users are not made at bootstrap", "create them with SQL once the cluster is up", &["{}"]),

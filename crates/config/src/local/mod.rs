@@ -1,6 +1,7 @@
 //! The local configuration: one YAML file for each agent, with overrides from the environment.
 
 mod consul;
+mod dump;
 mod initdb;
 pub(crate) mod keys;
 pub(crate) mod load;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::consul::{Consul, ConsulConsistency};
+pub use self::dump::BootstrapDump;
 pub use self::restore::{BootstrapRestore, RestoreFrom};
 pub use self::virtual_ip::{InterfaceAddress, VirtualIp};
 
@@ -205,6 +207,8 @@ pub struct Bootstrap {
     pub initdb: Vec<InitdbOption>,
     /// From a backup instead.
     pub restore: Option<BootstrapRestore>,
+    /// From a dump, after initdb.
+    pub dump: Option<BootstrapDump>,
 }
 
 /// One option of initdb.

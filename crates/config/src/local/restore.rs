@@ -175,7 +175,7 @@ const FROM: &[Key] = &[
 
 const ARCHIVE: Kind = Kind::Section { keys: archive::ARCHIVE, rule: Some(archive::rule as Rule) };
 
-fn archive_section(value: &Value, path: &str, problems: &mut Problems) -> Value {
+pub(super) fn archive_section(value: &Value, path: &str, problems: &mut Problems) -> Value {
     crate::check::one(&ARCHIVE, value, path, problems)
 }
 
@@ -190,11 +190,12 @@ fn place(text: &str) -> Result<(), String> {
     }
 }
 
-/// There must be something to restore from.
+/// There must be something to restore from, and one thing.
 pub(super) fn rule(bootstrap: &Map<String, Value>, path: &str, problems: &mut Problems) {
-    let Some(restore) = bootstrap.get("restore").filter(|restore| restore.is_object()) else { return };
+    let given = |key: &str| bootstrap.get(key).filter(|section| section.is_object());
     let path_of = |key: &str| crate::check::join(&crate::check::join(path, "restore"), key);
-    if let Some(from) = restore.get("from").filter(|from| from.is_object()) {
+    let from = given("restore").and_then(|restore| restore.get("from")).filter(|from| from.is_object());
+    if let (Some(restore), Some(from)) = (given("restore"), from) {
         let location = from.get("location").and_then(Value::as_str).and_then(|text| text.parse().ok());
         if let Some(location) = location {
             archive::fitting(&location, from, &path_of("from"), problems);
@@ -204,16 +205,21 @@ pub(super) fn rule(bootstrap: &Map<String, Value>, path: &str, problems: &mut Pr
                 problems.add(path_of(key), "it says nothing about another tool's repository", "remove it, or `from`");
             }
         }
-        return;
     }
-    let named = restore.get("archive").is_some_and(Value::is_object);
     let own = bootstrap.get("dcs").and_then(|dcs| dcs.get("archive")).is_some_and(Value::is_object);
-    if !named && !own {
-        let path = crate::check::join(path, "restore");
-        problems.add(
-            path,
-            "it names no archive",
-            "add `archive: {repositories: [{location: …}]}` here or under `bootstrap.dcs`",
-        );
+    for key in ["restore", "dump"] {
+        let is = |inner: &str| given(key).is_some_and(|section| section.get(inner).is_some_and(Value::is_object));
+        let named = is("archive") || key == "restore" && is("from");
+        if given(key).is_some() && !named && !own {
+            problems.add(
+                crate::check::join(path, key),
+                "it names no archive",
+                "add `archive: {repositories: [{location: …}]}` here or under `bootstrap.dcs`",
+            );
+        }
+    }
+    if given("restore").is_some() && given("dump").is_some() {
+        let text = "a cluster is made from a backup or from a dump";
+        problems.add(crate::check::join(path, "dump"), text, "remove it, or remove `restore`");
     }
 }

@@ -99,6 +99,16 @@ fn a_cluster_from_a_backup() {
 }
 
 #[test]
+fn a_cluster_from_a_dump() {
+    let dump = "bootstrap:\n  dump:\n    scope: other\n    databases: [shop]\n    jobs: 4\n    \
+        archive: {repositories: [{location: /srv/archive}]}\n";
+    let dump = load(GOOD.replacen("bootstrap:\n", dump, 1), &[]).unwrap().bootstrap.dump.unwrap();
+    assert_eq!((dump.name, dump.scope.as_deref(), dump.jobs), (None, Some("other"), 4));
+    assert_eq!((dump.databases, dump.no_tablespaces), (vec!["shop".to_owned()], false));
+    assert_eq!(dump.archive.unwrap().repositories[0].location.to_string(), "/srv/archive");
+}
+
+#[test]
 fn secrets_are_not_shown() {
     let config = load(GOOD, &[]).unwrap();
     let debug = format!("{config:?} {config:#?}");
@@ -284,6 +294,14 @@ fn problems_say_where_they_are() {
             "bootstrap:\n  restore: {scope: other, from: {tool: walg, location: /a}}\n",
             &[
                 "line 15, column 13: bootstrap.restore.scope: it says nothing about another tool's repository; remove it, or `from`",
+            ],
+        ),
+        (
+            "bootstrap:\n",
+            "bootstrap:\n  dump: {name: x}\n  restore: {archive: {repositories: [{location: /a}]}}\n",
+            &[
+                "line 15, column 3: bootstrap.dump: it names no archive; add `archive: {repositories: [{location: …}]}` here or under `bootstrap.dcs`",
+                "line 15, column 3: bootstrap.dump: a cluster is made from a backup or from a dump; remove it, or remove `restore`",
             ],
         ),
         (

@@ -5,10 +5,12 @@ use std::fmt::Display;
 use matriarch_archive::archive::ArchiveError;
 use matriarch_archive::base::BackupError;
 use matriarch_archive::configured::ConfiguredError;
+use matriarch_archive::dump::DumpError;
 use matriarch_archive::repository::RepositoryError;
 use matriarch_archive::restore::RestoreError;
 use matriarch_archive::retention::RetentionError;
 use matriarch_cli::{Failure, code};
+use matriarch_postgres::dump as server;
 
 /// An error that knows which of sysexits(3) it is.
 pub trait Code: Display {
@@ -87,6 +89,30 @@ impl Code for RetentionError {
             RetentionError::Restore(error) => error.code(),
             RetentionError::UnderWay(_) => code::TEMPORARY,
             _ => code::DATA,
+        }
+    }
+}
+
+impl Code for DumpError {
+    fn code(&self) -> u8 {
+        match self {
+            DumpError::Server(error) => error.code(),
+            DumpError::Repository(error) => error.code(),
+            DumpError::Foreign { .. } => code::CONFIG,
+            DumpError::Refused(_) | DumpError::NoDump(_) => code::DATA,
+            DumpError::File { .. } | DumpError::Stream(_) => code::IO,
+            DumpError::Worker(_) => code::SOFTWARE,
+            DumpError::Forgotten(_) | DumpError::UnderWay(_) => code::TEMPORARY,
+        }
+    }
+}
+
+impl Code for server::DumpError {
+    fn code(&self) -> u8 {
+        match self {
+            server::DumpError::NoProgram { .. } => code::CONFIG,
+            server::DumpError::Connect { .. } => code::UNAVAILABLE,
+            server::DumpError::Tool(_) | server::DumpError::Refused { .. } => code::DATA,
         }
     }
 }

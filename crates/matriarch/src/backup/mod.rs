@@ -6,11 +6,11 @@ pub mod fail;
 mod fetch;
 mod in_place;
 mod keys;
-mod list;
+pub mod list;
 pub mod meter;
 pub mod restore;
 mod scheduled;
-mod take;
+pub mod take;
 
 use std::time::Duration;
 
@@ -163,7 +163,7 @@ fn note(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn span(text: &str) -> Result<Duration, String> {
+pub fn span(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let seconds = match unit {

@@ -158,7 +158,7 @@ async fn clear_away(archive: &Archive, name: &str) {
 }
 
 /// By the time it began, so that people can tell them apart; nothing is ever decided by it.
-fn new_name() -> String {
+pub fn new_name() -> String {
     let suffix: u16 = rand::random();
     format!("{}-{suffix:04x}", jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ"))
 }
@@ -203,14 +203,7 @@ impl Server {
     }
 
     async fn of(local: &LocalConfig) -> anyhow::Result<Server> {
-        let (postgresql, superuser) = (&local.postgresql, &local.postgresql.authentication.superuser);
-        let mut config = Config::new();
-        config.host_path(std::path::absolute(postgresql.run_dir())?).port(postgresql.listen.port);
-        config.user(&superuser.username).dbname("postgres");
-        if let Some(password) = &superuser.password {
-            config.password(password.reveal());
-        }
-        Server::at(std::path::absolute(&postgresql.data_dir)?, config).await
+        Server::at(std::path::absolute(&local.postgresql.data_dir)?, session(local)?).await
     }
 
     async fn at(data: PathBuf, mut config: Config) -> anyhow::Result<Server> {
@@ -238,6 +231,18 @@ impl Server {
     }
 }
 
+/// How a member's own PostgreSQL is reached on its host.
+pub fn session(local: &LocalConfig) -> anyhow::Result<Config> {
+    let (postgresql, superuser) = (&local.postgresql, &local.postgresql.authentication.superuser);
+    let mut config = Config::new();
+    config.host_path(std::path::absolute(postgresql.run_dir())?).port(postgresql.listen.port);
+    config.user(&superuser.username).dbname("postgres");
+    if let Some(password) = &superuser.password {
+        config.password(password.reveal());
+    }
+    Ok(config)
+}
+
 /// The files must be those of the server that is put into backup mode.
 async fn same_server(client: &Client, data: &Path) -> anyhow::Result<()> {
     let path = data.join("postmaster.pid");
@@ -258,7 +263,7 @@ async fn same_server(client: &Client, data: &Path) -> anyhow::Result<()> {
     Err(Failure::new(code::USAGE, text).into())
 }
 
-async fn connect(config: &Config) -> anyhow::Result<Client> {
+pub async fn connect(config: &Config) -> anyhow::Result<Client> {
     let connected = config.connect(NoTls).await;
     let (client, connection) = connected.map_err(|error| {
         let mut text = format!("could not connect to PostgreSQL: {error}");

@@ -2,7 +2,7 @@
 
 mod check;
 mod course;
-mod place;
+pub mod place;
 mod reading;
 mod shown;
 

@@ -262,7 +262,7 @@ fn write_files(cluster: &LocalCluster, args: &UpArgs) -> anyhow::Result<()> {
     write_private(&cluster.dir.join(cluster::FILE), &serde_json::to_string_pretty(&stored)?)?;
     write_private(&cluster.passfile(), &format!("*:*:*:{}:{}\n", cluster.superuser, secrets.superuser))?;
     let parameters = parameters(args)?;
-    let restore = args.restore.as_deref().map(restore_section).transpose()?;
+    let made_from = made_from(args)?;
     if cluster.archive {
         make_repository(cluster)?;
     }
@@ -270,24 +270,39 @@ fn write_files(cluster: &LocalCluster, args: &UpArgs) -> anyhow::Result<()> {
         let folder = cluster.member_dir(&member.name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let mut config = member_config(cluster, member, &secrets, &parameters, args);
-        if let Some(restore) = &restore {
-            config["bootstrap"]["restore"] = restore.clone();
+        if let Some(MadeFrom { key, section, .. }) = &made_from {
+            config["bootstrap"][*key] = section.clone();
         }
         let path = cluster.agent_config(&member.name);
         write_private(&path, &to_yaml(&config))?;
-        if let (Some(file), Err(error)) = (&args.restore, LocalConfig::load(&path)) {
-            bail!("--restore {}: {error}", file.display());
+        if let (Some(MadeFrom { option, .. }), Err(error)) = (&made_from, LocalConfig::load(&path)) {
+            bail!("{option}: {error}");
         }
     }
     Ok(())
 }
 
+/// What a new cluster is made from instead of nothing.
+struct MadeFrom {
+    /// The option and its file, for errors.
+    option: String,
+    /// Below `bootstrap`.
+    key: &'static str,
+    section: serde_json::Value,
+}
+
 /// The section of a file, or all of it.
-fn restore_section(file: &Path) -> anyhow::Result<serde_json::Value> {
-    let what = || format!("--restore {}", file.display());
-    let text = fs::read_to_string(file).with_context(what)?;
-    let value = Document::parse(&text).with_context(what)?.value;
-    Ok(value.get("restore").cloned().unwrap_or(value))
+fn made_from(args: &UpArgs) -> anyhow::Result<Option<MadeFrom>> {
+    let (option, key, file) = match (&args.restore, &args.from_dump) {
+        (Some(file), _) => ("--restore", "restore", file),
+        (None, Some(file)) => ("--from-dump", "dump", file),
+        (None, None) => return Ok(None),
+    };
+    let option = format!("{option} {}", file.display());
+    let text = fs::read_to_string(file).with_context(|| option.clone())?;
+    let value = Document::parse(&text).with_context(|| option.clone())?.value;
+    let section = value.get(key).cloned().unwrap_or(value);
+    Ok(Some(MadeFrom { option, key, section }))
 }
 
 /// The superuser's password.

@@ -60,6 +60,9 @@ pub struct UpArgs {
     /// configuration
     #[arg(long, value_name = "FILE")]
     pub restore: Option<PathBuf>,
+    /// Make a new cluster from a dump: YAML file with the section `dump`, as in `bootstrap.dump` of an agent's configuration
+    #[arg(long, value_name = "FILE", conflicts_with = "restore")]
+    pub from_dump: Option<PathBuf>,
 }
 
 /// Runs the cluster until it is told to stop, then stops all of it.

@@ -4,6 +4,7 @@
 mod harness;
 
 mod destroyed;
+mod dumps;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -521,4 +522,5 @@ async fn a_cluster_of_up_is_backed_up_by_hand_and_by_a_schedule() {
     .await;
     let kept = backups(&cluster).await;
     assert!(kept.len() <= 3, "two, and one whose retention was not reached: {kept:?}");
+    dumps::by_a_schedule(&cluster).await;
 }

@@ -1,5 +1,5 @@
+use matriarch_api::ScheduledBackup;
 use matriarch_core::decide::LeaderKey;
-use matriarch_core::record::Versioned;
 use serde_json::json;
 
 use super::*;
@@ -17,8 +17,12 @@ fn archive(tail: u32) -> Archive {
     config.archive.unwrap()
 }
 
+fn plan(archive: &Archive) -> Plan<'_> {
+    Chore::Backup.plan(archive).unwrap()
+}
+
 fn log(archive: &Archive, since: &str) -> BackupLog {
-    found(archive.schedule.as_ref().unwrap(), None, at(since))
+    found(&plan(archive), None, at(since))
 }
 
 /// A primary `b` at 1 GiB and the replicas `a`, `c` and `d`, which are so many bytes behind.
@@ -44,7 +48,7 @@ fn reading(log: Option<BackupLog>, behind: [u64; 3]) -> Reading {
 }
 
 fn whose(me: &str, archive: &Archive, reading: &Reading, now: &str) -> Turn {
-    turn(&me.parse().unwrap(), archive, archive.schedule.as_ref().unwrap(), reading, at(now))
+    turn(&me.parse().unwrap(), Chore::Backup, &plan(archive), reading, at(now))
 }
 
 #[test]
@@ -124,7 +128,32 @@ fn a_failure_is_tried_again_later_by_the_next() {
         log = failed(&log, failure.clone(), at(NOON));
     }
     assert_eq!(log.retry.as_deref(), Some("2026-11-22T13:00:00Z"), "an hour at most");
-    let shown = shown(archive.schedule.as_ref().unwrap(), &self::reading(Some(log), [0; 3]), at(NOON));
+    let shown = shown(&plan(&archive), &self::reading(Some(log), [0; 3]), at(NOON));
     assert_eq!((shown.failures, shown.next.as_deref()), (41, Some("2026-11-22T13:00:00Z")));
     assert_eq!(shown.last_failure, Some(failure));
+}
+
+#[test]
+fn dumps_have_a_schedule_and_a_log_of_their_own() {
+    let section = json!({"repositories": [{"location": "/a"}], "tail": 0, "dumps": {"schedule": "15 * * * *"}});
+    let config = matriarch_config::DynamicConfig::from_json(&json!({ "archive": section })).unwrap();
+    let archive = config.archive.unwrap();
+    assert!(Chore::Backup.plan(&archive).is_none());
+    let plan = Chore::Dump.plan(&archive).unwrap();
+    let whose =
+        |me: &str, reading: &Reading, now: &str| turn(&me.parse().unwrap(), Chore::Dump, &plan, reading, at(now));
+    let mut reading = reading(None, [0; 3]);
+    let Turn::Found(begun) = whose("b", &reading, NOON) else { panic!("it begins") };
+    assert_eq!(begun.schedule, "15 * * * * UTC");
+    let last = ScheduledBackup { backup: "x".to_owned(), size: 7, ..Default::default() };
+    reading.dumps = Some(Versioned { revision: 9, value: BackupLog { last: Some(last), ..*begun } });
+    // A backup under way is no dump, and a replica comes first, whatever the tail.
+    reading.backup = Some(Default::default());
+    assert_eq!(whose("a", &reading, "2026-11-22T12:15:00Z"), Turn::Take);
+    assert_eq!(whose("b", &reading, "2026-11-22T12:15:00Z"), Turn::Wait(at("2026-11-22T12:16:30Z")));
+    let shown = shown_dumps(&plan, &reading, at(NOON));
+    assert_eq!(shown.last.map(|last| (last.dump, last.size)), Some(("x".to_owned(), 7)));
+    assert_eq!(shown.next.as_deref(), Some("2026-11-22T12:15:00Z"));
+    reading.dump = Some(Default::default());
+    assert_eq!(whose("a", &reading, "2026-11-22T12:15:00Z"), Turn::Idle);
 }
