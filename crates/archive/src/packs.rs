@@ -1,6 +1,8 @@
-//! Reading the packs of a base backup: every frame verified, several packs at a time.
+//! Reading the packs of a base backup, its own and those of earlier backups that it builds upon: every frame verified,
+//! several packs at a time.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,12 +10,14 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::archive::Archive;
-use crate::base::{Line, Manifest};
-use crate::format::{Kind, Reader, hex, sha256};
+use crate::base::{Line, Manifest, NOWHERE};
+use crate::format::{HEADER, Kind, Reader, hex, sha256};
 use crate::repository::RepositoryError;
 
 /// Bytes of a pack that are asked for at a time.
 const RANGE: u64 = 8 << 20;
+/// Between frames that are wanted, so many bytes are read along rather than left out.
+const GAP: u64 = 256 << 10;
 
 /// A frame of a pack, and where its content goes.
 #[derive(Clone, Debug)]
@@ -42,19 +46,12 @@ pub async fn read<S: Sink>(
     workers: usize,
     sink: &Arc<S>,
 ) -> Result<(), S::Error> {
-    let mut packs: BTreeMap<u32, Vec<Frame>> = BTreeMap::new();
-    for line in &manifest.lines {
-        if let Line::Frame(pack, index, at, length, sha256, parts) = line {
-            let (sha256, parts) = (sha256.clone(), parts.clone());
-            packs.entry(*pack).or_default().push(Frame { index: *index, at: *at, length: *length, sha256, parts });
-        }
-    }
+    let packs = by_pack(archive, manifest)?;
     let turns = Arc::new(Semaphore::new(workers.max(1)));
     let mut all: JoinSet<Result<(), S::Error>> = JoinSet::new();
-    for (number, frames) in packs {
+    for (name, frames) in packs {
         let turn = Arc::clone(&turns).acquire_owned().await.map_err(|error| S::worker(error.to_string()))?;
         let (archive, sink) = (archive.clone(), Arc::clone(sink));
-        let name = archive.place().pack(&manifest.summary.backup, number);
         all.spawn(async move {
             let _turn = turn;
             pack(&archive, name, frames, sink).await
@@ -69,10 +66,63 @@ pub async fn read<S: Sink>(
     Ok(())
 }
 
+/// The frames that the manifest names, in their order, by the names of their packs.
+fn by_pack(archive: &Archive, manifest: &Manifest) -> Result<BTreeMap<String, Vec<Frame>>, RepositoryError> {
+    let (own, needs) = (&manifest.summary.backup, manifest.summary.needs());
+    let mut packs: BTreeMap<String, Vec<Frame>> = BTreeMap::new();
+    for line in &manifest.lines {
+        let (backup, pack, index, at, length, sha256, parts) = match line {
+            Line::Frame(pack, index, at, length, sha256, parts) => (Some(own), pack, index, at, length, sha256, parts),
+            Line::Earlier(which, pack, index, at, length, sha256, parts) => {
+                (needs.get(*which as usize), pack, index, at, length, sha256, parts)
+            }
+            Line::Folder(..) | Line::File(..) => continue,
+        };
+        let Some(backup) = backup else {
+            let why = format!("a frame lies in an earlier backup that is not among the {} that it names", needs.len());
+            return Err(archive.repository().corrupt(&archive.place().manifest(own), why));
+        };
+        let (sha256, parts) = (sha256.clone(), parts.clone());
+        let frame = Frame { index: *index, at: *at, length: *length, sha256, parts };
+        packs.entry(archive.place().pack(backup, *pack)).or_default().push(frame);
+    }
+    for frames in packs.values_mut() {
+        frames.sort_by_key(|frame| frame.at);
+    }
+    Ok(packs)
+}
+
+/// Whether every pack is there that the manifest names, and long enough: known without reading any.
+pub async fn check(archive: &Archive, manifest: &Manifest) -> Result<(), RepositoryError> {
+    let repository = archive.repository();
+    let mut listed: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+    for (name, frames) in by_pack(archive, manifest)? {
+        let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+        let sizes = match listed.entry(folder) {
+            Entry::Occupied(sizes) => sizes.into_mut(),
+            Entry::Vacant(vacant) => {
+                let entries = repository.list(vacant.key()).await?;
+                vacant.insert(entries.into_iter().map(|entry| (entry.name, entry.size)).collect())
+            }
+        };
+        let size = match sizes.get(&name) {
+            Some(size) => *size,
+            // A list proves nothing.
+            None => repository.size(&name).await?,
+        };
+        let needed = frames.last().map_or(0, |frame| frame.at + frame.length);
+        if size < needed {
+            let why = format!("it is truncated: it has {size} bytes, and {needed} are needed");
+            return Err(repository.corrupt(&name, why));
+        }
+    }
+    Ok(())
+}
+
 /// One pack: ranges of whole frames are fetched ahead while a thread takes what came before.
 async fn pack<S: Sink>(archive: &Archive, name: String, frames: Vec<Frame>, sink: Arc<S>) -> Result<(), S::Error> {
     let Some(first) = frames.first() else { return Ok(()) };
-    let header = match archive.repository().range(&name, 0..first.at).await {
+    let header = match archive.repository().range(&name, 0..first.at.min(HEADER)).await {
         Ok(header) => header,
         Err(error) => return sink.lost(&frames, error),
     };
@@ -83,9 +133,8 @@ async fn pack<S: Sink>(archive: &Archive, name: String, frames: Vec<Frame>, sink
     let mut rest = frames.as_slice();
     let mut most = RANGE;
     while let Some(first) = rest.first() {
-        let count = rest.iter().take_while(|frame| frame.at + frame.length - first.at <= most).count().max(1);
+        let (count, end) = reach(rest, most);
         let (group, after) = rest.split_at(count);
-        let end = group.last().map_or(first.at, |frame| frame.at + frame.length);
         match archive.repository().range(&name, first.at..end).await {
             Ok(bytes) => {
                 if sender.send((bytes, group.to_vec())).await.is_err() {
@@ -106,6 +155,20 @@ async fn pack<S: Sink>(archive: &Archive, name: String, frames: Vec<Frame>, sink
         Some(ended) => ended.map_err(|error| S::worker(error.to_string()))?,
         None => Ok(()),
     }
+}
+
+/// How many frames are read together, and where they end: one at least, of `most` bytes, without a wide gap.
+fn reach(frames: &[Frame], most: u64) -> (usize, u64) {
+    let start = frames.first().map_or(0, |first| first.at);
+    let (mut count, mut end) = (0, start);
+    for frame in frames {
+        let next = frame.at + frame.length;
+        if count > 0 && (next - start > most || frame.at > end + GAP) {
+            break;
+        }
+        (count, end) = (count + 1, end.max(next));
+    }
+    (count, end)
 }
 
 fn unpack<S: Sink>(
@@ -144,8 +207,28 @@ fn unpack<S: Sink>(
 }
 
 impl Frame {
+    /// Bytes of its content that belong somewhere.
+    pub fn used(&self) -> u64 {
+        self.parts.iter().filter(|(file, ..)| *file != NOWHERE).map(|(.., length)| length).sum()
+    }
+
     fn fits(&self, content: &[u8]) -> bool {
         let length: u64 = self.parts.iter().map(|(.., length)| length).sum();
         length == content.len() as u64 && hex(&sha256(content)) == self.sha256
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_read_together_up_to_a_size_and_a_gap() {
+        let frame = |at, length| Frame { index: 0, at, length, sha256: String::new(), parts: Vec::new() };
+        let frames = [frame(100, 50), frame(150, 50), frame(200 + GAP, 10), frame(211 + 2 * GAP, 10)];
+        assert_eq!(reach(&frames, RANGE), (3, 210 + GAP), "what follows the gap is read by itself");
+        assert_eq!(reach(&frames, 60), (1, 150));
+        assert_eq!(reach(&frames, 0), (1, 150), "one at least");
+        assert_eq!(reach(&[frame(5, 7), frame(5, 7)], RANGE), (2, 12), "one frame may serve two places");
     }
 }

@@ -1,11 +1,11 @@
-//! Reading a backup, and the WAL it needs, as a restore would, and telling all the damage there is.
+//! Reading a backup, what it builds upon, and the WAL it needs, as a restore would, and telling all the damage there is.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
 use crate::archive::{Archive, ArchiveError};
-use crate::base::{self, Line, Manifest, Summary};
+use crate::base::{self, Line, Manifest, NOWHERE, Summary};
 use crate::packs::{self, Frame};
 use crate::progress::Progress;
 use crate::repository::RepositoryError;
@@ -191,7 +191,7 @@ fn files(manifest: &Manifest) -> Vec<(String, Option<u64>)> {
             let segment = base::page::relation_file(name).filter(|_| is_data).map(|file| u64::from(file.segment));
             Some((path.clone(), segment.map(|segment| segment * per_file)))
         }
-        Line::Folder(..) | Line::Frame(..) => None,
+        Line::Folder(..) | Line::Frame(..) | Line::Earlier(..) => None,
     };
     manifest.lines.iter().filter_map(file).collect()
 }
@@ -199,11 +199,11 @@ fn files(manifest: &Manifest) -> Vec<(String, Option<u64>)> {
 impl packs::Sink for Reader {
     type Error = RestoreError;
 
-    fn content(&self, _: &Frame, content: &[u8]) -> Result<(), RestoreError> {
+    fn content(&self, frame: &Frame, content: &[u8]) -> Result<(), RestoreError> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.frames += 1;
         found.bytes += content.len() as u64;
-        self.progress.add(content.len() as u64);
+        self.progress.add(frame.used());
         Ok(())
     }
 
@@ -213,7 +213,7 @@ impl packs::Sink for Reader {
         }
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         for (file, offset, length) in frames.iter().flat_map(|frame| &frame.parts) {
-            let Some((path, first)) = self.files.get(*file as usize) else { continue };
+            let Some((path, first)) = self.files.get(*file as usize).filter(|_| *file != NOWHERE) else { continue };
             let last = (offset + length).saturating_sub(1) / PAGE;
             let blocks = first.map(|first| (first + offset / PAGE, first + last));
             found.add(Fault { what: path.clone(), blocks, why: error.to_string() });

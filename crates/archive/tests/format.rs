@@ -189,7 +189,10 @@ async fn is_read_by_the_extractor(codec: &str, encrypted: bool) {
     let database = Database::start(postgres::any(), &dir, described.clone(), "").await;
     let client = database.client().await;
     client.batch_execute("create table t as select g from generate_series(1, 200000) g").await.unwrap();
-    let summary = database.backup("one").await.unwrap();
+    database.backup("one").await.unwrap();
+    client.batch_execute("insert into t select 0").await.unwrap();
+    let summary = database.increment("two").await.unwrap();
+    assert_eq!(summary.needs(), ["one"]);
     client.batch_execute("insert into t select 0").await.unwrap();
     database.archive_all().await;
 
@@ -199,7 +202,7 @@ async fn is_read_by_the_extractor(codec: &str, encrypted: bool) {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
     let (data, wal): (PathBuf, PathBuf) = (dir.join("extracted"), dir.create("wal"));
-    run(&["backup", "one", &data.display().to_string()]);
+    run(&["backup", "two", &data.display().to_string()]);
     let size = database.archive.incarnation().segment_size;
     let mut segment = Segment::at(1, summary.start_lsn, size);
     let plan = database.plan(&Target::Latest).await.unwrap();
@@ -219,7 +222,7 @@ async fn is_read_by_the_extractor(codec: &str, encrypted: bool) {
     let settings = format!("archive_mode = off\nrestore_command = 'cp {}/%f %p'", wal.display());
     let server = database.start_restored_with(&data, &settings).await;
     let count: i64 = one(&database::connect(&server).await, "select count(*) from t").await;
-    assert_eq!(count, 200_001);
+    assert_eq!(count, 200_002);
     dump_is_read_by_the_extractor(&database, &described, &dir).await;
 }
 
@@ -247,7 +250,7 @@ async fn dump_is_read_by_the_extractor(database: &Database, described: &Describe
     let mut restore = Command::new(binaries.program("pg_restore"));
     let read = restore.args(["--data-only", "--table=t", "--file=-"]).arg(target.join("1.dump")).output().unwrap();
     let rows = String::from_utf8_lossy(&read.stdout).lines().filter(|line| line.parse::<u32>().is_ok()).count();
-    assert_eq!(rows, 200_001, "{}", String::from_utf8_lossy(&read.stderr));
+    assert_eq!(rows, 200_002, "{}", String::from_utf8_lossy(&read.stderr));
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@
 mod common;
 #[path = "cases/doors/mod.rs"]
 mod doors;
+#[path = "cases/increments.rs"]
+mod increments;
 
 use common::database::{self, Database, Writer, connect, one};
 use common::{Described, PATIENT};

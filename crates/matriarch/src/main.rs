@@ -51,10 +51,11 @@ enum Mode {
     Proxy(Box<proxy::ProxyArgs>),
     /// Take a base backup, and look after those there are
     #[command(
-        long_about = "Takes a full backup of a running server on this machine into every repository of the cluster's archive: \
+        long_about = "Takes a backup of a running server on this machine into every repository of the cluster's archive: \
         files, and all WAL that makes them consistent; page checksums are verified on the way. It exists once it is complete: \
-        an interrupted one leaves none. With a word after it, looks after the backups that there are.",
-        after_long_help = "Examples:\n  matriarch backup --config member.yml\n  matriarch backup --archive archive.yml --scope \
+        an interrupted one leaves none. It is a full one, or with --incremental one that stores what has changed since the one before it \
+        and needs that one and those below it to be restored. With a word after it, looks after the backups that there are.",
+        after_long_help = "Examples:\n  matriarch backup --config member.yml\n  matriarch backup --config member.yml --incremental\n  matriarch backup --archive archive.yml --scope \
         main --data-dir /var/lib/postgresql/16/main --dsn 'host=/run/postgresql user=postgres'\n  matriarch backup list\n  \
         matriarch backup verify\n  matriarch backup expire --keep 7"
     )]

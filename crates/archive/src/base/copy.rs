@@ -1,6 +1,7 @@
 //! Reading the files and writing the packs: each worker takes slices of files, makes frames of them, and fills a pack of
-//! its own, which is uploaded while it grows.
+//! its own, which is uploaded while it grows. A frame that lies in an earlier backup's pack already is not written again.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -14,10 +15,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::BackupError;
+use super::compare::{Place, Taken, Work};
 use super::manifest::{DamagedPage, Line};
 use super::page::{self, PAGE, Verdict};
 use super::scan::Found;
-use super::task::{Part, Task, tasks};
+use super::task::{Part, Task};
 use crate::archive::Archive;
 use crate::format::{FRAME, Header, Kind, Writer, hex, sha256};
 use crate::progress::Progress;
@@ -35,6 +37,7 @@ struct Job {
     data: PathBuf,
     files: Vec<Found>,
     tasks: Vec<Task>,
+    known: HashMap<[u8; 32], Place>,
     next_task: AtomicUsize,
     next_pack: AtomicU32,
     archive: Archive,
@@ -50,6 +53,8 @@ struct Job {
 pub struct Copied {
     /// Frames, as the manifest has them.
     pub frames: Vec<Line>,
+    /// Frames that lie in packs of earlier backups.
+    pub taken: Vec<Taken>,
     /// Bytes of the packs.
     pub stored: u64,
     /// Number of packs.
@@ -67,6 +72,8 @@ pub struct Request {
     pub data: PathBuf,
     /// The files.
     pub files: Vec<Found>,
+    /// What of them is read.
+    pub work: Work,
     /// Name of the backup.
     pub backup: String,
     /// Where the backup began, when pages have checksums.
@@ -79,10 +86,12 @@ pub struct Request {
     pub progress: Progress,
 }
 
-/// Copies all files. When the future is dropped, workers end at their next batch and unfinished packs get no name.
+/// Copies the files. When the future is dropped, workers end at their next batch and unfinished packs get no name.
 pub async fn copy(archive: &Archive, request: Request) -> Result<Copied, BackupError> {
+    let mut copied = Copied { taken: request.work.taken, damaged: request.work.damaged, ..Copied::default() };
     let job = Arc::new(Job {
-        tasks: tasks(&request.files),
+        tasks: request.work.tasks,
+        known: request.work.known,
         data: request.data,
         files: request.files,
         next_task: AtomicUsize::new(0),
@@ -100,7 +109,7 @@ pub async fn copy(archive: &Archive, request: Request) -> Result<Copied, BackupE
         all.spawn_blocking(move || Worker::run(&worker_job, sender));
         all.spawn(async move { upload(&upload_job, receiver).await.map(|()| None) });
     }
-    let (mut copied, mut failed) = (Copied::default(), None);
+    let mut failed = None;
     while let Some(ended) = all.join_next().await {
         match ended.map_err(|error| BackupError::Worker(error.to_string()))? {
             Ok(None) => {}
@@ -116,7 +125,7 @@ pub async fn copy(archive: &Archive, request: Request) -> Result<Copied, BackupE
     copied.packs = job.next_pack.load(Ordering::Relaxed);
     copied.frames.sort_by_key(|line| match line {
         Line::Frame(pack, index, ..) => (*pack, *index),
-        Line::Folder(..) | Line::File(..) => (0, 0),
+        Line::Folder(..) | Line::File(..) | Line::Earlier(..) => (0, 0),
     });
     copied.damaged.sort();
     Ok(copied)
@@ -125,6 +134,7 @@ pub async fn copy(archive: &Archive, request: Request) -> Result<Copied, BackupE
 impl Copied {
     fn take(&mut self, other: Copied) {
         self.frames.extend(other.frames);
+        self.taken.extend(other.taken);
         self.stored += other.stored;
         self.damaged.extend(other.damaged);
         self.vanished.extend(other.vanished);
@@ -177,12 +187,14 @@ struct Worker<'a> {
     out: Vec<u8>,
     input: Vec<u8>,
     copied: Copied,
+    /// The file that was read last: blocks of one come after each other.
+    opened: Option<(u32, Arc<File>)>,
 }
 
 impl Worker<'_> {
     fn run(job: &Job, words: mpsc::Sender<Word>) -> Result<Option<Copied>, BackupError> {
-        let mut worker =
-            Worker { job, words, pack: None, out: Vec::new(), input: Vec::new(), copied: Copied::default() };
+        let (pack, out, input) = (None, Vec::new(), Vec::new());
+        let mut worker = Worker { job, words, pack, out, input, copied: Copied::default(), opened: None };
         while let Some(task) = job.tasks.get(job.next_task.fetch_add(1, Ordering::Relaxed)) {
             match task.as_slice() {
                 [part] => worker.slice(*part)?,
@@ -225,10 +237,17 @@ impl Worker<'_> {
         if held.is_empty() { Ok(()) } else { self.frame(held) }
     }
 
-    fn open(&mut self, file: u32) -> Result<Option<File>, BackupError> {
+    fn open(&mut self, file: u32) -> Result<Option<Arc<File>>, BackupError> {
+        if let Some((_, opened)) = self.opened.as_ref().filter(|(last, _)| *last == file) {
+            return Ok(Some(Arc::clone(opened)));
+        }
         let path = self.path(file);
         match File::open(&path) {
-            Ok(opened) => Ok(Some(opened)),
+            Ok(opened) => {
+                let opened = Arc::new(opened);
+                self.opened = Some((file, Arc::clone(&opened)));
+                Ok(Some(opened))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.copied.vanished.push(file);
                 Ok(None)
@@ -285,8 +304,14 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Makes a frame of the input.
+    /// Makes a frame of the input, unless an earlier backup has it.
     fn frame(&mut self, parts: Vec<(u32, u64, u64)>) -> Result<(), BackupError> {
+        let digest = sha256(&self.input);
+        self.job.progress.add(self.input.len() as u64);
+        if let Some(place) = self.job.known.get(&digest) {
+            self.copied.taken.push(Taken { place: *place, digest, parts });
+            return Ok(());
+        }
         let mut pack = match self.pack.take() {
             Some(pack) => pack,
             None => self.begin()?,
@@ -295,9 +320,7 @@ impl Worker<'_> {
         let written = pack.writer.frame(&self.input, false, &mut self.out);
         let index = written.map_err(|error| self.job.archive.error(&pack.name, error))?;
         let (at, length) = (pack.sent + before as u64, (self.out.len() - before) as u64);
-        let digest = hex(&sha256(&self.input));
-        self.job.progress.add(self.input.len() as u64);
-        self.copied.frames.push(Line::Frame(pack.number, index, at, length, digest, parts));
+        self.copied.frames.push(Line::Frame(pack.number, index, at, length, hex(&digest), parts));
         let full = pack.sent + self.out.len() as u64 >= PACK;
         if self.out.len() >= BATCH {
             self.send(&mut pack)?;

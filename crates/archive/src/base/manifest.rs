@@ -45,6 +45,38 @@ pub struct Summary {
     pub tablespaces: Vec<Tablespace>,
     /// Pages whose checksum is wrong and that recovery will not mend.
     pub damaged: Vec<DamagedPage>,
+    /// Of an incremental backup: what it builds upon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub increment: Option<Increment>,
+    /// Why it is a full one although an incremental one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
+}
+
+/// What an incremental backup builds upon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Increment {
+    /// The backup that it was compared with.
+    pub parent: String,
+    /// The earlier backups whose packs its frames lie in.
+    pub needs: Vec<String>,
+    /// How it was found out what has changed.
+    pub found_by: FoundBy,
+    /// Why not by summaries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+    /// Bytes of files whose content lies in packs of earlier backups.
+    pub reused: u64,
+}
+
+/// How it was found out what has changed since the parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FoundBy {
+    /// The server's WAL summaries name the blocks of relations; everything else was read and compared.
+    Summaries,
+    /// Everything was read and compared.
+    Digests,
 }
 
 /// A tablespace.
@@ -78,7 +110,13 @@ pub enum Line {
     /// `{"frame": [pack, index, at, length, sha256, [[file, offset, length], …]]}`: where a frame lies in a pack, the
     /// digest of its content, and to which parts of which files the content belongs, in this order.
     Frame(u32, u32, u64, u64, String, Vec<(u32, u64, u64)>),
+    /// `{"earlier": [backup, pack, index, at, length, sha256, [[file, offset, length], …]]}`: the same of a frame in a pack of an
+    /// earlier backup, which is named by its place among those that the increment needs.
+    Earlier(u32, u32, u32, u64, u64, String, Vec<(u32, u64, u64)>),
 }
+
+/// In a part of a frame, in place of a file: these bytes of its content belong nowhere any more.
+pub const NOWHERE: u32 = u32::MAX;
 
 /// A whole manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +155,13 @@ impl Summary {
     /// What the header repeats in the clear.
     pub(crate) fn outline(&self) -> Outline {
         let Summary { timeline, start_lsn, stop_lsn, start_time, stop_time, .. } = *self;
-        Outline { timeline, start_lsn, stop_lsn, start_time, stop_time }
+        let needs = self.needs().to_vec();
+        Outline { timeline, start_lsn, stop_lsn, start_time, stop_time, needs }
+    }
+
+    /// The earlier backups without which it cannot be restored.
+    pub fn needs(&self) -> &[String] {
+        self.increment.as_ref().map(|increment| increment.needs.as_slice()).unwrap_or_default()
     }
 
     /// Reads the first line.

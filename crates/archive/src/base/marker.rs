@@ -11,6 +11,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use matriarch_core::Lsn;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinHandle;
 
 use super::BackupError;
@@ -31,22 +32,38 @@ pub struct Marker {
     pub floor: Lsn,
     /// When it began, by the clock of the host that takes it.
     pub started: Timestamp,
+    /// The earlier backups that it builds upon.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
 }
 
 /// A backup under way. Dropped, it is renewed no more.
 #[derive(Debug)]
 pub struct UnderWay {
-    archive: Archive,
-    name: String,
-    renewed: Arc<Mutex<Instant>>,
+    told: Arc<Told>,
     renewing: JoinHandle<()>,
 }
 
+/// What is told, and since when.
+#[derive(Debug)]
+struct Told {
+    archive: Archive,
+    name: String,
+    /// Held while it is written, so that an older one never comes last.
+    json: AsyncMutex<Bytes>,
+    renewed: Mutex<Instant>,
+}
+
+impl Marker {
+    /// Of a backup that begins now.
+    pub fn new(floor: Lsn) -> Marker {
+        Marker { format: 1, floor, started: Timestamp::now(), needs: Vec::new() }
+    }
+}
+
 /// Leaves the mark, and renews it from now on.
-pub async fn begin(archive: &Archive, backup: &str, floor: Lsn) -> Result<UnderWay, BackupError> {
-    let name = archive.place().of_backup(backup, "running.json");
-    let marker = Marker { format: 1, floor, started: Timestamp::now() };
-    Ok(keep_up(archive, name, &marker).await?)
+pub async fn begin(archive: &Archive, backup: &str, marker: &Marker) -> Result<UnderWay, BackupError> {
+    Ok(keep_up(archive, archive.place().of_backup(backup, "running.json"), marker).await?)
 }
 
 /// Leaves any such mark, and renews it from now on.
@@ -55,26 +72,45 @@ pub(crate) async fn keep_up(
     name: String,
     marker: &impl Serialize,
 ) -> Result<UnderWay, RepositoryError> {
-    let json = serde_json::to_vec(marker).map_err(|error| archive.repository().corrupt(&name, error.to_string()))?;
-    let json = Bytes::from(json);
-    let before = Instant::now();
-    archive.repository().put(&name, json.clone()).await?;
-    let renewed = Arc::new(Mutex::new(before));
-    let (repository, object, told) = (archive.repository().clone(), name.clone(), Arc::clone(&renewed));
+    let (json, renewed) = (AsyncMutex::new(Bytes::new()), Mutex::new(Instant::now()));
+    let told = Arc::new(Told { archive: archive.clone(), name, json, renewed });
+    told.say(marker).await?;
+    let telling = Arc::clone(&told);
     let renewing = tokio::spawn(async move {
         loop {
             tokio::time::sleep(RENEWAL).await;
-            let before = Instant::now();
-            match repository.put(&object, json.clone()).await {
-                Ok(()) => *told.lock().unwrap_or_else(PoisonError::into_inner) = before,
-                Err(error) => tracing::warn!(%error, "the mark of a backup under way could not be renewed"),
+            let json = telling.json.lock().await;
+            if let Err(error) = telling.write(&json).await {
+                tracing::warn!(%error, "the mark of a backup under way could not be renewed");
             }
         }
     });
-    Ok(UnderWay { archive: archive.clone(), name, renewed, renewing })
+    Ok(UnderWay { told, renewing })
+}
+
+impl Told {
+    async fn say(&self, marker: &impl Serialize) -> Result<(), RepositoryError> {
+        let repository = self.archive.repository();
+        let bytes = serde_json::to_vec(marker).map_err(|error| repository.corrupt(&self.name, error.to_string()))?;
+        let mut json = self.json.lock().await;
+        *json = Bytes::from(bytes);
+        self.write(&json).await
+    }
+
+    async fn write(&self, json: &Bytes) -> Result<(), RepositoryError> {
+        let before = Instant::now();
+        self.archive.repository().put(&self.name, json.clone()).await?;
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = before;
+        Ok(())
+    }
 }
 
 impl UnderWay {
+    /// Says something else from now on.
+    pub(crate) async fn say(&self, marker: &impl Serialize) -> Result<(), RepositoryError> {
+        self.told.say(marker).await
+    }
+
     /// Whether nobody can have taken it for cut off. There is room for clocks that differ by some minutes.
     pub fn check(&self) -> Result<(), BackupError> {
         let silent = self.silent();
@@ -83,13 +119,13 @@ impl UnderWay {
 
     /// For how long nobody was told of it.
     pub fn silent(&self) -> Duration {
-        self.renewed.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.told.renewed.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// The manifest is there: it speaks for itself.
     pub async fn end(self) {
         self.renewing.abort();
-        if let Err(error) = self.archive.repository().delete(&self.name).await {
+        if let Err(error) = self.told.archive.repository().delete(&self.told.name).await {
             tracing::debug!(%error, "the mark of a finished backup was left behind");
         }
     }

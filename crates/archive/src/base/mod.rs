@@ -2,8 +2,15 @@
 //!
 //! The order is what makes it safe: backup mode, files, `pg_control`, end of backup mode, all WAL between the two in the
 //! archive, and only then the manifest, which makes it a backup. Start at [`backup`].
+//!
+//! An incremental backup names in its manifest also the frames of earlier backups that are as they were, so that a restore
+//! needs nothing but this manifest and the packs. What has changed is found out in `increment`, `summaries` and `compare`.
 
+mod changes;
+mod commit;
+mod compare;
 mod copy;
+mod increment;
 mod list;
 mod manifest;
 mod marker;
@@ -11,31 +18,31 @@ mod notes;
 pub(crate) mod page;
 mod scan;
 mod session;
+mod summaries;
 mod task;
 
 pub(crate) use list::{Found, outline};
 pub use list::{is_known, list, manifest};
-pub use manifest::{DamagedPage, Line, Manifest, Summary, Tablespace};
+pub use manifest::{DamagedPage, FoundBy, Increment, Line, Manifest, NOWHERE, Summary, Tablespace};
 pub use marker::{GRACE, RENEWAL};
 pub(crate) use marker::{Marker, UnderWay, keep_up};
 pub use notes::{Hold, Notes, annotate, hold, hold_of, notes_of, release};
 pub use scan::{CONTROL, SOURCE};
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use matriarch_core::{Lsn, Timeline};
 use tokio_postgres::Client;
 
+use self::commit::{Taken, commit};
+use self::compare::Work;
+use self::increment::Basis;
 use crate::archive::Archive;
-use crate::format::{self, Content, FRAME, FormatError, Header, Kind, Writer};
 use crate::progress::Progress;
 use crate::repository::RepositoryError;
+use crate::restore::RestoreError;
 use crate::tail::{self, TailError};
 use crate::wal::{self, PushError, Segment, WalName};
 
@@ -44,6 +51,8 @@ use crate::wal::{self, PushError, Segment, WalName};
 pub struct Options {
     /// The data directory of the server; the caller can read it.
     pub data: PathBuf,
+    /// Whether only what has changed since an earlier backup is stored, if there is one that can be built upon.
+    pub incremental: bool,
     /// Threads that read, compress and seal.
     pub workers: usize,
     /// Whether the checkpoint at the beginning is done at once instead of sparing the disks.
@@ -123,12 +132,21 @@ pub enum BackupError {
         /// Since when nothing was told.
         silent: Duration,
     },
+    /// Somebody removed what it builds upon.
+    #[error("backup {backup}, which this one builds upon, was removed meanwhile; take it again")]
+    ParentGone {
+        /// Its name.
+        backup: String,
+    },
+    /// How the server's timeline came to be.
+    #[error(transparent)]
+    History(Box<RestoreError>),
     /// The upload of a pack ended early; its own error says why.
     #[error("the upload of a pack ended early")]
     UploadEnded,
 }
 
-/// Takes a full backup under a new name, over a session of its own (`client`) with the rights of `pg_backup_start`.
+/// Takes a backup under a new name, over a session of its own (`client`) with the rights of `pg_backup_start`.
 ///
 /// Dropping the future is safe at any moment: without a manifest there is no backup. The caller should close the session
 /// then, which ends backup mode.
@@ -136,14 +154,27 @@ pub async fn backup(archive: &Archive, client: &Client, name: &str, options: &Op
     let server = session::look(client).await?;
     check_identity(archive, &server)?;
     // Before the first byte, so that retention sees it and keeps the WAL that it will need.
-    let under_way = marker::begin(archive, name, session::floor(client).await?).await?;
+    let marker = Marker::new(session::floor(client).await?);
+    let under_way = marker::begin(archive, name, &marker).await?;
     let started = session::start(client, &server, &format!("matriarch {name}"), options.fast).await?;
+    let site = increment::Site { archive, client, server: &server, data: &options.data, started: &started };
+    let basis = match options.incremental {
+        true => Some(increment::find(&site, &under_way, marker).await?),
+        false => None,
+    };
+    let (basis, fallback) = match basis {
+        Some(Ok(basis)) => (Some(basis), None),
+        Some(Err(why)) => (None, Some(why)),
+        None => (None, None),
+    };
     let data = options.data.clone();
     let scan = blocking(move || Ok(scan::scan(&data)?)).await?;
-    options.progress.expect(scan.files.iter().map(|file| file.size).sum());
+    let (basis, work) = compared(basis, &scan.files, server.pages_per_file).await?;
+    options.progress.expect(work.bytes());
     let request = copy::Request {
         data: options.data.clone(),
         files: scan.files.clone(),
+        work,
         backup: name.to_owned(),
         checksums: server.data_checksums.then_some(started.lsn),
         pages_per_file: server.pages_per_file,
@@ -155,42 +186,32 @@ pub async fn backup(archive: &Archive, client: &Client, name: &str, options: &Op
     let control = blocking(move || read_control(&control)).await?;
     let stopped = session::stop(client, &server).await?;
     archive_wal(archive, &server, &options.data, started.lsn, &stopped, options.wal_patience).await?;
-
-    let vanished: BTreeSet<u32> = copied.vanished.iter().copied().collect();
-    let mut lines: Vec<Line> = scan.folders.into_iter().map(|folder| Line::Folder(folder.path, folder.mode)).collect();
-    let sizes = sizes(&scan.files, &copied.frames);
-    let mut size = 0;
-    for (number, file) in scan.files.into_iter().enumerate() {
-        size += sizes[number];
-        // Frames name files by their place, so one that vanished keeps its line; it is empty and has no frame.
-        let mode = if vanished.contains(&(number as u32)) { 0 } else { file.mode };
-        lines.push(Line::File(file.path, sizes[number], mode));
-    }
-    lines.extend(copied.frames);
-    let summary = Summary {
-        version: 1,
-        backup: name.to_owned(),
-        system_identifier: server.system_identifier.to_string(),
-        major: server.version / 10_000,
-        timeline: stopped.timeline,
-        start_lsn: started.lsn,
-        stop_lsn: stopped.lsn,
-        start_time: started.time,
-        stop_time: stopped.time,
-        from_standby: server.is_standby,
-        data_checksums: server.data_checksums,
-        size,
-        stored: copied.stored,
-        packs: copied.packs,
-        backup_label: stopped.label,
-        control: STANDARD.encode(control),
-        tablespaces: server.tablespaces,
-        damaged: copied.damaged,
-    };
+    let taken = Taken { name, server, started, stopped, control, basis, fallback };
+    let manifest = taken.manifest(scan, copied);
     under_way.check()?;
-    commit(archive, &Manifest { summary: summary.clone(), lines }).await?;
+    increment::still_there(archive, manifest.summary.needs()).await?;
+    commit(archive, &manifest).await?;
     under_way.end().await;
-    Ok(summary)
+    Ok(manifest.summary)
+}
+
+/// What is to be read, which takes a moment to find out of a large manifest.
+async fn compared(
+    basis: Option<Basis>,
+    files: &[scan::Found],
+    pages_per_file: u32,
+) -> Result<(Option<Basis>, Work), BackupError> {
+    let files = files.to_vec();
+    let work = move || match basis {
+        None => (None, Work::full(&files)),
+        Some(mut basis) => {
+            let work = compare::compare(&basis.parent, &files, basis.changes.as_ref().ok(), pages_per_file);
+            // Of a large database it is large.
+            basis.parent.lines = Vec::new();
+            (Some(basis), work)
+        }
+    };
+    blocking(move || Ok(work())).await
 }
 
 impl BackupError {
@@ -210,20 +231,6 @@ fn check_identity(archive: &Archive, server: &session::Server) -> Result<(), Bac
     let found = text(&server.system_identifier.to_string(), server.version / 10_000, server.segment_size);
     let expected = text(&incarnation.system_identifier, incarnation.major, incarnation.segment_size);
     if found == expected { Ok(()) } else { Err(BackupError::Foreign { found, expected }) }
-}
-
-/// How long each file is: as far as it was read, since it may have been truncated.
-fn sizes(files: &[scan::Found], frames: &[Line]) -> Vec<u64> {
-    let mut sizes = vec![0; files.len()];
-    for line in frames {
-        if let Line::Frame(.., parts) = line {
-            for (file, offset, length) in parts {
-                let size = &mut sizes[*file as usize];
-                *size = (offset + length).max(*size);
-            }
-        }
-    }
-    sizes
 }
 
 /// The server may be writing it: what was read twice in a row alike is whole.
@@ -290,26 +297,6 @@ async fn archive_wal(
             return Err(BackupError::WalMissing { segment, waited: patience });
         }
     }
-    Ok(())
-}
-
-/// Writes the manifest. Its first frame holds the summary alone, so that a list of backups need not read the rest.
-async fn commit(archive: &Archive, manifest: &Manifest) -> Result<(), BackupError> {
-    let name = archive.place().manifest(&manifest.summary.backup);
-    let (text, first) = manifest.to_text().map_err(|why| archive.error(&name, FormatError::Unwritable(why)))?;
-    let seal = || -> Result<Vec<u8>, FormatError> {
-        let mut out = Vec::new();
-        let header = Header::new(Kind::Manifest, &name, Some(Content::of(&text)));
-        let header = Header { backup: Some(manifest.summary.outline()), ..header };
-        let mut writer = Writer::begin(archive.style(), header, &mut out)?;
-        for chunk in text[..first].chunks(FRAME).chain(text[first..].chunks(FRAME)) {
-            writer.frame(chunk, false, &mut out)?;
-        }
-        writer.frame(&[], true, &mut out)?;
-        Ok(out)
-    };
-    let sealed = seal().map_err(|error| archive.error(&name, error))?;
-    archive.repository().put_new(&name, Bytes::from(sealed), format::identity_of).await?;
     Ok(())
 }
 

@@ -45,6 +45,15 @@ pub struct Found {
     pub segment: Option<u32>,
 }
 
+impl Found {
+    /// Whether the log tells of every change of its blocks: a relation's main fork. The free space map is not logged, and where
+    /// the visibility map was cut off, some releases tell wrongly.
+    pub fn is_main(&self) -> bool {
+        let name = self.path.rsplit('/').next().unwrap_or_default();
+        self.segment.is_some() && relation_file(name).is_some_and(|file| file.fork == "main")
+    }
+}
+
 /// A folder to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder {

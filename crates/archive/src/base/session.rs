@@ -98,6 +98,13 @@ pub async fn start(client: &Client, server: &Server, label: &str, fast: bool) ->
     Ok(Started { lsn: lsn(&row, 0)?, time: time(&row, 1)? })
 }
 
+/// The timeline of a server whose last checkpoint was on it: of one in backup mode.
+pub async fn timeline(client: &Client) -> Result<Timeline, BackupError> {
+    let query = "select greatest((select timeline_id from pg_control_checkpoint()), (select min_recovery_end_timeline from pg_control_recovery()))";
+    let now: i32 = client.query_one(query, &[]).await?.get(0);
+    Ok(now as Timeline)
+}
+
 /// Ends backup mode. Does not wait for the archiver.
 pub async fn stop(client: &Client, server: &Server) -> Result<Stopped, BackupError> {
     let call = match server.version {
@@ -111,10 +118,9 @@ pub async fn stop(client: &Client, server: &Server) -> Result<Stopped, BackupErr
     let timeline =
         timeline.ok_or_else(|| BackupError::Unsupported(format!("a backup label without a timeline: {label}")))?;
     // A standby whose primary failed over goes on, on another timeline.
-    let query = "select greatest((select timeline_id from pg_control_checkpoint()), (select min_recovery_end_timeline from pg_control_recovery()))";
-    let now: i32 = client.query_one(query, &[]).await?.get(0);
-    if now as u32 != timeline {
-        return Err(BackupError::TimelineChanged { from: timeline, to: now as u32 });
+    let now = self::timeline(client).await?;
+    if now != timeline {
+        return Err(BackupError::TimelineChanged { from: timeline, to: now });
     }
     Ok(Stopped { lsn: lsn(&row, 0)?, time: time(&row, 2)?, label, timeline })
 }

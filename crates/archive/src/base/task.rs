@@ -17,44 +17,91 @@ pub struct Part {
     pub length: u64,
 }
 
-/// What a worker does at a time: a slice of one file, or several small files that fit into one frame.
+/// What a worker does at a time: a slice of one file, or several parts of files that fit into one frame.
 pub type Task = Vec<Part>;
 
-/// Large files in slices, small ones together; the largest first, so that no worker is left alone with one at the end.
+/// All of these files.
 pub fn tasks(files: &[Found]) -> Vec<Task> {
-    let mut order: Vec<u32> = (0..files.len() as u32).filter(|file| files[*file as usize].size > 0).collect();
-    order.sort_by_key(|file| std::cmp::Reverse(files[*file as usize].size));
-    let mut tasks = Vec::new();
-    let (mut together, mut sum) = (Vec::new(), 0);
-    for file in order {
-        let size = files[file as usize].size;
-        if size >= FRAME as u64 {
-            let slices = (0..size).step_by(SLICE as usize);
-            tasks.extend(slices.map(|offset| vec![Part { file, offset, length: SLICE.min(size - offset) }]));
-            continue;
-        }
-        if sum + size > FRAME as u64 {
-            tasks.push(std::mem::take(&mut together));
-            sum = 0;
-        }
-        together.push(Part { file, offset: 0, length: size });
-        sum += size;
+    tasks_of(files, |_| true)
+}
+
+/// Large files in slices, the largest first, so that no worker is left alone with one at the end; small ones together with
+/// their neighbours, since what changes lies in few folders. Small main forks are kept apart from what the log does not tell
+/// of, which an incremental backup compares frame by frame.
+pub fn tasks_of(files: &[Found], wanted: impl Fn(u32) -> bool) -> Vec<Task> {
+    let size = |file: u32| files[file as usize].size;
+    let all = (0..files.len() as u32).filter(|file| size(*file) > 0 && wanted(*file));
+    let (mut large, small): (Vec<u32>, Vec<u32>) = all.partition(|file| size(*file) >= FRAME as u64);
+    large.sort_by_key(|file| std::cmp::Reverse(size(*file)));
+    let whole = |file: u32| Part { file, offset: 0, length: size(file) };
+    let mut tasks: Vec<Task> = large.into_iter().flat_map(|file| slices(whole(file))).collect();
+    let (mut main, mut others) = (Together::default(), Together::default());
+    for file in small {
+        let group = if files[file as usize].is_main() { &mut main } else { &mut others };
+        group.add(whole(file), &mut tasks);
     }
-    if !together.is_empty() {
-        tasks.push(together);
-    }
+    main.end(&mut tasks);
+    others.end(&mut tasks);
     tasks
+}
+
+/// Ranges of files in tasks of a size: large ones sliced, small ones together, in their order.
+pub fn tasks_of_ranges(ranges: impl IntoIterator<Item = Part>) -> Vec<Task> {
+    let mut tasks = Vec::new();
+    let mut together = Together::default();
+    for range in ranges.into_iter().filter(|range| range.length > 0) {
+        if range.length >= FRAME as u64 {
+            tasks.extend(slices(range));
+        } else {
+            together.add(range, &mut tasks);
+        }
+    }
+    together.end(&mut tasks);
+    tasks
+}
+
+fn slices(range: Part) -> impl Iterator<Item = Task> {
+    let Part { file, offset, length } = range;
+    let starts = (0..length).step_by(SLICE as usize);
+    starts.map(move |at| vec![Part { file, offset: offset + at, length: SLICE.min(length - at) }])
+}
+
+/// Parts that go into one frame.
+#[derive(Default)]
+struct Together {
+    parts: Task,
+    sum: u64,
+}
+
+impl Together {
+    fn add(&mut self, part: Part, tasks: &mut Vec<Task>) {
+        if self.sum + part.length > FRAME as u64 {
+            self.end(tasks);
+        }
+        self.sum += part.length;
+        self.parts.push(part);
+    }
+
+    fn end(&mut self, tasks: &mut Vec<Task>) {
+        if !self.parts.is_empty() {
+            tasks.push(std::mem::take(&mut self.parts));
+        }
+        self.sum = 0;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn found(path: &str, size: u64) -> Found {
+        Found { path: path.to_owned(), size, mode: 0o600, segment: path.starts_with("base/").then_some(0) }
+    }
+
     #[test]
     fn tasks_cover_every_byte_once() {
         let sizes = [0, 1, 8192, FRAME as u64 - 1, FRAME as u64, 40 << 20, 500_000, 600_000];
-        let files: Vec<Found> =
-            sizes.iter().map(|size| Found { path: String::new(), size: *size, mode: 0o600, segment: None }).collect();
+        let files: Vec<Found> = sizes.iter().map(|size| found("", *size)).collect();
         let mut covered = vec![0; files.len()];
         for task in tasks(&files) {
             assert!(task.len() == 1 || task.iter().map(|part| part.length).sum::<u64>() <= FRAME as u64);
@@ -64,5 +111,25 @@ mod tests {
             }
         }
         assert_eq!(covered, sizes);
+    }
+
+    #[test]
+    fn main_forks_have_frames_of_their_own() {
+        let files =
+            [found("base/1/5", 8192), found("base/1/5_fsm", 8192), found("base/1/6", 8192), found("PG_VERSION", 3)];
+        let mut all: Vec<Vec<u32>> =
+            tasks(&files).into_iter().map(|task| task.into_iter().map(|part| part.file).collect()).collect();
+        all.sort();
+        assert_eq!(all, [vec![0, 2], vec![1, 3]]);
+    }
+
+    #[test]
+    fn ranges_are_cut_and_put_together() {
+        let part = |file, offset, length| Part { file, offset, length };
+        let page = 8192;
+        let ranges = [part(0, 3 * page, page), part(0, 9 * page, SLICE + page), part(1, 0, 0), part(2, 0, page)];
+        let tasks = tasks_of_ranges(ranges);
+        let sliced = [vec![part(0, 9 * page, SLICE)], vec![part(0, 9 * page + SLICE, page)]];
+        assert_eq!(tasks, [&sliced[..], &[vec![part(0, 3 * page, page), part(2, 0, page)]]].concat());
     }
 }

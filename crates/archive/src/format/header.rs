@@ -10,6 +10,8 @@ use super::{FormatError, hex, sha256};
 pub const MAGIC: &[u8; 8] = b"MATRIARC";
 const VERSION: u32 = 1;
 const LONGEST: usize = 64 << 10;
+/// So many of the first bytes of an object hold all of its header.
+pub const HEADER: u64 = LONGEST as u64 + 44;
 
 /// What an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +44,9 @@ pub struct Outline {
     pub start_time: Timestamp,
     /// By the server's clock.
     pub stop_time: Timestamp,
+    /// The earlier backups in whose packs a part of it lies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
 }
 
 /// What the manifest of a dump says in the clear: retention goes by it.

@@ -11,7 +11,7 @@ mod reader;
 mod writer;
 
 pub use frame::{Codec, FRAME};
-pub use header::{Content, DumpOutline, Header, Kind, Outline};
+pub use header::{Content, DumpOutline, HEADER, Header, Kind, Outline};
 pub use key::{BadKey, Identities, Recipients, recipients_of};
 pub use reader::{Reader, identity_of, open, peek};
 pub use writer::{Style, Writer, seal};

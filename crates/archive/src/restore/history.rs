@@ -64,6 +64,11 @@ impl History {
         self.switches.iter().find(|switch| switch.timeline == timeline).map(|switch| Some(switch.lsn))
     }
 
+    /// Whether what ended at `lsn` on a timeline lies on the way here.
+    pub fn passes(&self, timeline: Timeline, lsn: Lsn) -> bool {
+        self.end_of(timeline).is_some_and(|end| end.is_none_or(|end| lsn <= end))
+    }
+
     /// The timeline on which the byte at `lsn` was written.
     pub fn timeline_at(&self, lsn: Lsn) -> Timeline {
         self.switches.iter().find(|switch| lsn < switch.lsn).map_or(self.timeline, |switch| switch.timeline)
@@ -83,6 +88,11 @@ mod tests {
         assert_eq!(history.end_of(3), Some(Some(Lsn(0x500_0000))));
         assert_eq!(history.end_of(4), Some(None));
         assert_eq!(history.end_of(2), None);
+        let passes = |timeline, lsn| history.passes(timeline, Lsn(lsn));
+        assert_eq!(
+            [passes(3, 0x500_0000), passes(3, 0x500_0001), passes(2, 1), passes(4, 1)],
+            [true, false, false, true]
+        );
         assert!(History::parse(3, "3\t0/1\tx").is_err());
         assert!(History::parse(3, "nonsense").is_err());
     }

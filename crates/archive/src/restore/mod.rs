@@ -32,7 +32,7 @@ use base64::engine::general_purpose::STANDARD;
 use matriarch_core::{Lsn, Timeline};
 
 use crate::archive::{Archive, ArchiveError};
-use crate::base;
+use crate::base::{self, Manifest, NOWHERE};
 use crate::door::Stock;
 use crate::packs;
 use crate::progress::Progress;
@@ -86,6 +86,17 @@ pub enum RestoreError {
         target: String,
         /// Name of the segment.
         segment: String,
+    },
+    /// A pack that the backup consists of, or an earlier backup that it builds upon, is not whole.
+    #[error(
+        "backup {backup} cannot be restored: {source}; 'matriarch backup list' shows others, and --backup chooses one"
+    )]
+    Incomplete {
+        /// The backup.
+        backup: String,
+        /// What is not whole.
+        #[source]
+        source: Box<RepositoryError>,
     },
     /// A directory that holds something.
     #[error("{path} is not empty; a restore goes into an empty directory or a new one", path = path.display())]
@@ -147,7 +158,7 @@ pub struct Took {
 pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Result<Took, RestoreError> {
     let begun = Instant::now();
     let name = archive.place().manifest(&plan.summary.backup);
-    let manifest = base::manifest(archive, &plan.summary.backup).await?;
+    let manifest = check(archive, plan).await?;
     let broken = |why: String| RestoreError::from(archive.repository().corrupt(&name, why));
     let control = STANDARD.decode(&manifest.summary.control).map_err(|error| broken(error.to_string()))?;
     let tree = Arc::new(Tree::new(&manifest, options).map_err(broken)?);
@@ -208,6 +219,22 @@ async fn complete(
     Ok(Took { files: begun.elapsed().saturating_sub(wal), wal })
 }
 
+/// Looks whether everything is there that the backup consists of, also in earlier backups, and returns its manifest.
+///
+/// # Errors
+/// [`RestoreError::Incomplete`] names the pack that is missing or too short. Other damage shows when it is read.
+pub async fn check(archive: &Archive, plan: &Plan) -> Result<Manifest, RestoreError> {
+    let backup = &plan.summary.backup;
+    let manifest = base::manifest(archive, backup).await?;
+    match packs::check(archive, &manifest).await {
+        Ok(()) => Ok(manifest),
+        Err(source @ (RepositoryError::Absent { .. } | RepositoryError::Corrupt { .. })) => {
+            Err(RestoreError::Incomplete { backup: backup.clone(), source: Box::new(source) })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Recovery asks the archive first and then looks here: for what only the tail has, and for all if that is wanted.
 async fn place_wal(holder: Holder<'_>, plan: &Plan, options: &Options, tree: &Arc<Tree>) -> Result<(), RestoreError> {
     let place = |name: String, content: Vec<u8>| {
@@ -250,10 +277,12 @@ impl packs::Sink for Files {
         let mut rest = content;
         for (file, offset, length) in &frame.parts {
             let (part, after) = rest.split_at((*length as usize).min(rest.len()));
-            self.tree.write_at(*file, *offset, part)?;
+            if *file != NOWHERE {
+                self.tree.write_at(*file, *offset, part)?;
+            }
             rest = after;
         }
-        self.progress.add(content.len() as u64);
+        self.progress.add(frame.used());
         Ok(())
     }
 

@@ -39,7 +39,7 @@ impl Tree {
                 Line::Folder(path, mode) => tree.folders.push((tree.locate(path)?, *mode)),
                 Line::File(_, _, 0) => tree.files.push(None),
                 Line::File(path, size, mode) => tree.files.push(Some((tree.locate(path)?, *size, *mode))),
-                Line::Frame(..) => {}
+                Line::Frame(..) | Line::Earlier(..) => {}
             }
         }
         Ok(tree)

@@ -41,6 +41,8 @@ pub enum Because {
     BeginsWindow,
     /// Somebody holds it.
     Held,
+    /// A later backup that is kept lies partly in its packs.
+    Needed,
 }
 
 /// A backup, as far as the decision goes.
@@ -103,6 +105,7 @@ mod tests {
             stop_lsn: Lsn(day as u64 * 100 + 10),
             start_time: time,
             stop_time: time,
+            needs: Vec::new(),
         };
         Candidate { outline, held }
     }

@@ -4,24 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use matriarch_core::{Lsn, Timeline};
+use matriarch_core::Lsn;
 use serde::Serialize;
 
 use super::RetentionError;
+use super::chains::{self, Chains, Users};
 use super::keep::{Because, Candidate, Policy, decide};
+use super::needs::{self, Needs};
+use super::single::one;
 use crate::archive::Archive;
 use crate::base::{self, Found, Marker};
 use crate::format::{self, Kind, Outline};
 use crate::repository::{Entry, RepositoryError};
 use crate::restore::{self, History, RestoreError};
-use crate::tail::Chunk;
-use crate::wal::{Segment, WalName};
 
 /// A manifest's name stays taken for so long after its backup was cleared away.
 const FORGET_AFTER: i64 = 7 * 86_400;
 
 /// Where a backup under way leaves its mark.
-const MARK: &str = "/running.json";
+pub(super) const MARK: &str = "/running.json";
 /// So many pieces of WAL are removed before it is looked again who needs some.
 const AT_A_TIME: usize = 50;
 
@@ -101,15 +102,25 @@ impl Plan {
 
 /// What lies under one backup's name.
 #[derive(Debug, Default)]
-struct Seen {
-    manifest: Option<Found>,
+pub(super) struct Seen {
+    pub(super) manifest: Option<Found>,
     manifest_at: Option<Timestamp>,
-    /// When it said last that it is under way, and from where on it needs WAL.
-    running: Option<(Timestamp, Lsn)>,
-    held: bool,
+    /// When it said last that it is under way, and what it needs.
+    running: Option<(Timestamp, Marker)>,
+    pub(super) held: bool,
     /// Everything but the manifest.
-    others: Vec<Entry>,
-    newest: Timestamp,
+    pub(super) others: Vec<Entry>,
+    pub(super) newest: Timestamp,
+}
+
+impl Seen {
+    fn needs(&self) -> &[String] {
+        match (&self.manifest, &self.running) {
+            (Some(Found::Backup(outline)), _) => &outline.needs,
+            (None, Some((_, marker))) => &marker.needs,
+            _ => &[],
+        }
+    }
 }
 
 /// Looks what a policy keeps. `only` removes that one backup instead, whatever the policy says, and no WAL.
@@ -127,8 +138,9 @@ pub async fn plan(
     }
     let seen = look(archive, now).await?;
     if let Some(name) = only {
-        return one(&seen, name, policy, now);
+        return one(&seen, name, false, policy, now);
     }
+    let chains = chains_of(&seen);
     let mut backups: Vec<(&String, &Outline, bool)> = seen
         .iter()
         .filter_map(|(name, seen)| match &seen.manifest {
@@ -142,52 +154,88 @@ pub async fn plan(
     let present = present(archive, &candidates).await?;
     let verdicts = decide(&candidates, present.as_ref(), policy, now);
 
+    let kept = backups.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_some());
+    let kept = kept.map(|((name, ..), _)| name.as_str());
+    // Also what was cut off may come to its end, until its name is taken.
+    let begun = seen.iter().filter(|(_, seen)| seen.manifest.is_none()).map(|(name, _)| name.as_str());
+    let needed = chains::needed(&chains, kept.chain(begun));
+
     let mut plan = Plan::default();
-    let mut needs = Needs { floor: None, ranges: Vec::new(), size: archive.incarnation().segment_size };
+    let mut expired = Vec::new();
+    let mut needs = Needs::new(archive.incarnation().segment_size);
     for ((name, outline, _), verdict) in backups.iter().zip(verdicts) {
-        match verdict {
+        match verdict.or(needed.contains(name.as_str()).then_some(Because::Needed)) {
             Some(because) => {
                 needs.of(outline, because);
                 plan.kept.push(Kept { backup: (*name).clone(), stop_time: outline.stop_time, because });
             }
-            None => plan.steps.extend(whole(name, &seen[*name])),
+            None => expired.push(name.as_str()),
         }
     }
-    for (name, seen) in &seen {
-        match (&seen.manifest, &seen.running) {
-            (None, Some((told, floor))) if is_fresh(*told, policy, now) => {
-                needs.from(*floor);
-                plan.under_way.push(name.clone());
-            }
-            (None, _) if is_fresh(seen.newest, policy, now) => plan.under_way.push(name.clone()),
-            (None, _) => {
-                plan.steps.push(Step::Abandon { backup: name.clone() });
-                plan.steps.extend(objects(&seen.others));
-            }
-            (Some(Found::Abandoned), _) => {
-                plan.steps.extend(objects(&seen.others));
-                let age = seen.manifest_at.map_or(0, |at| now.duration_since(at).as_secs());
-                if seen.others.is_empty() && age > FORGET_AFTER {
-                    plan.steps.push(Step::Object { name: archive.place().manifest(name), size: 0 });
-                }
-            }
-            // It was finished, and its mark was left behind.
-            (Some(Found::Backup(_)), Some((told, _))) if !is_fresh(*told, policy, now) => {
-                let marks = seen.others.iter().filter(|entry| entry.name.ends_with(MARK)).cloned();
-                plan.steps.extend(objects(&marks.collect::<Vec<_>>()));
-            }
-            (Some(Found::Backup(_)), _) => {}
-        }
+    for name in chains::children_first(&chains, expired) {
+        plan.steps.extend(whole(name, &seen[name]));
     }
-    plan.steps.extend(wal(archive, &needs).await?);
-    plan.steps.extend(tail(archive, &needs).await?);
+    for (name, found) in &seen {
+        if found.manifest.is_none() && needed.contains(name.as_str()) && !is_fresh(found.newest, policy, now) {
+            // A removal was stopped for the sake of one that needs its packs.
+            continue;
+        }
+        let left = left_over(archive, name, found, policy, now);
+        if let Some(marker) = left.under_way {
+            plan.under_way.push(name.clone());
+            marker.iter().for_each(|marker| needs.from(marker.floor));
+        }
+        plan.steps.extend(left.steps);
+    }
+    plan.steps.extend(needs::wal(archive, &needs).await?);
+    plan.steps.extend(needs::tail(archive, &needs).await?);
     Ok(plan)
+}
+
+/// What is under way, and what was left behind.
+#[derive(Default)]
+struct Left<'a> {
+    /// Somebody takes a backup, and may have said what it needs.
+    under_way: Option<Option<&'a Marker>>,
+    steps: Vec<Step>,
+}
+
+fn left_over<'a>(archive: &Archive, name: &str, seen: &'a Seen, policy: &Policy, now: Timestamp) -> Left<'a> {
+    let mut left = Left::default();
+    match (&seen.manifest, &seen.running) {
+        (None, Some((told, marker))) if is_fresh(*told, policy, now) => left.under_way = Some(Some(marker)),
+        (None, _) if is_fresh(seen.newest, policy, now) => left.under_way = Some(None),
+        (None, _) => {
+            left.steps.push(Step::Abandon { backup: name.to_owned() });
+            left.steps.extend(objects(&seen.others));
+        }
+        (Some(Found::Abandoned), _) => {
+            left.steps.extend(objects(&seen.others));
+            let age = seen.manifest_at.map_or(0, |at| now.duration_since(at).as_secs());
+            if seen.others.is_empty() && age > FORGET_AFTER {
+                left.steps.push(Step::Object { name: archive.place().manifest(name), size: 0 });
+            }
+        }
+        // It was finished, and its mark was left behind.
+        (Some(Found::Backup(_)), Some((told, _))) if !is_fresh(*told, policy, now) => {
+            let marks = seen.others.iter().filter(|entry| entry.name.ends_with(MARK)).cloned();
+            left.steps.extend(objects(&marks.collect::<Vec<_>>()));
+        }
+        (Some(Found::Backup(_)), _) => {}
+    }
+    left
+}
+
+/// Who needs what: backups by their manifests, and those under way by their marks.
+pub(super) fn chains_of(seen: &BTreeMap<String, Seen>) -> Chains<'_> {
+    seen.iter().map(|(name, seen)| (name.as_str(), seen.needs())).collect()
 }
 
 /// Does what was planned, and tells each step before it is done. May be dropped at any time. WAL that a backup needs that
 /// has begun meanwhile is left.
 pub async fn run(archive: &Archive, plan: &Plan, mut tell: impl FnMut(&Step)) -> Result<(), RetentionError> {
     let (mut floor, mut checked) = (None, None);
+    let (mut users, mut spared) = (Users::default(), BTreeSet::new());
     for (number, step) in plan.steps.iter().enumerate() {
         if let Step::Wal { end, .. } = step {
             if checked.is_none_or(|at| number >= at + AT_A_TIME) {
@@ -197,10 +245,36 @@ pub async fn run(archive: &Archive, plan: &Plan, mut tell: impl FnMut(&Step)) ->
                 continue;
             }
         }
+        // A backup has begun meanwhile that builds upon it.
+        if let Step::Manifest { backup } = step
+            && users.any(archive, backup).await?
+        {
+            spared.insert(backup.clone());
+            continue;
+        }
+        if let Step::Object { name, .. } = step
+            && backup_of(archive, name).is_some_and(|backup| spared.contains(backup))
+        {
+            continue;
+        }
         tell(step);
         remove(archive, step).await?;
+        // Whoever saw the manifest before it went, and counts on the packs, has said so before.
+        if let Step::Manifest { backup } = step
+            && users.any(archive, backup).await?
+        {
+            spared.insert(backup.clone());
+        }
     }
     Ok(())
+}
+
+/// Which backup an object belongs to.
+fn backup_of<'a>(archive: &Archive, name: &'a str) -> Option<&'a str> {
+    let place = archive.place();
+    let below =
+        |folder: String| name.strip_prefix(&folder)?.strip_prefix('/')?.split_once('/').map(|(backup, _)| backup);
+    below(place.pack_folder()).or_else(|| below(place.base_folder()))
 }
 
 async fn remove(archive: &Archive, step: &Step) -> Result<(), RetentionError> {
@@ -239,7 +313,7 @@ async fn floor_now(archive: &Archive) -> Result<Option<Lsn>, RetentionError> {
     Ok(floor.map(|floor| Lsn(floor.0 - floor.0 % size)))
 }
 
-async fn read_marker(archive: &Archive, name: &str) -> Result<Option<Marker>, RepositoryError> {
+pub(super) async fn read_marker(archive: &Archive, name: &str) -> Result<Option<Marker>, RepositoryError> {
     match archive.repository().get(name).await {
         Ok(json) => serde_json::from_slice(&json)
             .map(Some)
@@ -249,11 +323,11 @@ async fn read_marker(archive: &Archive, name: &str) -> Result<Option<Marker>, Re
     }
 }
 
-fn is_fresh(told: Timestamp, policy: &Policy, now: Timestamp) -> bool {
+pub(super) fn is_fresh(told: Timestamp, policy: &Policy, now: Timestamp) -> bool {
     now.duration_since(told).unsigned_abs() < policy.grace || told > now
 }
 
-async fn look(archive: &Archive, now: Timestamp) -> Result<BTreeMap<String, Seen>, RetentionError> {
+pub(super) async fn look(archive: &Archive, now: Timestamp) -> Result<BTreeMap<String, Seen>, RetentionError> {
     let (place, repository) = (archive.place(), archive.repository());
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
     for folder in [place.base_folder(), place.pack_folder()] {
@@ -273,7 +347,7 @@ async fn look(archive: &Archive, now: Timestamp) -> Result<BTreeMap<String, Seen
             }
             if file == "running.json" {
                 let marker = read_marker(archive, &entry.name).await?;
-                known.running = marker.map(|marker| (entry.modified, marker.floor));
+                known.running = marker.map(|marker| (entry.modified, marker));
             }
             known.others.push(entry);
         }
@@ -293,34 +367,14 @@ async fn look(archive: &Archive, now: Timestamp) -> Result<BTreeMap<String, Seen
     Ok(seen)
 }
 
-fn one(seen: &BTreeMap<String, Seen>, name: &str, policy: &Policy, now: Timestamp) -> Result<Plan, RetentionError> {
-    match seen.get(name) {
-        Some(found) if matches!(found.manifest, Some(Found::Backup(_))) => {
-            if found.held {
-                return Err(RetentionError::Held(name.to_owned()));
-            }
-            Ok(Plan { steps: whole(name, found), ..Plan::default() })
-        }
-        Some(found) if found.manifest.is_none() => {
-            if is_fresh(found.newest, policy, now) {
-                return Err(RetentionError::UnderWay(name.to_owned()));
-            }
-            let mut steps = vec![Step::Abandon { backup: name.to_owned() }];
-            steps.extend(objects(&found.others));
-            Ok(Plan { steps, ..Plan::default() })
-        }
-        _ => Err(RetentionError::NoBackup(name.to_owned())),
-    }
-}
-
 /// A whole backup: first what makes it one.
-fn whole(name: &str, seen: &Seen) -> Vec<Step> {
+pub(super) fn whole(name: &str, seen: &Seen) -> Vec<Step> {
     let mut steps = vec![Step::Manifest { backup: name.to_owned() }];
     steps.extend(objects(&seen.others));
     steps
 }
 
-fn objects(entries: &[Entry]) -> impl Iterator<Item = Step> {
+pub(super) fn objects(entries: &[Entry]) -> impl Iterator<Item = Step> {
     // Packs first: the records beside the manifest say what the packs without one are.
     let (records, packs): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(|entry| entry.name.contains("/base/"));
     let step = |entry: &Entry| Step::Object { name: entry.name.clone(), size: entry.size };
@@ -336,91 +390,4 @@ async fn present(archive: &Archive, backups: &[Candidate]) -> Result<Option<Hist
         Err(RestoreError::Archive(crate::archive::ArchiveError::Repository(RepositoryError::NoKey { .. }))) => Ok(None),
         Err(error) => Err(Box::new(error).into()),
     }
-}
-
-/// The WAL that must stay.
-struct Needs {
-    /// Everything from here on, of every timeline. `None`: there is no backup, and everything stays.
-    floor: Option<Lsn>,
-    /// What held backups need to become consistent.
-    ranges: Vec<(Timeline, Segment, Segment)>,
-    size: u64,
-}
-
-impl Needs {
-    fn of(&mut self, outline: &Outline, because: Because) {
-        if because == Because::Held {
-            let first = Segment::at(outline.timeline, outline.start_lsn, self.size);
-            let last = Segment::before(outline.timeline, outline.stop_lsn, self.size);
-            self.ranges.push((outline.timeline, first, last));
-        } else {
-            self.from(outline.start_lsn);
-        }
-    }
-
-    fn from(&mut self, lsn: Lsn) {
-        let start = Lsn(lsn.0 - lsn.0 % self.size);
-        self.floor = Some(self.floor.map_or(start, |floor| floor.min(start)));
-    }
-
-    fn needs(&self, segment: Segment) -> bool {
-        let end = segment.start(self.size).0 + self.size;
-        let held = |(timeline, first, last): &(Timeline, Segment, Segment)| {
-            segment.timeline == *timeline && (*first..=*last).contains(&segment)
-        };
-        self.floor.is_none_or(|floor| end > floor.0) || self.ranges.iter().any(held)
-    }
-}
-
-/// The oldest first, so that what is left has no gap. Histories stay.
-async fn wal(archive: &Archive, needs: &Needs) -> Result<Vec<Step>, RepositoryError> {
-    if needs.floor.is_none() {
-        return Ok(Vec::new());
-    }
-    let mut found = Vec::new();
-    for entry in archive.repository().list(&archive.place().wal_folder()).await? {
-        // Also what two claimed (`.conflict-…`), and claims (`.claims/…`).
-        let file = entry.name.split('/').find_map(|part| {
-            let part = part.split(".conflict-").next()?;
-            part.strip_suffix(".claims").unwrap_or(part).parse().ok()
-        });
-        let segment = match file {
-            Some(WalName::Segment(segment) | WalName::Partial(segment) | WalName::Backup(segment, _)) => segment,
-            Some(WalName::History(_)) | None => continue,
-        };
-        if !needs.needs(segment) {
-            let end = Lsn(segment.start(needs.size).0 + needs.size);
-            found.push(Step::Wal { name: entry.name, size: entry.size, end });
-        }
-    }
-    found.sort_by_key(|step| if let Step::Wal { end, .. } = step { *end } else { Lsn(0) });
-    Ok(found)
-}
-
-/// Chunks that nobody needs, and those whose segment is there as a whole. The newest segment's chunks of a timeline stay:
-/// by them a tail finds where it goes on.
-async fn tail(archive: &Archive, needs: &Needs) -> Result<Vec<Step>, RepositoryError> {
-    let place = archive.place();
-    let mut chunks: BTreeMap<Segment, Vec<Entry>> = BTreeMap::new();
-    for entry in archive.repository().list(&place.tail_folder()).await? {
-        let plain = entry.name.split(".conflict-").next().unwrap_or_default();
-        if let Some(chunk) = Chunk::parse(place, plain, needs.size) {
-            chunks.entry(chunk.segment).or_default().push(entry);
-        }
-    }
-    let newest: BTreeSet<Segment> =
-        chunks.keys().map(|segment| (segment.timeline, *segment)).collect::<BTreeMap<_, _>>().into_values().collect();
-    let mut steps = Vec::new();
-    for (segment, entries) in chunks {
-        let superseded = !newest.contains(&segment)
-            && match archive.repository().size(&place.wal(&WalName::Segment(segment))).await {
-                Ok(_) => true,
-                Err(error) if error.is_absent() => false,
-                Err(error) => return Err(error),
-            };
-        if superseded || !needs.needs(segment) {
-            steps.extend(objects(&entries));
-        }
-    }
-    Ok(steps)
 }

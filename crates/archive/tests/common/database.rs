@@ -135,14 +135,25 @@ impl Database {
     pub async fn backup_of(&self, server: &Server, name: &str) -> Result<Summary, BackupError> {
         let client = connect(server).await;
         let (data, progress) = (server.data().to_owned(), Progress::default());
-        let options = base::Options { data, workers: 2, fast: true, wal_patience: PATIENT, progress };
+        let options =
+            base::Options { data, incremental: false, workers: 2, fast: true, wal_patience: PATIENT, progress };
         base::backup(&self.archive, &client, name, &options).await
     }
 
     pub async fn backup_to(&self, archive: &Archive, name: &str) -> Result<Summary, BackupError> {
+        self.take(archive, name, false).await
+    }
+
+    /// A backup of what has changed since the one before it.
+    pub async fn increment(&self, name: &str) -> Result<Summary, BackupError> {
+        self.take(&self.archive, name, true).await
+    }
+
+    async fn take(&self, archive: &Archive, name: &str, incremental: bool) -> Result<Summary, BackupError> {
         let client = self.client().await;
         let options = base::Options {
             data: self.server.data().to_owned(),
+            incremental,
             workers: 2,
             fast: true,
             wal_patience: PATIENT,
@@ -199,6 +210,13 @@ impl Database {
         }
         restore::restore(&self.archive, &plan, &options).await.unwrap();
         self.start_restored(&options.data).await
+    }
+
+    /// Looks through the page checksums of a directory that nobody uses.
+    pub fn check_pages(&self, data: &Path) {
+        let mut check = user::command(self.installation.bins.join("pg_checksums"));
+        let done = check.current_dir("/").args(["--check", "-D"]).arg(data).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
     pub async fn start_restored(&self, data: &Path) -> Server {

@@ -1,5 +1,6 @@
 //! Looking after backups: verify, hold, annotate, delete, expire.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -85,20 +86,26 @@ pub async fn annotate(found: &Found, backup: &str, notes: Vec<(String, String)>,
     ui.show(&all, || all.iter().map(|(key, value)| Part::Line(Tone::Plain, format!("{key}: {value}"))).collect())
 }
 
-/// `backup delete`.
-pub async fn delete(found: &Found, backup: &str, force: bool, ui: &mut Ui) -> anyhow::Result<()> {
+/// `backup delete`; with `children`, also of those that build upon it.
+pub async fn delete(found: &Found, backup: &str, children: bool, force: bool, ui: &mut Ui) -> anyhow::Result<()> {
     let mut plans = Vec::new();
     for repository in found.repositories().await? {
         let archive = found.holder(&repository, backup).await?;
-        let plan = retention::plan(&archive, &Policy::new(None, None), Some(backup), Timestamp::now()).await;
+        let policy = Policy::new(None, None);
+        let plan = retention::plan_without(&archive, backup, children, &policy, Timestamp::now()).await;
         plans.push((archive, plan.map_err(failed)?));
     }
     let bytes: u64 = plans.iter().map(|(_, plan)| plan.bytes()).sum();
-    consent(ui.prompt.as_mut(), force, &format!("Remove backup {backup} ({})?", units::bytes(bytes)))?;
+    let all: BTreeSet<&str> = plans.iter().flat_map(|(_, plan)| plan.expired()).collect();
+    let what = match all.len() {
+        0 | 1 => format!("backup {backup}"),
+        _ => format!("backups {}", all.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    consent(ui.prompt.as_mut(), force, &format!("Remove {what} ({})?", units::bytes(bytes)))?;
     for (archive, plan) in &plans {
         retention::run(archive, plan, |_| {}).await.map_err(failed)?;
     }
-    ui.say(Tone::Plain, &format!("Backup {backup} is removed"))
+    ui.say(Tone::Plain, &format!("Removed: {what}"))
 }
 
 /// What `backup expire` does in one incarnation of one repository.
@@ -191,6 +198,7 @@ fn parts(one: &Expired) -> Vec<Part> {
             Because::Window => "kept: within the window",
             Because::BeginsWindow => "kept: the window begins with it",
             Because::Held => "kept: held",
+            Because::Needed => "kept: a later backup builds upon it",
         };
         grid.row(Tone::Plain, vec![kept.backup.clone(), seconds(kept.stop_time), because.to_owned()]);
     }

@@ -64,7 +64,10 @@ impl Code for BackupError {
             BackupError::Sql(_) | BackupError::WalMissing { .. } => code::UNAVAILABLE,
             BackupError::Unsupported(_) | BackupError::Foreign { .. } => code::CONFIG,
             BackupError::Tail(_) => code::DATA,
-            BackupError::TimelineChanged { .. } | BackupError::Forgotten { .. } => code::TEMPORARY,
+            BackupError::TimelineChanged { .. } | BackupError::Forgotten { .. } | BackupError::ParentGone { .. } => {
+                code::TEMPORARY
+            }
+            BackupError::History(error) => error.code(),
             BackupError::Read { .. } | BackupError::Scan(_) | BackupError::Push(_) => code::IO,
             BackupError::Worker(_) | BackupError::UploadEnded => code::SOFTWARE,
         }
@@ -75,6 +78,7 @@ impl Code for RestoreError {
     fn code(&self) -> u8 {
         match self {
             RestoreError::Archive(error) => error.code(),
+            RestoreError::Incomplete { source, .. } => source.code(),
             RestoreError::Write { .. } => code::IO,
             RestoreError::Worker(_) => code::SOFTWARE,
             _ => code::DATA,

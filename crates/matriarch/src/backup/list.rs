@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use matriarch_archive::archive::Archive;
-use matriarch_archive::base::{self, DamagedPage, Hold, Notes, Summary, Tablespace};
+use matriarch_archive::base::{self, DamagedPage, FoundBy, Hold, Increment, Notes, Summary, Tablespace};
 use matriarch_archive::restore::{self, RestoreError, Target, Wanted};
 use matriarch_cli::{Grid, Part, Tone, Ui, units};
 use serde::Serialize;
@@ -27,6 +27,17 @@ pub struct Line {
     /// In the repository.
     pub stored: u64,
     pub from_standby: bool,
+    /// `full` or `incremental`.
+    pub kind: &'static str,
+    /// Of an incremental one: the backup that it was compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// The earlier backups without which it cannot be restored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
+    /// Why it is a full one although an incremental one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
     /// Pages that were damaged on the server's disk.
     pub damaged: usize,
     pub hold: Option<Hold>,
@@ -48,6 +59,10 @@ impl Line {
             size: summary.size,
             stored: summary.stored,
             from_standby: summary.from_standby,
+            kind: if summary.increment.is_some() { "incremental" } else { "full" },
+            parent: summary.increment.as_ref().map(|increment| increment.parent.clone()),
+            needs: summary.needs().to_vec(),
+            fallback: summary.fallback.clone(),
             damaged: summary.damaged.len(),
             hold,
             notes,
@@ -67,6 +82,7 @@ impl Line {
             let why = if hold.reason.is_empty() { String::new() } else { format!(": {}", hold.reason) };
             remarks.push(format!("held{until}{why}"));
         }
+        remarks.extend(self.parent.iter().map(|parent| format!("since {parent}")));
         if self.damaged > 0 {
             remarks.push(format!("{} damaged pages", self.damaged));
         }
@@ -93,12 +109,14 @@ pub async fn list(found: &Found, ui: &mut Ui) -> anyhow::Result<()> {
                 format!("{} holds no backup of {}; 'matriarch backup' takes one", repository.name(), found.scope);
             return vec![Part::Line(Tone::Warn, text)];
         }
-        let head = ["Backup", "Ended", "TL", "Consistent at", "Size", "Stored", "From", "Incarnation", "Remarks"];
+        let head =
+            ["Backup", "Kind", "Ended", "TL", "Consistent at", "Size", "Stored", "From", "Incarnation", "Remarks"];
         let mut grid = Grid::new(&head).numeric(&["TL", "Size", "Stored"]);
         for line in &lines {
             let tone = if line.damaged > 0 { Tone::Warn } else { Tone::Plain };
             let cells = vec![
                 line.backup.clone(),
+                line.kind.to_owned(),
                 seconds(line.stop_time),
                 line.timeline.to_string(),
                 line.stop_lsn.clone(),
@@ -122,6 +140,9 @@ struct Page {
     line: Line,
     packs: u32,
     data_checksums: bool,
+    /// How it was found out what has changed, and how many bytes of files lie in earlier packs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    increment: Option<Increment>,
     tablespaces: Vec<Tablespace>,
     damaged_pages: Vec<DamagedPage>,
     /// Where the WAL ends that follows it without a gap.
@@ -144,6 +165,7 @@ pub async fn show(found: &Found, name: &str, ui: &mut Ui) -> anyhow::Result<()> 
         line: Line::whole(&archive, &summary).await?,
         packs: summary.packs,
         data_checksums: summary.data_checksums,
+        increment: summary.increment.clone(),
         tablespaces: summary.tablespaces.clone(),
         damaged_pages: summary.damaged.clone(),
         reach,
@@ -152,10 +174,25 @@ pub async fn show(found: &Found, name: &str, ui: &mut Ui) -> anyhow::Result<()> 
     ui.show(&page, || parts(&page))
 }
 
+/// What it builds upon, and how.
+fn kind(page: &Page) -> String {
+    let Some(increment) = &page.increment else {
+        let why = page.line.fallback.as_ref().map(|why| format!("; it is no incremental one, since {why}"));
+        return format!("full{}", why.unwrap_or_default());
+    };
+    let how = match (increment.found_by, &increment.because) {
+        (FoundBy::Summaries, _) => "changed blocks by WAL summaries".to_owned(),
+        (FoundBy::Digests, None) => "everything read and compared".to_owned(),
+        (FoundBy::Digests, Some(because)) => format!("everything read and compared ({because})"),
+    };
+    format!("incremental since {}: {how}, {} as before", increment.parent, units::bytes(increment.reused))
+}
+
 fn parts(page: &Page) -> Vec<Part> {
     let line = &page.line;
     let mut rows = vec![
         ("Backup", line.backup.clone()),
+        ("Kind", kind(page)),
         ("Repository", line.repository.clone()),
         ("Incarnation", line.incarnation.clone()),
         ("PostgreSQL", line.major.to_string()),
@@ -169,6 +206,9 @@ fn parts(page: &Page) -> Vec<Part> {
     ];
     rows.extend(page.tablespaces.iter().map(|space| ("Tablespace", format!("{} in {}", space.name, space.path))));
     rows.extend(page.damaged_pages.iter().map(|one| ("Damaged page", format!("{} block {}", one.path, one.block))));
+    if !line.needs.is_empty() {
+        rows.push(("Needs", line.needs.join(", ")));
+    }
     if !line.remarks().is_empty() {
         rows.push(("Remarks", line.remarks()));
     }

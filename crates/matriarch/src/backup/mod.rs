@@ -10,6 +10,7 @@ pub mod list;
 pub mod meter;
 pub mod restore;
 mod scheduled;
+pub mod server;
 pub mod take;
 
 use std::time::Duration;
@@ -104,20 +105,24 @@ enum BackupVerb {
     },
     /// Remove one backup
     #[command(
-        long_about = "Removes one backup, or what one that was cut off has left. WAL stays; 'backup expire' removes what \
-        nobody needs any more."
+        long_about = "Removes one backup, or what one that was cut off has left. One that incremental backups build upon is \
+        refused, unless they are to go as well. WAL stays; 'backup expire' removes what nobody needs any more."
     )]
     Delete {
         /// Its name
         #[arg(value_name = "BACKUP")]
         backup: String,
+        /// Also remove the incremental backups that build upon it
+        #[arg(long)]
+        with_children: bool,
         /// Do not ask
         #[arg(long)]
         force: bool,
     },
     /// Remove the backups that are not to be kept, and WAL that no backup needs
     #[command(
-        long_about = "Removes backups, then the WAL that none of those left needs. What either --keep or --window asks for is \
+        long_about = "Removes backups, then the WAL that none of those left needs. What an incremental backup builds upon \
+        stays as long as it does. What either --keep or --window asks for is \
         kept; without both, what `archive.retention` of the configuration asks for. Where that says nothing either, no backup is \
         removed, only what cut-off backups have left and WAL before the oldest backup. Needs no private key. Can be interrupted at any moment.",
         after_long_help = "Examples:\n  matriarch backup expire --dry-run\n  matriarch backup expire --keep 7 --dry-run\n  matriarch backup expire --window 14d\n  \
@@ -151,7 +156,9 @@ pub async fn run(args: BackupArgs, which: &Which, ui: &mut Ui) -> anyhow::Result
             care::hold(&found, &backup, (!release).then_some((until, reason)), ui).await
         }
         Some(BackupVerb::Annotate { backup, notes }) => care::annotate(&found, &backup, notes, ui).await,
-        Some(BackupVerb::Delete { backup, force }) => care::delete(&found, &backup, force, ui).await,
+        Some(BackupVerb::Delete { backup, with_children, force }) => {
+            care::delete(&found, &backup, with_children, force, ui).await
+        }
         Some(BackupVerb::Expire { keep, window, dry_run }) => care::expire(&found, keep, window, dry_run, ui).await,
     }
 }

@@ -213,6 +213,7 @@ pub async fn restore(args: RestoreArgs, which: &Which, ui: &mut Ui) -> anyhow::R
     let options = options(&args, &found, &archive, &plan, &data, &name)?;
     let page = page(&args, &archive, &plan, window, data, name);
     if args.dry_run {
+        restore::check(&archive, &plan).await.map_err(failed)?;
         return ui.show(&page, || parts(&page));
     }
     follow(&options, restore::restore(&archive, &plan, &options)).await?;

@@ -12,7 +12,7 @@ use matriarch_postgres::dump::Access;
 use tokio_postgres::Config;
 
 use crate::backup::fail::failed;
-use crate::backup::take::{connect, session};
+use crate::backup::server::{connect, session};
 use crate::cluster::{self, Which};
 
 /// Which server.

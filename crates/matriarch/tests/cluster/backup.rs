@@ -55,9 +55,15 @@ impl Site {
     }
 
     async fn backup(&self) -> String {
-        let data = self.server.data().display().to_string();
-        let taken = self.run(&["backup", "--data-dir", &data, "--dsn", &self.server.dsn(), "-o", "json"]).await;
-        taken.json()[0]["backup"].as_str().unwrap().to_owned()
+        self.take(&["--full"]).await["backup"].as_str().unwrap().to_owned()
+    }
+
+    /// A backup, as it is told.
+    async fn take(&self, options: &[&str]) -> serde_json::Value {
+        let (data, dsn) = (self.server.data().display().to_string(), self.server.dsn());
+        let words = ["backup", "--data-dir", &data, "--dsn", &dsn, "-o", "json"];
+        let words: Vec<&str> = words.iter().chain(options).copied().collect();
+        self.run(&words).await.json()[0].take()
     }
 
     /// Rows up to this number.
@@ -270,12 +276,26 @@ async fn every_major_comes_back() {
     for installation in postgres::all_majors() {
         let site = Site::new(installation).await;
         let client = connect(&site.server).await;
+        let full = site.take(&["--incremental"]).await;
+        assert_eq!(
+            (full["kind"].as_str(), full["fallback"].as_str()),
+            (Some("full"), Some("there is no earlier backup"))
+        );
+        let full = full["backup"].as_str().unwrap();
         site.insert(&client, 10).await;
-        site.backup().await;
+        let increment = site.take(&["--incremental"]).await;
+        assert_eq!((increment["kind"].as_str(), increment["parent"].as_str()), (Some("incremental"), Some(full)));
+        let child = increment["backup"].as_str().unwrap();
         site.insert(&client, 20).await;
         site.archive_wal(&client).await;
+        assert!(site.run(&["backup", "list"]).await.ok().contains(&format!("since {full}")));
+        assert!(site.run(&["backup", "show", child]).await.ok().contains("everything read and compared"));
+        let refused = site.run(&["backup", "delete", full, "--force"]).await;
+        refused.refused_naming(code::DATA, &[child, "build upon it", "--with-children"]);
         assert_eq!(site.rows_of("latest", &[]).await, 20, "PostgreSQL {}", installation.major);
         site.run(&["drill", "restore", "--query", "select count(*) = 20 from marks"]).await.ok();
+        site.run(&["backup", "delete", full, "--with-children", "--force"]).await.ok();
+        assert_eq!(site.run(&["backup", "list", "-o", "json"]).await.json(), json!([]));
     }
 }
 

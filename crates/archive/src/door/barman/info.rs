@@ -80,6 +80,8 @@ impl Info {
             control: String::new(),
             tablespaces: tablespaces(self.of("tablespaces").unwrap_or_default()).ok_or_else(|| lacks("tablespaces"))?,
             damaged: Vec::new(),
+            increment: None,
+            fallback: None,
         };
         Ok(Known { summary, first_wal: text("begin_wal")?.to_owned() })
     }

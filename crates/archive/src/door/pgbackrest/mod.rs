@@ -286,6 +286,8 @@ impl Row {
             control: String::new(),
             tablespaces: Vec::new(),
             damaged: Vec::new(),
+            increment: None,
+            fallback: None,
         };
         Ok(Known { summary, first_wal })
     }

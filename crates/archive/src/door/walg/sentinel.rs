@@ -91,6 +91,8 @@ impl Sentinel {
             control: String::new(),
             tablespaces: self.tablespaces(),
             damaged: Vec::new(),
+            increment: None,
+            fallback: None,
         };
         Ok(Known { summary, first_wal: first_wal.to_owned() })
     }
