@@ -130,7 +130,7 @@ pub async fn plan<'a>(holder: impl Into<Holder<'a>>, wanted: &Wanted) -> Result<
 pub struct Window {
     /// The timeline, and how it came to be.
     pub history: History,
-    /// The oldest backup on the way; nothing before its end can be restored.
+    /// The oldest backup on the way that WAL follows; before its end only the ends of backups can be restored.
     pub oldest: Summary,
     /// The newest one.
     pub newest: Summary,
@@ -154,11 +154,18 @@ pub async fn window<'a>(
         return Ok(None);
     }
     let (history, usable) = choose_timeline(holder, &Target::Latest, timeline, &all).await?;
-    let (Some(oldest), Some(newest)) = (usable.first(), usable.last()) else { return Ok(None) };
+    let Some(newest) = usable.last() else { return Ok(None) };
     let mut wal = Wal::new(holder, true);
     let chain = wal.chain(newest, &history).await?;
-    let from_oldest = wal.chain(oldest, &history).await?;
-    let missing = (from_oldest.reach() < newest.stop_lsn).then_some(from_oldest.missing);
+    let (mut oldest, mut missing) = (newest, None);
+    for summary in &usable {
+        let from_here = wal.chain(summary, &history).await?;
+        if !is_island(summary, from_here.reach(), wal.segment_size()) {
+            missing = (from_here.reach() < newest.stop_lsn).then_some(from_here.missing);
+            oldest = summary;
+            break;
+        }
+    }
     let last_transaction = wal.last_transaction(&chain).await?.map(|(_, time)| time);
     Ok(Some(Window {
         oldest: (*oldest).clone(),
@@ -168,6 +175,12 @@ pub async fn window<'a>(
         missing,
         history,
     }))
+}
+
+/// Whether there is no more WAL after a backup than what makes it consistent: of one that is only held, or only needed by a later
+/// one, retention keeps just that.
+fn is_island(summary: &Summary, reach: Lsn, size: u64) -> bool {
+    reach <= Segment::before(summary.timeline, summary.stop_lsn, size).next(size).start(size)
 }
 
 fn no_backup(target: &Target, backups: &[&Summary], history: &History) -> RestoreError {
