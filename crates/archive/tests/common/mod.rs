@@ -68,7 +68,7 @@ impl Described {
 
     /// The same repository by another address, with little patience.
     pub fn by_way_of(&self, endpoint: &str) -> Described {
-        Described { endpoint: Some(endpoint.to_owned()), patience_ms: 3_000, ..self.clone() }
+        Described { endpoint: Some(endpoint.to_owned()), patience_ms: 10_000, ..self.clone() }
     }
 
     fn new(directory: Option<String>, endpoint: Option<String>, codec: &str, encrypted: bool) -> Described {
