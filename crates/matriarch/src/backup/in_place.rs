@@ -56,8 +56,12 @@ pub async fn run(args: RestoreArgs, which: &Which, ui: &mut Ui) -> anyhow::Resul
     let scope = place.prefix.trim_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
     let reading = read(&*store).await?;
     if let Some(request) = reading.in_place.as_ref().and_then(|record| record.value.under_way()) {
-        let text = format!("a request of {} is under way: {}", request.asked, request.text);
-        return Err(Failure::new(code::TEMPORARY, text).into());
+        // Whoever alone had the restored data is gone with it, unless it comes back.
+        let is_lost = request.phase == Phase::Replacing && reading.view.leader.is_none();
+        if !(args.running.undo && is_lost) {
+            let text = format!("a request of {} is under way: {}", request.asked, request.text);
+            return Err(Failure::new(code::TEMPORARY, text).into());
+        }
     }
     let what = if args.running.in_place {
         match ask_to_go_back(&args, which, &reading, &scope, ui).await? {

@@ -129,47 +129,89 @@ async fn record(store: &SqliteStore) -> InPlace {
     snapshot.value(KEY).map(|text| serde_json::from_str(text).expect("it is ours")).unwrap_or_default()
 }
 
-/// Whatever the agent was about, the cluster is whole again by itself: as before, or restored.
+/// Asks for a restore, and looks on until it is in this phase, or over.
+async fn begun(cluster: &Cluster, store: &SqliteStore, target: &str, phase: Phase) -> tokio::process::Child {
+    let before = record(store).await.request.map(|request| request.id);
+    let path = cluster.path().display().to_string();
+    let mut command = tokio::process::Command::new(verb::program());
+    command.args(["--dir", &path, "restore", "--in-place", "--to", target, "--yes"]).current_dir(cluster.root());
+    command.env("TMPDIR", &cluster.tmp).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let asking = command.kill_on_drop(true).spawn().expect("the binary runs");
+    let since = Instant::now();
+    loop {
+        let request = record(store).await.request.filter(|request| Some(&request.id) != before.as_ref());
+        if request.is_some_and(|request| request.phase == phase || request.phase.is_over()) {
+            return asking;
+        }
+        assert!(since.elapsed() < PATIENCE, "it does not get to {phase:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn open(cluster: &Cluster) -> SqliteStore {
+    SqliteStore::open_existing(&cluster.path().join("store.db"), "/service/demo/").await.expect("it is there")
+}
+
+/// Whatever it was about, and with a replica away: the cluster is whole again by itself, as before, or restored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_may_be_killed_at_every_step() {
-    let cluster = Plan::new("in-place-killed").members(2).archive().start().await;
+async fn the_leader_may_die_at_every_step() {
+    let cluster = Plan::new("in-place-killed").archive().start().await;
     let target = prepare(&cluster).await;
     reachable(&cluster, &target).await;
-    let store =
-        SqliteStore::open_existing(&cluster.path().join("store.db"), "/service/demo/").await.expect("it is there");
-    let mut restored = Vec::new();
-    for phase in [Phase::Restoring, Phase::Stopping, Phase::Replacing] {
+    let store = open(&cluster).await;
+    let mut ended = Vec::new();
+    for (phase, whole) in [(Phase::Restoring, false), (Phase::Stopping, false), (Phase::Replacing, true)] {
         let leader = health::leader(&cluster).await;
-        let before = record(&store).await.request.map(|request| request.id);
-        let path = cluster.path().display().to_string();
-        let mut command = tokio::process::Command::new(verb::program());
-        command.args(["--dir", &path, "restore", "--in-place", "--to", &target, "--yes"]).current_dir(cluster.root());
-        command.env("TMPDIR", &cluster.tmp).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-        let mut asking = command.kill_on_drop(true).spawn().expect("the binary runs");
-        let begun = Instant::now();
-        loop {
-            let request = record(&store).await.request.filter(|request| Some(&request.id) != before.as_ref());
-            if request.is_some_and(|request| request.phase == phase || request.phase.is_over()) {
-                break;
-            }
-            assert!(begun.elapsed() < PATIENCE, "it does not get to {phase:?}");
-            tokio::time::sleep(Duration::from_millis(2)).await;
+        let away = faults::node_processes(&cluster.member(&health::replicas(&cluster).await[0]));
+        faults::freeze(&away);
+        let mut asking = begun(&cluster, &store, &target, phase).await;
+        match whole {
+            true => faults::kill(&faults::node_processes(&cluster.member(&leader))),
+            false => faults::kill(&[fault::agent(&cluster, &leader)]),
         }
-        faults::kill(&[fault::agent(&cluster, &leader)]);
         asking.wait().await.expect("it ends by itself");
+        faults::thaw(&away);
         health::well(&cluster, PATIENCE).await;
-        let ended = record(&store).await.request.expect("it was asked for");
-        assert!(ended.phase.is_over(), "{ended:?}");
-        let expected = if ended.phase == Phase::Done { "1,2" } else { "1,2,3" };
-        rows_everywhere(&cluster, expected).await;
-        restored.push(ended.phase);
-        if ended.phase == Phase::Done {
-            cluster.verb(&["restore", "--undo", "--yes"]).await.ok();
-            health::well(&cluster, PATIENCE).await;
-            rows_everywhere(&cluster, "1,2,3").await;
-            cluster.verb(&["restore", "--confirm", "--yes"]).await.ok();
+        let request = record(&store).await.request.expect("it was asked for");
+        assert!(request.phase.is_over(), "{request:?}");
+        rows_everywhere(&cluster, if request.phase == Phase::Done { "1,2" } else { "1,2,3" }).await;
+        assert_eq!(put_aside(&cluster).len(), usize::from(request.phase == Phase::Done));
+        ended.push(request.phase);
+        if request.phase == Phase::Done {
+            break;
         }
-        assert_eq!(put_aside(&cluster), Vec::<PathBuf>::new());
     }
-    assert_eq!((restored[0], restored[2]), (Phase::Failed, Phase::Done), "{restored:?}");
+    assert_eq!((ended.first(), ended.last()), (Some(&Phase::Failed), Some(&Phase::Done)), "{ended:?}");
+}
+
+/// The host that alone had the restored data is lost: a person takes up the line before it, which the others still have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_line_before_can_be_taken_up_when_the_restored_data_is_lost() {
+    let cluster = Plan::new("in-place-lost").members(2).archive().start().await;
+    let target = prepare(&cluster).await;
+    reachable(&cluster, &target).await;
+    let store = open(&cluster).await;
+    let (leader, replica) = (health::leader(&cluster).await, health::replicas(&cluster).await.remove(0));
+    drop(begun(&cluster, &store, &target, Phase::Replacing).await);
+    faults::freeze(&faults::node_processes(&cluster.member(&leader)));
+    health::wait(&cluster, PATIENCE, "nobody leads", |_, rows| {
+        rows.iter().any(|row| row["role"] == "leader").then(|| "somebody leads".to_owned())
+    })
+    .await;
+    // What the replica has counts no more, so it does not take over by itself.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(store.read().await.expect("it can be read").value("leader").is_none());
+    let given_up = cluster.verb(&["restore", "--undo", "--yes"]).await;
+    assert!(given_up.ok().contains("counts again"), "{given_up}");
+    assert_eq!(health::leader(&cluster).await, replica);
+    assert_eq!(rows(&cluster).await, "1,2,3");
+    for entry in std::fs::read_dir(cluster.member(&leader)).expect("it is there").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name == "data" || name.starts_with("data.before-") || name == "data.matriarch-restore" {
+            std::fs::rename(entry.path(), cluster.member(&leader).join(format!("lost-{name}"))).expect("it is ours");
+        }
+    }
+    faults::kill(&faults::node_processes(&cluster.member(&leader)));
+    health::well(&cluster, PATIENCE).await;
+    rows_everywhere(&cluster, "1,2,3").await;
 }
