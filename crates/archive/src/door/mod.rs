@@ -250,14 +250,34 @@ pub(crate) enum Unfit {
     /// It is not what it must be.
     #[error("{0}")]
     Content(String),
+    /// It is encrypted, and there is no key or another one.
+    #[error("{0}")]
+    Sealed(String),
     /// It cannot be written.
     #[error(transparent)]
     Restore(RestoreError),
 }
 
+impl Unfit {
+    /// What a restore is told about an object.
+    pub fn about(self, repository: &Repository, object: &str) -> RestoreError {
+        match self {
+            Unfit::Restore(error) => error,
+            Unfit::Content(why) => repository.corrupt(object, why).into(),
+            Unfit::Sealed(why) => {
+                let (object, repository) = (object.to_owned(), repository.name().to_owned());
+                RepositoryError::NoKey { object, repository, why }.into()
+            }
+        }
+    }
+}
+
 impl From<io::Error> for Unfit {
     fn from(error: io::Error) -> Self {
-        Unfit::Content(error.to_string())
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Unfit::Sealed(error.to_string()),
+            _ => Unfit::Content(error.to_string()),
+        }
     }
 }
 

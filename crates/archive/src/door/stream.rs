@@ -31,7 +31,7 @@ pub async fn take<T: Send + 'static>(
     match done.map_err(|error| RestoreError::Worker(error.to_string()))? {
         Ok(value) => Ok(value),
         Err(Unfit::Restore(error)) => Err(error),
-        Err(Unfit::Content(why)) => Err(failed.take().unwrap_or_else(|| repository.corrupt(name, why)).into()),
+        Err(unfit) => Err(failed.take().map_or_else(|| unfit.about(repository, name), RestoreError::from)),
     }
 }
 

@@ -197,8 +197,7 @@ mod tests {
         });
         match read {
             Ok(()) => Ok(found),
-            Err(Unfit::Content(why)) => Err(why),
-            Err(Unfit::Restore(error)) => Err(error.to_string()),
+            Err(unfit) => Err(unfit.to_string()),
         }
     }
 

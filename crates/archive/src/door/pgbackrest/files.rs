@@ -55,14 +55,14 @@ pub async fn unpack(
         kept: Mutex::default(),
     });
     let manifest = format!("backup/{}/{label}/backup.manifest", stanza.name);
-    let broken = |why: String| RestoreError::from(stanza.repository.corrupt(&manifest, why));
+    let broken = |unfit: Unfit| unfit.about(&stanza.repository, &manifest);
     for (path, mode) in &folders {
-        told(work.tree.folder_at(path, *mode), broken)?;
+        work.tree.folder_at(path, *mode).map_err(broken)?;
     }
     let (empty, full): (Vec<Member>, Vec<Member>) =
         files.into_iter().filter(|one| !is_left_out(&one.path)).partition(|one| one.size == 0);
     for member in &empty {
-        told(work.tree.file_at(&member.path, member.mode), broken)?;
+        work.tree.file_at(&member.path, member.mode).map_err(broken)?;
     }
     let turns = Arc::new(Semaphore::new(workers.max(1)));
     let mut all: JoinSet<Result<(), RestoreError>> = JoinSet::new();
@@ -85,13 +85,6 @@ pub async fn unpack(
     let mut kept = work.kept.lock().unwrap_or_else(PoisonError::into_inner);
     let mut of = |name: &str| kept.remove(name).unwrap_or_default();
     Ok(Last { label: String::from_utf8_lossy(&of(LABEL)).into_owned(), control: of(CONTROL) })
-}
-
-fn told<T>(done: Result<T, Unfit>, broken: impl Fn(String) -> RestoreError) -> Result<T, RestoreError> {
-    done.map_err(|unfit| match unfit {
-        Unfit::Content(why) => broken(why),
-        Unfit::Restore(error) => error,
-    })
 }
 
 /// What lies together is read together, the longest first, so that no worker begins the longest at the end.

@@ -7,6 +7,7 @@ mod info;
 mod manifest;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ use manifest::Contents;
 const OLDEST: u32 = 13;
 
 /// A stanza, and the database of it that is meant.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Stanza {
     repository: Repository,
     name: String,
@@ -40,6 +41,13 @@ pub struct Stanza {
     archive: Info,
     backup: Info,
     secret: Option<String>,
+}
+
+/// Without the passphrases.
+impl fmt::Debug for Stanza {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stanza({} in {})", self.name, self.repository.name())
+    }
 }
 
 /// An object with a segment.

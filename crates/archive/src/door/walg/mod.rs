@@ -18,6 +18,7 @@ use super::codec::Codec;
 use super::shelf::{Known, Shelf};
 use super::tars::{Fate, Part, Rule, Unpacking, Unseal};
 use super::{Foreign, LABEL, Unfit};
+use crate::archive::ArchiveError;
 use crate::base::Summary;
 use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError};
@@ -74,13 +75,13 @@ impl Seals {
         }
         self.seen.store(true, Ordering::Relaxed);
         match self.keys.is_empty() {
-            true => Err(Unfit::Content(KEYLESS.to_owned())),
+            true => Err(Unfit::Sealed(KEYLESS.to_owned())),
             false => Ok(Box::new(Unsealed::new(whole, &self.keys, PIECE))),
         }
     }
 }
 
-const KEYLESS: &str = "it does not begin as what its name says: it is damaged, or encrypted: give the key of libsodium with --key-file \
+const KEYLESS: &str = "it does not begin as what its name says, so it is encrypted or damaged: give the key of libsodium with --key-file \
      or in WALG_LIBSODIUM_KEY";
 
 impl Storage {
@@ -354,7 +355,10 @@ impl Shelf for Storage {
         };
         let unpacked = tokio::task::spawn_blocking(unpack).await;
         let unpacked = unpacked.unwrap_or_else(|error| Err(Unfit::Content(error.to_string())));
-        unpacked.map_err(|unfit| self.repository.corrupt(&object, unfit.to_string()))
+        unpacked.map_err(|unfit| match unfit.about(&self.repository, &object) {
+            RestoreError::Archive(ArchiveError::Repository(error)) => error,
+            error => self.repository.corrupt(&object, error.to_string()),
+        })
     }
 }
 

@@ -73,8 +73,12 @@ impl<R: Read> Unsealed<R> {
                 return Ok(());
             }
         }
-        let why = "it cannot be opened: it is encrypted with another key, or it is damaged";
-        Err(io::Error::new(io::ErrorKind::InvalidData, why))
+        match self.plain.is_empty() {
+            true => {
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is encrypted with another key, or damaged"))
+            }
+            false => Err(io::Error::new(io::ErrorKind::InvalidData, "a piece of what is encrypted is damaged")),
+        }
     }
 }
 
