@@ -1,4 +1,4 @@
-//! Every request to a store goes wrong once, in every way: WAL, backups, restores, retention, the tail. What was acknowledged is
+//! Every request to a store goes wrong once, in every way: WAL, backups, dumps, restores, retention, the tail. What was acknowledged is
 //! there afterwards, what was not is an error, and nothing half-done passes for whole. Some of all combinations; all of them with
 //! `MATRIARCH_STORE_FAULTS=all`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -13,6 +13,7 @@ use common::database::{self, Database, one};
 use common::{Described, PATIENT};
 use matriarch_archive::archive::Archive;
 use matriarch_archive::base;
+use matriarch_archive::dump;
 use matriarch_archive::layout::Place;
 use matriarch_archive::progress::Progress;
 use matriarch_archive::repository::{Repository, Tuning, digest_name};
@@ -22,8 +23,9 @@ use matriarch_archive::tail::{self, Joiner, Start};
 use matriarch_archive::verify::{self, verify};
 use matriarch_archive::wal::{self, Segment, WalName};
 use matriarch_core::Lsn;
+use matriarch_postgres::dump::Access;
 use matriarch_postgres::replication::Target as Server;
-use matriarch_postgres::{Credentials, Source};
+use matriarch_postgres::{Binaries, Credentials, Source};
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::middleman::{Fault, Middleman};
 use matriarch_testkit::postgres;
@@ -203,6 +205,7 @@ async fn a_backup_is_whole_or_none_and_a_restore_of_it_as_well() {
     }
     site.database.archive_all().await;
     restores(&site, &faulty, rows).await;
+    dumps_are_whole_or_none(&site, &faulty, rows).await;
     retention_loses_nothing(&site, &faulty).await;
 }
 
@@ -255,6 +258,67 @@ async fn restores(site: &Site, faulty: &Archive, rows: i64) {
     let restored = site.database.start_restored(&site.dir.join("reference")).await;
     let client = database::connect(&restored).await;
     assert_eq!(one::<i64>(&client, "select count(*) from marks").await, rows);
+}
+
+/// Taken and restored: what is listed is good, and a database is restored whole or is not there.
+async fn dumps_are_whole_or_none(site: &Site, faulty: &Archive, rows: i64) {
+    let binaries = Binaries::at(&postgres::any().bins).unwrap();
+    let access = Access::new(binaries, site.database.server.dsn().parse().unwrap());
+    let options = dump::Options {
+        databases: vec!["postgres".to_owned()],
+        format: dump::Format::Custom,
+        jobs: 1,
+        globals: true,
+        scheduled: false,
+        scratch: Default::default(),
+        progress: Progress::default(),
+    };
+    let archives = std::slice::from_ref(faulty);
+    site.middleman.well();
+    dump::take(archives, &access, "whole", &options).await.unwrap();
+    for number in numbers(site.middleman.seen().len(), 6) {
+        for fault in faults_of(number, 1) {
+            let name = format!("d{number}-{}", FAULTS.iter().position(|known| *known == fault).unwrap());
+            site.middleman.once(number, fault);
+            let taken = dump::take(archives, &access, &name, &options).await;
+            site.middleman.well();
+            let there = dump::list(&site.database.archive).await.unwrap();
+            let is_there = there.iter().any(|found| found.dump == name);
+            assert!(is_there || taken.is_err(), "{number} {fault:?}");
+            if is_there {
+                let manifest = dump::manifest(&site.database.archive, &name).await.unwrap();
+                let report = dump::verify(&site.database.archive, &manifest, &Progress::default()).await.unwrap();
+                assert_eq!(report.faults, [], "{number} {fault:?}");
+            }
+        }
+    }
+    let into = |name: &str| dump::Request {
+        databases: vec![("postgres".to_owned(), name.to_owned())],
+        jobs: 1,
+        ..dump::Request::default()
+    };
+    let attempt = async |name: &str| {
+        let manifest = dump::manifest(faulty, "whole").await?;
+        dump::restore(faulty, &manifest, &access, &into(name)).await
+    };
+    site.middleman.well();
+    attempt("reference").await.unwrap();
+    for number in numbers(site.middleman.seen().len(), 4) {
+        for fault in faults_of(number, 1) {
+            let name = format!("r{number}-{}", FAULTS.iter().position(|known| *known == fault).unwrap());
+            site.middleman.once(number, fault);
+            let restored = attempt(&name).await;
+            site.middleman.well();
+            let found = access.contents(&name).await;
+            match restored {
+                Ok(_) => {
+                    let client = access.connect(&name).await.unwrap();
+                    assert_eq!(one::<i64>(&client, "select count(*) from marks").await, rows, "{number} {fault:?}");
+                }
+                Err(error) => assert!(found.is_err(), "{number} {fault:?}: {error}: a half-made database is left"),
+            }
+        }
+    }
 }
 
 async fn retention_loses_nothing(site: &Site, faulty: &Archive) {

@@ -417,6 +417,12 @@ async fn a_bucket_refuses_another_content_and_survives_an_outage() {
     })
     .await;
 
+    // Dumps go there as well, by the same credentials.
+    let taken = cluster.verb(&["dump", "-o", "json"]).await.json();
+    assert_eq!(taken[0]["repository"], format!("s3://{BUCKET}/pre/fix"), "{taken}");
+    assert!(cluster.verb(&["dump", "verify"]).await.ok().contains("are good"));
+    cluster.verb(&["dump", "restore", "--database", "postgres=copied"]).await.ok();
+
     // The member that reads the archive has all of it, and goes on answering while there is no archive.
     arrives(&cluster, &reader, "SELECT count(*) > 15000 FROM t").await;
     server.stop();
