@@ -63,10 +63,20 @@ pub fn without_ours(old: &str) -> String {
     old.lines().filter(|line| !OURS.contains(&name(line).as_str())).map(|line| format!("{line}\n")).collect()
 }
 
-/// The file with comments where it says how WAL is archived.
-pub fn without_archiving(old: &str) -> String {
-    const ARCHIVING: [&str; 3] = ["archive_mode", "archive_command", "archive_library"];
-    let quiet = |line: &str| match ARCHIVING.contains(&name(line).as_str()) {
+/// The file with comments where it binds to the server that was backed up: where it archived, where its files were (a server
+/// that is started with this directory would open that one's), for whom its commits waited; and `more`.
+pub fn unbound(old: &str, more: &[&str]) -> String {
+    const BOUND: [&str; 7] = [
+        "archive_command",
+        "archive_library",
+        "archive_mode",
+        "config_file",
+        "data_directory",
+        "external_pid_file",
+        "synchronous_standby_names",
+    ];
+    let is_bound = |name: &str| BOUND.contains(&name) || more.contains(&name);
+    let quiet = |line: &str| match is_bound(&name(line)) {
         true => format!("# of the server that was backed up: {line}\n"),
         false => format!("{line}\n"),
     };
@@ -90,7 +100,11 @@ mod tests {
         let new = "# of the server that was backed up: archive_mode = on\n\
                    # of the server that was backed up:   Archive_Command='pgbackrest push %p' # x\n\
                    #archive_mode = off\nwork_mem = 4MB\n";
-        assert_eq!(without_archiving(old), new);
+        assert_eq!(unbound(old, &[]), new);
+        let debian = "data_directory = '/var/lib/postgresql/15/main'\nhba_file = '/etc/pg_hba.conf'\n";
+        let kept = "# of the server that was backed up: data_directory = '/var/lib/postgresql/15/main'\nhba_file = '/etc/pg_hba.conf'\n";
+        assert_eq!(unbound(debian, &[]), kept);
+        assert!(unbound(debian, &["hba_file"]).ends_with("backed up: hba_file = '/etc/pg_hba.conf'\n"));
     }
 
     #[test]

@@ -122,15 +122,19 @@ impl Tree {
         Ok(())
     }
 
-    /// Takes out of the settings what archives to where the backup came from: a server that is started here would write its
-    /// own history among the files of the one that was backed up.
+    /// Takes out of the settings what binds them to the server that was backed up: one that is started here would write its own
+    /// history among the files of that one's archive, or open that one's directory. Barman keeps files that lay elsewhere, and
+    /// Patroni and CloudNativePG have files of their own beside PostgreSQL's.
     pub fn silence(&self) -> Result<(), RestoreError> {
-        for name in ["postgresql.conf", "postgresql.auto.conf"] {
+        let here = [("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf")];
+        let here = here.into_iter().filter(|(_, file)| self.data.join(file).exists());
+        let here: Vec<&str> = here.map(|(setting, _)| setting).collect();
+        for name in ["postgresql.conf", "postgresql.auto.conf", "postgresql.base.conf", "custom.conf"] {
             let path = self.data.join(name);
             match fs::read_to_string(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(RestoreError::write(&path)(error)),
-                Ok(text) => self.text(name, &settings::without_archiving(&text))?,
+                Ok(text) => self.text(name, &settings::unbound(&text, &here))?,
             }
         }
         Ok(())

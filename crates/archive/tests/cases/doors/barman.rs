@@ -7,7 +7,7 @@ use matriarch_testkit::s3::{BUCKET, KEYS, S3Server};
 use matriarch_testkit::server::Server;
 use matriarch_testkit::user;
 
-use super::{archive_all, connect, count, in_bucket, installation, program, refused, restored, stock};
+use super::{archive_all, connect, count, in_bucket, installation, one, program, refused, restored, stock};
 use crate::common::PATIENT;
 
 #[tokio::test]
@@ -21,7 +21,12 @@ async fn what_barman_has_archived_comes_back() {
     let dir = TestDir::new("doors");
     let store = S3Server::start(&dir).unwrap();
     let socket = dir.create("socket").display().to_string();
-    let settings = format!("autovacuum = off\narchive_mode = on\nunix_socket_directories = '{socket}'");
+    // As in Debian's files: a copy that is started with this would open the directory of the server that was backed up.
+    let data = dir.join("data").display().to_string();
+    let settings = format!(
+        "autovacuum = off\narchive_mode = on\nunix_socket_directories = '{socket}'\ndata_directory = '{data}'\n\
+         hba_file = '{data}/pg_hba.conf'"
+    );
     let server = Server::create(installation, &dir, "data", &settings).await.unwrap();
     let client = connect(&server).await;
     let variables = [
@@ -64,6 +69,8 @@ async fn what_barman_has_archived_comes_back() {
     let before = Wanted::new(Target::Name("before".into()));
     let restored = restored(&dir, installation, &kept, &before, ("named", false), "").await;
     assert_eq!((count(&restored, "marks").await, count(&restored, "in_space").await), (2, 10_000));
+    let place: String = one(&connect(&restored).await, "show data_directory").await;
+    assert_eq!(place, dir.join("named").display().to_string());
     let whole = "large where filler = repeat(md5(g::text), 30)";
     assert_eq!(count(&restored, whole).await, 10_000);
     drop(restored);
