@@ -1,5 +1,7 @@
 //! Whether the keys at hand open what a repository holds: asked while another key can still be named.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use crate::archive::{Archive, ArchiveError};
@@ -72,18 +74,39 @@ async fn recipients(archive: &Archive, backup: &str, size: u64) -> Result<Option
     Ok(header.key.as_deref().map(format::recipients_of))
 }
 
-/// Every object has a key of its own, so one with the files' content is opened as well.
+/// Every object has a key of its own, so one frame of the files' content is opened as well: of the backup, and of each earlier one
+/// that it needs, which may be encrypted to others.
 async fn open(archive: &Archive, backup: &str) -> Result<(), RepositoryError> {
     let manifest = base::manifest(archive, backup).await?;
-    let first = manifest.lines.iter().find_map(|line| match line {
-        Line::Frame(pack, index, at, length, ..) => Some((*pack, *index, *at, *length)),
-        _ => None,
-    });
-    let Some((pack, index, at, length)) = first else { return Ok(()) };
+    let needs = manifest.summary.needs();
+    let mut first: BTreeMap<&str, Spot> = BTreeMap::new();
+    for line in &manifest.lines {
+        let (of, spot) = match line {
+            Line::Frame(pack, index, at, length, ..) => (Some(backup), (*pack, *index, *at, *length)),
+            Line::Earlier(which, pack, index, at, length, ..) => {
+                (needs.get(*which as usize).map(String::as_str), (*pack, *index, *at, *length))
+            }
+            Line::Folder(..) | Line::File(..) => continue,
+        };
+        if let Some(of) = of {
+            first.entry(of).or_insert(spot);
+        }
+    }
+    for (of, spot) in first {
+        open_frame(archive, of, spot).await?;
+    }
+    Ok(())
+}
+
+/// Pack, number of the frame, where it is, its length.
+type Spot = (u32, u32, u64, u64);
+
+async fn open_frame(archive: &Archive, backup: &str, (pack, index, at, length): Spot) -> Result<(), RepositoryError> {
     let name = archive.place().pack(backup, pack);
-    let bytes = archive.repository().range(&name, 0..at + length).await?;
+    let header = archive.repository().range(&name, 0..at.min(HEADER)).await?;
+    let bytes = archive.repository().range(&name, at..at + length).await?;
     let mut content = Vec::new();
-    let opened = format::Reader::begin(&bytes, Kind::Pack, &name, archive.identities())
-        .and_then(|(mut reader, _)| reader.frame(&bytes[at as usize..], index, &mut content));
+    let opened = format::Reader::begin(&header, Kind::Pack, &name, archive.identities())
+        .and_then(|(mut reader, _)| reader.frame(&bytes, index, &mut content));
     opened.map(drop).map_err(|error| archive.error(&name, error))
 }

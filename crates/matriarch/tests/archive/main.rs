@@ -134,6 +134,10 @@ async fn keys_are_proved(cluster: &Cluster, identities: &Path, public: &str) {
     );
     assert_eq!((line["opens"].as_bool(), line["recipients"].as_u64()), (Some(true), Some(1)), "{page:#}");
     assert_eq!((page["public"][0].as_str(), page["is_recipient"].as_bool()), (Some(public), Some(true)), "{page:#}");
+    cluster.verb(&["backup", "--incremental"]).await.ok();
+    let after = cluster.verb(&["archive", "check", "--identity", &file, "-o", "json"]).await.json();
+    assert_ne!(after["backups"][0]["backup"], line["backup"], "{after:#}");
+    assert_eq!(after["backups"][0]["opens"].as_bool(), Some(true), "{after:#}");
     let other = cluster.root().join("other");
     std::fs::write(&other, Identities::generate().0).expect("there is room");
     let shut = cluster.verb(&["archive", "check", "--identity", &other.display().to_string()]).await;
