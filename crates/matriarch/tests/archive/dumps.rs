@@ -174,6 +174,23 @@ async fn dumps_go_there_and_back() {
         let again = ["dump", "restore", "--jobs", "2", "--database", "shop=again"];
         site.at(&other, &again).await.ok();
         assert_eq!(text(&other, "again", PROOF).await, proof);
+        let elsewhere = all.iter().rfind(|one| one.major != installation.major);
+        let Some(elsewhere) = elsewhere else { continue };
+        between_majors(&site, elsewhere, &first, &proof).await;
+    }
+}
+
+/// A newer version takes it, an older one is refused before anything is written.
+async fn between_majors(site: &Site, elsewhere: &Installation, dump: &str, proof: &str) {
+    let server = Server::create(elsewhere, &site.dir, "elsewhere", "").await.unwrap();
+    let (dsn, bins) = (server.dsn(), elsewhere.bins.display().to_string());
+    let restored = site.run(&["dump", "restore", dump, "--dsn", &dsn, "--bin-dir", &bins]).await;
+    if elsewhere.major > site.installation.major {
+        restored.ok();
+        assert_eq!(text(&server, "shop", PROOF).await, proof);
+    } else {
+        restored.refused_naming(code::DATA, &["an older one cannot read it"]);
+        assert_eq!(databases(&server).await, "postgres");
     }
 }
 
