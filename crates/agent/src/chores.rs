@@ -105,10 +105,25 @@ pub enum Plan<'a> {
 }
 
 impl Plan<'_> {
-    fn next(&self, after: Timestamp) -> Option<Timestamp> {
+    /// After what has been done.
+    fn next(&self, log: &BackupLog) -> Option<Timestamp> {
+        let since = log.since.parse().ok()?;
         match self {
-            Plan::Backup(schedule, _) => schedule.next(after),
-            Plan::Dump(dumps) => dumps.next(after),
+            Plan::Backup(schedule, _) => {
+                next_full(schedule, log).into_iter().chain(schedule.next_incremental(since)).min()
+            }
+            Plan::Dump(dumps) => dumps.next(since),
+        }
+    }
+
+    /// Whether what is due at this moment is all of it: a full backup. Incremental ones that were taken meanwhile do not
+    /// stand for it.
+    pub fn is_full(&self, log: &BackupLog, now: Timestamp) -> bool {
+        match self {
+            Plan::Backup(schedule, _) => {
+                schedule.incremental.is_none() || next_full(schedule, log).is_some_and(|due| due <= now)
+            }
+            Plan::Dump(_) => true,
         }
     }
 
@@ -148,7 +163,11 @@ pub fn due(plan: &Plan<'_>, log: &BackupLog) -> Option<Timestamp> {
     if let Some(retry) = &log.retry {
         return retry.parse().ok();
     }
-    plan.next(log.since.parse().ok()?)
+    plan.next(log)
+}
+
+fn next_full(schedule: &Schedule, log: &BackupLog) -> Option<Timestamp> {
+    schedule.next_full(log.full_since.as_ref().unwrap_or(&log.since).parse().ok()?)
 }
 
 /// A log of this schedule that begins now. What was taken by another one stays to be seen.

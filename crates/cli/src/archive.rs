@@ -160,8 +160,9 @@ fn scheduled(backups: &ScheduledBackups) -> Vec<(Tone, &'static str, String)> {
     lines.push(match &backups.last {
         Some(last) => {
             let from = if last.from_standby { "replica" } else { "primary" };
+            let kind = if last.incremental { "incremental" } else { "full" };
             let text = format!(
-                "{} at {}, by the {from} {}, {} stored, {} expired",
+                "{} ({kind}) at {}, by the {from} {}, {} stored, {} expired",
                 last.backup,
                 last.ended,
                 last.member,

@@ -32,8 +32,9 @@ const NAMES: &[(&str, &str)] = &[
     ("ignore_slots.plugin", ".covers("),
     ("postgresql.run_dir", ".run_dir()"),
     ("postgresql.authentication.rewind", ".rewind()"),
-    ("archive.schedule.full", "schedule.next("),
-    ("archive.schedule.time_zone", "schedule.next("),
+    ("archive.schedule.full", "schedule.next_full("),
+    ("archive.schedule.incremental", "schedule.next_incremental("),
+    ("archive.schedule.time_zone", "schedule.next_full("),
     ("archive.dumps.schedule", "dumps.next("),
     ("archive.dumps.time_zone", "dumps.next("),
     // The check of the endpoint reads it.

@@ -382,8 +382,13 @@ fn a_schedule_and_a_retention_are_understood() {
     let archive = config.archive.unwrap();
     let schedule = archive.schedule.unwrap();
     assert_eq!(schedule.to_string(), "full 30 2 * * mon-fri Europe/Berlin");
-    let next = schedule.next("2026-11-20T12:00:00Z".parse().unwrap()).unwrap();
-    assert_eq!(next.to_string(), "2026-11-23T01:30:00Z");
+    let friday = "2026-11-20T12:00:00Z".parse().unwrap();
+    assert_eq!(schedule.next_full(friday).unwrap().to_string(), "2026-11-23T01:30:00Z");
+    assert_eq!(schedule.next_incremental(friday), None);
+    let both = json!({"full": "@weekly", "incremental": "15 * * * *", "time_zone": "Europe/Berlin"});
+    let both = read(section(both, json!(null))).archive.unwrap().schedule.unwrap();
+    assert_eq!(both.to_string(), "full @weekly incremental 15 * * * * Europe/Berlin");
+    assert_eq!(both.next_incremental(friday).unwrap().to_string(), "2026-11-20T12:15:00Z");
     let four_weeks = Duration::from_secs(28 * 86_400);
     assert_eq!(archive.retention, Retention { keep: Some(7), window: Some(four_weeks) });
     let utc = read(section(json!({"full": "@daily"}), json!(null))).archive.unwrap();
@@ -407,6 +412,11 @@ fn a_schedule_and_a_retention_are_understood() {
             json!({"cron": "@daily"}),
             json!(null),
             "archive.schedule.cron: it says when, and not what is taken; rename it to `full`",
+        ),
+        (
+            json!({"full": "@daily", "incremental": "hourly"}),
+            json!(null),
+            "archive.schedule.incremental: 'hourly' is not a schedule",
         ),
         (json!(null), json!({"keep": 0}), "archive.retention.keep: 0 is out of range; choose 1 to 4294967295"),
         (
@@ -483,6 +493,14 @@ fn what_is_wrong_with_an_archive_is_named() {
         (
             archive(json!({"repositories": [{"location": "/a"}], "compression": "zstd:20"})),
             "'zstd:20' is not a compression: known are zstd, zstd:1 to zstd:19, lz4 and none",
+        ),
+        (
+            archive(json!({
+                "repositories": [{"location": "/a"}], "schedule": {"full": "@weekly", "incremental": "@daily"},
+                "encryption": {"recipients": [format!("age1{}", "q".repeat(58))]}
+            })),
+            "archive.schedule.incremental: it needs the manifest of the backup before it, which is encrypted; name \
+             `encryption.identity_file`, a file on every member, or remove it",
         ),
         (
             archive(json!({"repositories": [{"location": "/a"}], "encryption": {"recipients": ["AGE-SECRET-KEY-1X"]}})),

@@ -33,6 +33,8 @@ pub struct Done {
     /// Name of what was taken.
     pub name: String,
     pub from_standby: bool,
+    /// Only what has changed since the one before it was stored.
+    pub incremental: bool,
     /// Bytes of content.
     pub size: u64,
     /// Bytes in the first repository.
@@ -49,14 +51,17 @@ struct Order {
     /// The schedule, as its log names it.
     plan: String,
     due: Timestamp,
+    /// All of it, not only what has changed.
+    full: bool,
     log: Versioned<BackupLog>,
 }
 
-/// Does what is due, unless nothing is or another member does it. `work` says nothing when it was given up.
+/// Does what is due, unless nothing is or another member does it. `work` is told whether it is to be all of it, and says
+/// nothing when it was given up.
 pub async fn perform(
     chore: Chore,
     local: &LocalConfig,
-    work: impl AsyncFnOnce(&Found, Stop<'_>) -> anyhow::Result<Option<Done>>,
+    work: impl AsyncFnOnce(&Found, bool, Stop<'_>) -> anyhow::Result<Option<Done>>,
 ) -> anyhow::Result<()> {
     // Beside the agent's own lines, where they go.
     crate::agent::start_logging(local, None);
@@ -71,7 +76,7 @@ pub async fn perform(
     let (member, name) = (local.name.to_string(), chore.name());
     let began = Timestamp::now();
     let attempt = match Found::of(order.archive, local.scope.clone()) {
-        Ok(found) => attempt(name, &found, &mut claim, work).await,
+        Ok(found) => attempt(name, &found, order.full, &mut claim, work).await,
         Err(error) => Err(error),
     };
     let told = match attempt {
@@ -79,7 +84,7 @@ pub async fn perform(
         Ok(None) => Ok(()),
         Ok(Some(done)) => {
             tracing::info!(expired = done.expired, "the scheduled {name} {} was taken", done.name);
-            tell(&*store, chore, &order.plan, |log: &BackupLog| done.told(log, &member, began)).await
+            tell(&*store, chore, &order.plan, |log: &BackupLog| done.told(log, &member, began, order.full)).await
         }
         Err(error) => {
             let why = format!("{error:#}");
@@ -103,15 +108,17 @@ async fn order(store: &dyn Store, chore: Chore) -> anyhow::Result<Option<Order>>
     let due = chores::due(&plan, &log.value).filter(|due| *due <= now);
     let due = due.filter(|_| log.value.schedule == plan.to_string() && chore.running(&reading).is_none());
     let Some(due) = due else { return Ok(None) };
-    Ok(Some(Order { plan: plan.to_string(), due, log: log.clone(), archive }))
+    let full = plan.is_full(&log.value, now);
+    Ok(Some(Order { plan: plan.to_string(), due, full, log: log.clone(), archive }))
 }
 
 /// None: it was interrupted, or another member has taken over.
 async fn attempt(
     name: &str,
     found: &Found,
+    full: bool,
     claim: &mut Claim,
-    work: impl AsyncFnOnce(&Found, Stop<'_>) -> anyhow::Result<Option<Done>>,
+    work: impl AsyncFnOnce(&Found, bool, Stop<'_>) -> anyhow::Result<Option<Done>>,
 ) -> anyhow::Result<Option<Done>> {
     let interrupted = interrupted()?;
     let stop = async {
@@ -122,11 +129,11 @@ async fn attempt(
     };
     tokio::pin!(stop);
     let stop: Stop<'_> = stop;
-    work(found, stop).await
+    work(found, full, stop).await
 }
 
 impl Done {
-    fn told(&self, log: &BackupLog, member: &str, began: Timestamp) -> BackupLog {
+    fn told(&self, log: &BackupLog, member: &str, began: Timestamp, full: bool) -> BackupLog {
         let now = Timestamp::now().to_string();
         let last = ScheduledBackup {
             backup: self.name.clone(),
@@ -134,6 +141,7 @@ impl Done {
             began: began.to_string(),
             ended: now.clone(),
             from_standby: self.from_standby,
+            incremental: self.incremental,
             size: self.size,
             stored: self.stored,
             expired: self.expired,
@@ -143,6 +151,7 @@ impl Done {
         BackupLog {
             schedule: log.schedule.clone(),
             since: now.clone(),
+            full_since: if full { None } else { log.full_since.clone().or(Some(log.since.clone())) },
             last: Some(last),
             last_failure,
             ..BackupLog::default()

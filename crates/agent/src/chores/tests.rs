@@ -89,6 +89,38 @@ fn a_near_replica_first_then_one_after_the_other_and_the_leader_last() {
 }
 
 #[test]
+fn incremental_ones_come_between_full_ones_and_never_stand_for_them() {
+    let section = json!({
+        "repositories": [{"location": "/a"}], "schedule": {"full": "@daily", "incremental": "0 */6 * * *"}
+    });
+    let config = matriarch_config::DynamicConfig::from_json(&json!({ "archive": section })).unwrap();
+    let section = config.archive.unwrap();
+    let plan = plan(&section);
+    let log = |since: &str, full_since: Option<&str>| BackupLog {
+        full_since: full_since.map(str::to_owned),
+        ..found(&plan, None, at(since))
+    };
+    let next = |log: &BackupLog| due(&plan, log).unwrap().to_string();
+    let begun = log("2026-11-22T05:00:00Z", None);
+    assert_eq!(next(&begun), "2026-11-22T06:00:00Z");
+    assert!(!plan.is_full(&begun, at("2026-11-22T06:00:00Z")));
+    // One that went on over midnight: the full one is due at once.
+    let over = log("2026-11-23T00:10:00Z", Some("2026-11-22T05:00:00Z"));
+    assert_eq!(next(&over), "2026-11-23T00:00:00Z");
+    assert!(plan.is_full(&over, at("2026-11-23T00:10:01Z")));
+    // Both are due: a full one does.
+    let both = log("2026-11-22T18:00:30Z", Some("2026-11-22T00:00:20Z"));
+    assert_eq!(next(&both), "2026-11-23T00:00:00Z");
+    assert!(plan.is_full(&both, at("2026-11-23T00:00:00Z")));
+    let retried = BackupLog { retry: Some("2026-11-22T18:10:00Z".to_owned()), ..both };
+    assert!(!plan.is_full(&retried, at("2026-11-22T18:10:00Z")));
+    let only_full = archive(1);
+    assert!(
+        Chore::Backup.plan(&only_full).unwrap().is_full(&log("2026-11-22T18:00:30Z", None), at("2026-11-22T18:00:31Z"))
+    );
+}
+
+#[test]
 fn only_while_somebody_leads_and_nobody_takes_one() {
     let archive = archive(1);
     let due = "2026-11-22T12:30:00Z";

@@ -11,6 +11,9 @@ pub struct BackupLog {
     pub schedule: String,
     /// What was due until then is done or left out (RFC 3339).
     pub since: String,
+    /// The same of full ones, where incremental ones were taken since (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full_since: Option<String>,
     /// The last one that was taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<ScheduledBackup>,
@@ -38,6 +41,8 @@ pub struct ScheduledBackup {
     pub ended: String,
     /// It was taken of a replica.
     pub from_standby: bool,
+    /// It stores only what has changed since the one before it.
+    pub incremental: bool,
     /// Bytes of all files.
     pub size: u64,
     /// Bytes in the first repository.

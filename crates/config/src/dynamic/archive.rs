@@ -45,20 +45,28 @@ pub struct Archive {
 pub struct Schedule {
     /// Full ones.
     pub full: Cron,
+    /// Incremental ones; never without it.
+    pub incremental: Option<Cron>,
     /// By the clocks of this zone.
     pub time_zone: Zone,
 }
 
 impl Schedule {
-    /// When the next backup is due after a moment.
-    pub fn next(&self, after: jiff::Timestamp) -> Option<jiff::Timestamp> {
+    /// When the next full backup is due after a moment.
+    pub fn next_full(&self, after: jiff::Timestamp) -> Option<jiff::Timestamp> {
         self.full.next(after, &self.time_zone)
+    }
+
+    /// When the next incremental backup is due after a moment.
+    pub fn next_incremental(&self, after: jiff::Timestamp) -> Option<jiff::Timestamp> {
+        self.incremental.as_ref()?.next(after, &self.time_zone)
     }
 }
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "full {} {}", self.full, self.time_zone)
+        let incremental = self.incremental.as_ref().map(|cron| format!("incremental {cron} ")).unwrap_or_default();
+        write!(f, "full {} {incremental}{}", self.full, self.time_zone)
     }
 }
 
@@ -239,8 +247,8 @@ pub(crate) const ARCHIVE: &[Key] = &[
     key(
         "retention",
         Kind::Section { keys: RETENTION, rule: None },
-        "Which backups are kept, after a scheduled backup and by `matriarch backup expire`: what either key asks for, and what is \
-         held. WAL that no backup needs goes with them. Left out: every backup is kept.",
+        "Which backups are kept, after a scheduled backup and by `matriarch backup expire`: what either key asks for, what is \
+         held, and what those build upon. WAL that no backup needs goes with them. Left out: every backup is kept.",
     ),
     key(
         "dumps",
@@ -262,12 +270,18 @@ const SCHEDULE: &[Key] = &[
     )
     .required(),
     key(
+        "incremental",
+        Kind::Text { what: "a schedule", check: cron },
+        "When an incremental backup is due, which stores what has changed since the one before it. A full one that is due at the same \
+         time counts for both. With `encryption.recipients`, it needs `encryption.identity_file` on every member, since it reads the manifest of the backup \
+         before it. Left out: never.",
+    ),
+    key(
         "time_zone",
         Kind::Text { what: "a time zone", check: zone },
         "By whose clocks: a name of the tz database (`Europe/Berlin`), as this version of Matriarch has it.",
     )
     .default("\"UTC\""),
-    refused("incremental", "incremental backups are not supported yet", "remove it", &[]),
     refused("cron", "it says when, and not what is taken", "rename it to `full`", &[]),
 ];
 
@@ -275,7 +289,11 @@ const SCHEDULE: &[Key] = &[
 pub(super) const LONGEST_WINDOW: f64 = 100.0 * 366.0 * 86_400.0;
 
 const RETENTION: &[Key] = &[
-    key("keep", Kind::Integer { min: 1, max: u32::MAX as i64 }, "So many of the newest backups."),
+    key(
+        "keep",
+        Kind::Integer { min: 1, max: u32::MAX as i64 },
+        "So many of the newest backups, full and incremental ones alike.",
+    ),
     key(
         "window",
         Kind::Seconds { min: 1.0, max: LONGEST_WINDOW },
@@ -416,11 +434,13 @@ pub(crate) const ARCHIVING: [&str; 3] = ["archive_mode", "archive_command", "arc
 
 /// Across keys of the section, whose keys are right by themselves.
 pub(crate) fn rule(section: &Map<String, Value>, path: &str, problems: &mut Problems) {
+    let path_of_section = path;
     let path = join(path, "repositories");
     let repositories = section.get("repositories").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if repositories.is_empty() {
         problems.add(&path, "an archive without a repository keeps nothing", "name one, or remove `archive`");
     }
+    readable(section, path_of_section, problems);
     let mut seen = Vec::new();
     for (index, repository) in repositories.iter().enumerate() {
         let path = format!("{path}[{index}]");
@@ -432,6 +452,20 @@ pub(crate) fn rule(section: &Map<String, Value>, path: &str, problems: &mut Prob
         if let Ok(location) = text.parse::<ArchiveLocation>() {
             fitting(&location, repository, &path, problems);
         }
+    }
+}
+
+/// An incremental backup that cannot read the one before it would be a full one each time.
+fn readable(section: &Map<String, Value>, path: &str, problems: &mut Problems) {
+    let given =
+        |name: &str, key: &str| section.get(name).and_then(|inner| inner.get(key)).filter(|value| !value.is_null());
+    let is_encrypted = given("encryption", "recipients").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+    if given("schedule", "incremental").is_some() && is_encrypted && given("encryption", "identity_file").is_none() {
+        problems.add(
+            join(&join(path, "schedule"), "incremental"),
+            "it needs the manifest of the backup before it, which is encrypted",
+            "name `encryption.identity_file`, a file on every member, or remove it",
+        );
     }
 }
 

@@ -13,7 +13,9 @@ use crate::cluster::Which;
 /// Takes the backup that is due, unless none is or another member takes it.
 pub async fn run(args: &TakeArgs, which: &Which) -> anyhow::Result<()> {
     let file = which.config.as_ref().context("--scheduled needs the agent's configuration (--config)")?;
-    let work = async |found: &Found, stop: Stop<'_>| take_and_expire(args, which, found, stop).await;
+    let work = async |found: &Found, full: bool, stop: Stop<'_>| {
+        take_and_expire(&args.of_kind(full), which, found, stop).await
+    };
     chore::perform(Chore::Backup, &LocalConfig::load(file)?, work).await
 }
 
@@ -36,6 +38,7 @@ async fn take_and_expire(
     let first = taken.lines.first();
     Ok(Some(Done {
         from_standby: first.is_some_and(|line| line.from_standby),
+        incremental: first.is_some_and(|line| line.parent.is_some()),
         size: first.map_or(0, |line| line.size),
         stored: first.map_or(0, |line| line.stored),
         expired,

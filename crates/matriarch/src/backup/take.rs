@@ -44,6 +44,13 @@ pub struct TakeArgs {
     pub scheduled: bool,
 }
 
+impl TakeArgs {
+    /// The same, of everything or of what has changed.
+    pub fn of_kind(&self, full: bool) -> TakeArgs {
+        TakeArgs { full, incremental: !full, ..self.clone() }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Checkpoint {
     #[default]

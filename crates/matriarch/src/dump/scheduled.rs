@@ -14,7 +14,7 @@ use crate::cluster::Which;
 /// Takes the dump that is due, unless none is or another member takes it.
 pub async fn run(which: &Which) -> anyhow::Result<()> {
     let file = which.config.as_ref().context("--scheduled needs the agent's configuration (--config)")?;
-    let work = async |found: &Found, stop: Stop<'_>| take_and_expire(which, found, stop).await;
+    let work = async |found: &Found, _: bool, stop: Stop<'_>| take_and_expire(which, found, stop).await;
     chore::perform(Chore::Dump, &LocalConfig::load(file)?, work).await
 }
 
@@ -33,6 +33,7 @@ async fn take_and_expire(which: &Which, found: &Found, mut stop: Stop<'_>) -> an
     let first = taken.lines.first();
     Ok(Some(Done {
         from_standby: first.is_some_and(|line| line.from_standby),
+        incremental: false,
         size: first.map_or(0, |line| line.size),
         stored: first.map_or(0, |line| line.stored),
         expired,

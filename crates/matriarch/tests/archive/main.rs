@@ -533,4 +533,14 @@ async fn a_cluster_of_up_is_backed_up_by_hand_and_by_a_schedule() {
     let kept = backups(&cluster).await;
     assert!(kept.len() <= 3, "two, and one whose retention was not reached: {kept:?}");
     dumps::by_a_schedule(&cluster).await;
+
+    // Between full ones, what has changed.
+    set(&cluster, "schedule", &json!({ "full": "@yearly", "incremental": "* * * * * *" })).await;
+    let page = until(&cluster, "an incremental one", |page| page["backups"]["last"]["incremental"] == true).await;
+    let taken = page["backups"]["last"]["backup"].as_str().expect("a name").to_owned();
+    assert!(cluster.verb(&["archive", "status"]).await.ok().contains("(incremental)"), "{page:#}");
+    set(&cluster, "schedule", &Value::Null).await;
+    let list = cluster.verb(&["backup", "list", "-o", "json"]).await.json();
+    let one = list.as_array().expect("a list").iter().find(|row| row["backup"] == *taken).expect("it is kept");
+    assert_eq!((one["kind"].as_str(), one["parent"].is_string()), (Some("incremental"), true), "{one}");
 }
