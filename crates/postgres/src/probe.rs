@@ -16,8 +16,9 @@ pub struct Probe {
     pub write_lsn: Option<Lsn>,
     /// Primary: the end of WAL that is durable.
     pub flush_lsn: Option<Lsn>,
-    /// Primary: where the next record goes.
-    pub insert_lsn: Option<Lsn>,
+    /// Primary: a process waits for WAL to be written or synchronised. WAL that nobody waits for, such as that of a transaction
+    /// which is still open, stays unflushed for as long as it likes.
+    pub flush_awaited: bool,
     /// Standby: the end of WAL received and flushed since it started; may step back to the start of a segment when
     /// streaming starts again on a new timeline. See [`Probe::position`].
     pub receive_lsn: Option<Lsn>,
@@ -158,7 +159,9 @@ SELECT json_build_object(
     ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
   'write_lsn', CASE WHEN NOT s.standby THEN pg_current_wal_lsn() END,
   'flush_lsn', CASE WHEN NOT s.standby THEN pg_current_wal_flush_lsn() END,
-  'insert_lsn', CASE WHEN NOT s.standby THEN pg_current_wal_insert_lsn() END,
+  'flush_awaited', CASE WHEN s.standby OR pg_current_wal_insert_lsn() = pg_current_wal_flush_lsn() THEN false
+    ELSE EXISTS (SELECT FROM pg_stat_get_activity(NULL) a
+      WHERE lower(a.wait_event) IN ('walwrite', 'walsync', 'walinitwrite', 'walinitsync')) END,
   'receive_lsn', CASE WHEN s.standby THEN pg_last_wal_receive_lsn() END,
   'replay_lsn', CASE WHEN s.standby THEN pg_last_wal_replay_lsn() END,
   'replay_paused', CASE WHEN s.standby THEN pg_is_wal_replay_paused() ELSE false END,

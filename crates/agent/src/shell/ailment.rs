@@ -22,9 +22,6 @@ const LEAST_ROOM: u64 = 16 << 20;
 /// A standby that has replayed nothing for so long, although there is something, stands still.
 const REPLAY_LIMIT: Millis = 3_000;
 
-/// The next record's position is behind the header of the page it will be on; nothing waits then.
-const PAGE_HEADER: u64 = 40;
-
 /// What was asked of PostgreSQL's surroundings, and what they owe.
 pub(super) struct Checks {
     volumes: VolumeProbe,
@@ -34,7 +31,7 @@ pub(super) struct Checks {
     greeting: Option<Millis>,
     /// Since when writes are refused for another reason than missing room.
     refused: Option<Millis>,
-    /// Since when WAL waits to be flushed, and up to where it was flushed then.
+    /// Since when somebody waits for WAL to be flushed, and up to where it was flushed then.
     unflushed: Option<(Millis, Lsn)>,
     /// Since when a standby has received WAL and replayed none, and up to where it had replayed.
     unreplayed: Option<(Millis, Lsn)>,
@@ -75,10 +72,11 @@ impl Shell {
         }
     }
 
-    /// A primary's WAL is flushed by every commit, and within a second without one.
+    /// A flush that somebody waits for gets on. WAL that nobody waits for says nothing: a transaction may leave its own lying until
+    /// it commits.
     fn watch_flushes(&mut self, now: Millis) {
-        let positions = self.pg.probe.as_ref().and_then(|probe| Some((probe.insert_lsn?, probe.flush_lsn?)));
-        let waiting = positions.filter(|(insert, flush)| insert.0 > flush.0 + PAGE_HEADER).map(|(_, flush)| flush);
+        let awaited = self.pg.probe.as_ref().filter(|probe| probe.flush_awaited);
+        let waiting = awaited.and_then(|probe| probe.flush_lsn);
         self.checks.unflushed = waiting.map(|flush| match self.checks.unflushed {
             Some((since, before)) if before == flush => (since, flush),
             _ => (now, flush),

@@ -83,7 +83,7 @@ fn probe(in_recovery: bool, slots: Vec<SlotRow>) -> Probe {
         timeline: 1,
         write_lsn: None,
         flush_lsn: None,
-        insert_lsn: None,
+        flush_awaited: false,
         receive_lsn: None,
         replay_lsn: None,
         replay_paused: false,

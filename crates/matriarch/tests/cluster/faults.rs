@@ -43,6 +43,22 @@ async fn a_killed_process_of_postgresql() {
     survives("child", Probe::Status, &[Fault::KillChild, Fault::KillRecovery]).await;
 }
 
+/// What a transaction has written lies unflushed until it commits, where nobody else writes: that is no disk that hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_transaction_is_no_fault() {
+    let cluster = Cluster::start("open").await;
+    cluster.ask(cluster.read_write(), "CREATE TABLE t (x int)").await.expect("a primary is there");
+    let leader = health::leader(&cluster).await;
+    let dsn = cluster.dsn(cluster.postgres_port(&leader));
+    let insert = "INSERT INTO t SELECT generate_series(1, 20); SELECT pg_sleep(9); SELECT count(*) FROM t";
+    // One statement for the protocol, so one transaction.
+    let counted = wire::ask_within(PATIENCE, &dsn, insert).await;
+    counted.expect("the session is not ended");
+    assert_eq!(health::leader(&cluster).await, leader, "nobody had to take over");
+    let log = std::fs::read_to_string(cluster.member(&leader).join("agent.log")).expect("its agent has a log");
+    assert!(!log.contains("giving up the lead"), "{log}");
+}
+
 /// Asks until this is the answer.
 async fn answers(cluster: &Cluster, port: u16, question: &str, wanted: &str) {
     let deadline = Instant::now() + PATIENCE;
