@@ -22,6 +22,11 @@ const LEAST_ROOM: u64 = 16 << 20;
 /// A standby that has replayed nothing for so long, although there is something, stands still.
 const REPLAY_LIMIT: Millis = 3_000;
 
+/// WAL that nobody has committed yet is flushed, and sent, by whole pages, so a record may have come in part. One that is larger
+/// than this, and stays so for long, is improbable.
+const PAGE: u64 = 8 << 10;
+const PART_OF_A_RECORD: u64 = 64 << 10;
+
 /// What was asked of PostgreSQL's surroundings, and what they owe.
 pub(super) struct Checks {
     volumes: VolumeProbe,
@@ -89,7 +94,11 @@ impl Shell {
         let late = parameters.get("recovery_min_apply_delay").is_some_and(|delay| delay.trim() != "0");
         let standby = self.pg.probe.as_ref().filter(|probe| probe.in_recovery && !late);
         let positions = standby.and_then(|probe| Some((probe.receive_lsn?, probe.replay_lsn?)));
-        let waiting = positions.filter(|(received, replayed)| received > replayed).map(|(_, replayed)| replayed);
+        let is_part = |received: Lsn, replayed: Lsn| {
+            received.0.is_multiple_of(PAGE) && received.0 < replayed.0 + PART_OF_A_RECORD
+        };
+        let behind = positions.filter(|(received, replayed)| received > replayed && !is_part(*received, *replayed));
+        let waiting = behind.map(|(_, replayed)| replayed);
         self.checks.unreplayed = waiting.map(|replayed| match self.checks.unreplayed {
             Some((since, before)) if before == replayed => (since, replayed),
             _ => (now, replayed),
