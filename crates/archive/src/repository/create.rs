@@ -127,7 +127,7 @@ impl Repository {
         }
         let folder = format!("{name}.claims");
         let own = format!("{folder}/{identity}");
-        self.put(&own, Bytes::new()).await?;
+        self.write(&own, Bytes::new()).await?;
         let claims = self.list(&folder).await?;
         if !claims.iter().any(|claim| claim.name == own) {
             return Err(self.unconditional("a list did not show an object that had been confirmed"));
@@ -136,7 +136,7 @@ impl Repository {
             let (object, repository) = (name.to_owned(), self.name.clone());
             return Err(RepositoryError::Conflict { object, kept: own, repository });
         }
-        self.put(name, content.clone()).await?;
+        self.write(name, content.clone()).await?;
         Ok(Created::Yes)
     }
 

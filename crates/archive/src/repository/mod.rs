@@ -168,6 +168,11 @@ impl Repository {
     /// Writes an object, over whatever has that name. Confirmed when it returns.
     pub async fn put(&self, name: &str, content: Bytes) -> Result<(), RepositoryError> {
         self.still_there().await?;
+        self.write(name, content).await
+    }
+
+    /// The same where there may be no mark yet.
+    async fn write(&self, name: &str, content: Bytes) -> Result<(), RepositoryError> {
         let path = self.path(name)?;
         let options = PutOptions { attributes: self.attributes.clone(), ..PutOptions::default() };
         self.sends(content.len()).await;
