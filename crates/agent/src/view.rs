@@ -91,6 +91,7 @@ pub fn read(snapshot: &Snapshot, lease: Option<LeaseId>, now: jiff::Timestamp) -
     reading.in_place = json(snapshot, in_place::KEY, garbled);
     let status = json::<StatusRecord>(snapshot, key::STATUS, garbled).map(|status| status.value).unwrap_or_default();
     view.optime = Lsn(status.optime);
+    view.optime_timeline = status.timeline;
     reading.known = status.known;
     // Patroni writes null when there are none; then nothing is known of them.
     reading.slots = snapshot

@@ -414,9 +414,17 @@ pub struct FailoverRequest {
 pub struct StatusRecord {
     /// Position of the leader, in bytes.
     pub optime: u64,
+    /// Timeline of that position (ours); 0 when whoever wrote it did not tell.
+    #[serde(default, skip_serializing_if = "is_unknown")]
+    pub timeline: Timeline,
     /// How far each member was when the leader last heard of it (ours). Members' own records end with their agents.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub known: BTreeMap<MemberName, KnownPosition>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_unknown(timeline: &Timeline) -> bool {
+    *timeline == 0
 }
 
 /// How far a member was, when.

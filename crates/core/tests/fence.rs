@@ -10,7 +10,7 @@ use matriarch_core::decide::{
     Action, Ailment, ClusterView, Data, DataFacts, Decision, Doubt, Evidence, Job, LeaderKey, Lease, Memory, Millis,
     Observation, Pledging, Policy, Pulse, Purpose, Running, Server, Settings, Stance, Support, Synchronous, decide,
 };
-use matriarch_core::record::{Pledge, PreviousRule, SyncRecord, Versioned, key};
+use matriarch_core::record::{HistoryEntry, Pledge, PreviousRule, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
 use matriarch_core::transaction::{Compare, Txn, Write};
 use matriarch_core::{Incarnation, Lsn};
@@ -188,6 +188,47 @@ fn whoever_holds_what_a_new_leader_began_with_may_succeed_it() {
     assert_eq!(judge(None), "election_short", "nothing tells what b or a had acknowledged");
     assert_eq!(judge(Some((2, Lsn(501)))), "election_short");
     assert_eq!(judge(Some((2, Lsn(500)))), "takeover");
+}
+
+/// Asynchronous, a is gone and was last told at 2/1000; 100 bytes of lag are allowed and b has pledged at this position.
+fn behind(timeline: u32, lsn: u64) -> Decision {
+    let mut seen = observation("b", 0);
+    let view = seen.store.as_mut().unwrap();
+    view.leader = None;
+    view.members.remove(&name("a"));
+    view.members.remove(&name("c"));
+    view.history = vec![HistoryEntry(1, 700, String::new(), String::new(), String::new())];
+    (view.optime, view.optime_timeline) = (Lsn(1_000), 2);
+    seen.alive.remove(&name("a"));
+    seen.alive.remove(&name("c"));
+    pledged(&mut seen, "b", 70, false);
+    let pledge = seen.store.as_mut().unwrap().pledges.get_mut(&name("b")).unwrap();
+    (pledge.value.timeline, pledge.value.lsn) = (timeline, Lsn(lsn));
+    detached(&mut seen);
+    let Server::Running(running) = &mut seen.server else { panic!("it runs") };
+    (running.timeline, running.lsn) = (timeline, Lsn(lsn));
+    let memory = Memory { started: Some(0), leaderless_since: Some(NOW - 60_000), ..Memory::default() };
+    decide(&Policy { maximum_lag_on_failover: 100, ..policy("b") }, &memory, &seen)
+}
+
+#[test]
+fn an_asynchronous_takeover_keeps_to_the_lag_limit() {
+    for (timeline, lsn, allowed) in [
+        (2, 1_000, true),
+        (2, 900, true),
+        (2, 899, false),
+        // It never followed timeline 2, so that it holds nothing beyond 700 that anybody still has.
+        (1, 5_000, false),
+        // The position is of the time before a restore in place.
+        (3, 10, true),
+    ] {
+        let decision = behind(timeline, lsn);
+        let took = committed(&decision).is_some_and(|(purpose, _)| purpose == Purpose::Takeover);
+        assert_eq!(took, allowed, "{timeline}/{lsn}: {:?}", decision.why);
+        if !allowed {
+            assert!(decision.why.text.contains("maximum_lag_on_failover (100 bytes)"), "{:?}", decision.why);
+        }
+    }
 }
 
 #[test]

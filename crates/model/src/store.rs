@@ -55,6 +55,7 @@ impl Scene<'_> {
                 .collect(),
             history_revision: None,
             optime: Lsn::ZERO,
+            optime_timeline: 0,
             routers: Default::default(),
         }
     }

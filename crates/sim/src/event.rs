@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use matriarch_core::decide::{JobFailure, Purpose};
+use matriarch_core::lsn::{Lsn, Timeline};
 use matriarch_core::transaction::Txn;
 
 use crate::agent::Snapshot;
@@ -154,7 +155,7 @@ pub enum Ask {
         /// Key and value of the record.
         record: Option<(String, String)>,
         /// Position to note as the leader's.
-        optime: Option<u64>,
+        position: Option<(Timeline, Lsn)>,
     },
     /// End a lease.
     Revoke(LeaseId),

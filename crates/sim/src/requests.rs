@@ -7,6 +7,7 @@ use crate::event::{AgentEvent, Ask, Event, Request};
 use crate::node::NodeId;
 use crate::store::{Backup, LeaseId};
 use crate::world::World;
+use matriarch_core::lsn::{Lsn, Timeline};
 use matriarch_core::record::{StatusRecord, key};
 
 impl World {
@@ -42,8 +43,8 @@ impl World {
                 Some(AgentEvent::Answer(id, applied, self.store.view()))
             }
             Ask::Renew(lease) => Some(AgentEvent::Renewed(id, self.store.renew(lease, self.now))),
-            Ask::Announce { lease, record, optime } => {
-                self.announced(lease, record, optime);
+            Ask::Announce { lease, record, position } => {
+                self.announced(lease, record, position);
                 Some(AgentEvent::Announced(id))
             }
             Ask::Revoke(lease) => {
@@ -60,7 +61,7 @@ impl World {
         }
     }
 
-    fn announced(&mut self, lease: LeaseId, record: Option<(String, String)>, optime: Option<u64>) {
+    fn announced(&mut self, lease: LeaseId, record: Option<(String, String)>, position: Option<(Timeline, Lsn)>) {
         if !self.store.renew(lease, self.now) {
             self.store.grant(lease, MEMBER_TTL, self.now);
             self.watch_lease(lease);
@@ -70,9 +71,9 @@ impl World {
         {
             self.store.put(&key, value, Some(lease));
         }
-        if let Some(optime) = optime {
-            let text = serde_json::to_string(&StatusRecord { optime, ..StatusRecord::default() })
-                .expect("a number is plain data");
+        if let Some((timeline, position)) = position {
+            let status = StatusRecord { optime: position.0, timeline, ..StatusRecord::default() };
+            let text = serde_json::to_string(&status).expect("numbers are plain data");
             if self.store.value(key::STATUS) != Some(&text) {
                 self.store.put(key::STATUS, text, None);
             }

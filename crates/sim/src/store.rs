@@ -213,6 +213,7 @@ impl Store {
     fn read(&self) -> View {
         let leader = self.entries.get(key::LEADER);
         let failover = self.record(key::FAILOVER);
+        let status = self.record::<StatusRecord>(key::STATUS).map(|status| status.value).unwrap_or_default();
         let cluster = ClusterView {
             revision: self.revision,
             initialize: self
@@ -234,7 +235,8 @@ impl Store {
                 .filter_map(|id| Some((id.to_owned(), self.record(&key::router(id))?.value)))
                 .collect(),
             config_revision: self.entries.get(key::CONFIG).map(|entry| entry.revision),
-            optime: self.record::<StatusRecord>(key::STATUS).map_or(Lsn::ZERO, |status| Lsn(status.value.optime)),
+            optime: Lsn(status.optime),
+            optime_timeline: status.timeline,
         };
         View {
             cluster,

@@ -147,7 +147,11 @@ impl Shell {
             return;
         };
         self.published.optime = position;
-        let record = StatusRecord { optime: position, known: self.known_positions() };
+        let record = StatusRecord {
+            optime: position,
+            timeline: record.timeline.unwrap_or_default(),
+            known: self.known_positions(),
+        };
         let mut status = serde_json::to_value(record).expect("its keys are names");
         status[crate::view::SLOTS] = serde_json::json!(self.slot_positions());
         let status = status.to_string();

@@ -14,14 +14,35 @@ pub(super) struct Ballot<'a> {
     sync: &'a SyncRecord,
     /// Pledges against this epoch.
     pledges: BTreeMap<&'a MemberName, &'a Pledge>,
-    /// Under the empty rule: the least position a new leader must have.
-    least: Lsn,
+    /// Under the empty rule: by how many bytes a new leader may lag behind what was last told of the old one.
+    max_lag: u64,
     alive: &'a BTreeSet<MemberName>,
     /// The member that people want to lead, if it may.
     wanted: Option<&'a MemberName>,
 }
 
 type Position = (Timeline, Lsn);
+
+/// What a proof asks of a new leader.
+#[derive(Clone, Copy, Default)]
+struct Demand {
+    /// It holds this much.
+    position: Position,
+    /// It is within the lag limit.
+    within_lag: bool,
+}
+
+impl Demand {
+    fn and(self, other: Demand) -> Demand {
+        Demand { position: self.position.max(other.position), within_lag: self.within_lag || other.within_lag }
+    }
+}
+
+impl From<Position> for Demand {
+    fn from(position: Position) -> Self {
+        Demand { position, ..Demand::default() }
+    }
+}
 
 impl<'a> Ballot<'a> {
     pub fn new(
@@ -38,14 +59,7 @@ impl<'a> Ballot<'a> {
             .filter(|(_, pledge)| pledge.value.counts_against(sync.epoch))
             .map(|(name, pledge)| (name, &pledge.value))
             .collect();
-        Ballot {
-            view,
-            sync,
-            pledges,
-            least: Lsn(view.optime.0.saturating_sub(max_lag)),
-            alive,
-            wanted: requested.or(candidate),
-        }
+        Ballot { view, sync, pledges, max_lag, alive, wanted: requested.or(candidate) }
     }
 
     pub fn everybody_pledged(&self, alive: &BTreeSet<MemberName>) -> bool {
@@ -58,6 +72,24 @@ impl<'a> Ballot<'a> {
 
     pub fn fence_pledges(&self) -> usize {
         self.pledges.iter().filter(|(name, pledge)| self.sync.rule.has(name, &pledge.incarnation)).count()
+    }
+
+    /// Why nobody is known to hold everything acknowledged, in words.
+    pub fn shortage(&self) -> String {
+        if self.sync.rule.is_empty() && !self.sync.asks_those_before() {
+            let lags = self.pledges.iter().map(|(name, pledge)| format!("{name} lags by {} bytes", self.lag(pledge)));
+            let lags = lags.chain([self.missing()]).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ");
+            let (leader, limit) = (&self.sync.leader, self.max_lag);
+            return format!(
+                "nobody is within maximum_lag_on_failover ({limit} bytes) of {leader} as last told; {lags}"
+            );
+        }
+        format!(
+            "{} of {} pledges needed to be sure that nothing acknowledged is lost; {}",
+            self.fence_pledges(),
+            self.sync.rule.fence(),
+            self.missing()
+        )
     }
 
     /// Whose data would help, in words.
@@ -91,11 +123,11 @@ impl<'a> Ballot<'a> {
     fn best(&self, ignored: &BTreeSet<&MemberName>) -> Option<&'a MemberName> {
         let pledges: BTreeMap<&'a MemberName, &'a Pledge> =
             self.pledges.iter().filter(|(name, _)| !ignored.contains(*name)).map(|(name, p)| (*name, *p)).collect();
-        let least = self.least_position(&pledges)?;
+        let proofs = self.proofs(&pledges);
         pledges
             .iter()
             .filter(|(name, pledge)| {
-                (pledge.timeline, pledge.lsn) >= least
+                proofs.iter().any(|demand| self.meets(pledge, *demand))
                     && self.alive.contains(**name)
                     && self.view.members.get(**name).is_some_and(|member| member.may_lead())
             })
@@ -111,44 +143,62 @@ impl<'a> Ballot<'a> {
             .map(|(name, _)| *name)
     }
 
-    /// The least position that certainly holds everything acknowledged, if these pledges prove any.
-    fn least_position(&self, pledges: &BTreeMap<&MemberName, &Pledge>) -> Option<Position> {
+    fn meets(&self, pledge: &Pledge, demand: Demand) -> bool {
+        (pledge.timeline, pledge.lsn) >= demand.position && (!demand.within_lag || self.lag(pledge) <= self.max_lag)
+    }
+
+    /// By how many bytes a member is behind what was last told of the leader.
+    fn lag(&self, pledge: &Pledge) -> u64 {
+        let told = self.view.optime_timeline;
+        if told != 0 && pledge.timeline > told {
+            // The position is of a time before this timeline; it may even lie ahead, after a restore in place.
+            return 0;
+        }
+        // What a member has of a timeline that was left behind only counts up to where it was left.
+        let forks = self.view.history.iter().map(|entry| entry.fork());
+        let left = forks.filter(|(timeline, _)| (pledge.timeline..told).contains(timeline)).map(|(_, fork)| fork).min();
+        self.view.optime.0.saturating_sub(left.map_or(pledge.lsn, |fork| fork.min(pledge.lsn)).0)
+    }
+
+    /// What these pledges prove: whoever meets one of the demands certainly holds everything acknowledged.
+    fn proofs(&self, pledges: &BTreeMap<&MemberName, &Pledge>) -> Vec<Demand> {
         let position = |pledge: &Pledge| (pledge.timeline, pledge.lsn);
-        // Each proof stands alone, so the least demanding one counts: what the leader of the epoch itself holds is enough,
+        // Each proof stands alone: what the leader of the epoch itself holds is enough,
         let leader = pledges.get(&self.sync.leader).filter(|pledge| pledge.incarnation == self.sync.incarnation);
         // so is the shutdown checkpoint of a leader that stopped cleanly,
         let release = self.sync.released.as_ref();
         let shutdown = release.and_then(|release| Some(beyond(release.timeline, release.shutdown_checkpoint?)));
         // and so is what the voters hold, if enough of them pledged.
         let quorum = || {
-            let mut least = match self.sync.asks_those_before() {
-                true => (0, Lsn::ZERO),
-                false => self.quorum_position(&self.sync.rule, None, pledges)?,
+            let mut demand = match self.sync.asks_those_before() {
+                true => Demand::default(),
+                false => self.quorum_demand(&self.sync.rule, None, pledges)?,
             };
             if !self.sync.established {
                 for previous in &self.sync.previous {
-                    least = least.max(self.quorum_position(&previous.rule, Some(previous), pledges)?);
+                    demand = demand.and(self.quorum_demand(&previous.rule, Some(previous), pledges)?);
                 }
             }
-            Some(least)
+            Some(demand)
         };
-        leader.map(|pledge| position(pledge)).into_iter().chain(shutdown).chain(quorum()).min()
+        let single = leader.map(|pledge| position(pledge)).into_iter().chain(shutdown).map(Demand::from);
+        single.chain(quorum()).collect()
     }
 
     /// Greatest position among the pledged voters of a rule, if enough of them pledged. For an earlier rule its leader
     /// alone is enough, and so is the position that says when it ended.
-    fn quorum_position(
+    fn quorum_demand(
         &self,
         rule: &Rule,
         earlier: Option<&PreviousRule>,
         pledges: &BTreeMap<&MemberName, &Pledge>,
-    ) -> Option<Position> {
+    ) -> Option<Demand> {
         let earlier_leader = earlier.and_then(|previous| {
             pledges.get(&previous.leader).filter(|pledge| pledge.incarnation == previous.incarnation)
         });
         if rule.is_empty() {
             // Asynchronous: nothing was promised beyond the lag limit.
-            return Some(if earlier.is_some() { (0, Lsn::ZERO) } else { (0, self.least) });
+            return Some(Demand { within_lag: earlier.is_none(), ..Demand::default() });
         }
         let voters: Vec<Position> = pledges
             .iter()
@@ -160,7 +210,7 @@ impl<'a> Ballot<'a> {
         let shutdown =
             earlier.and_then(|previous| previous.shutdown).map(|(timeline, checkpoint)| beyond(timeline, checkpoint));
         let held = earlier.and_then(|previous| previous.held);
-        best.filter(|_| enough).into_iter().chain(shutdown).chain(held).min()
+        best.filter(|_| enough).into_iter().chain(shutdown).chain(held).min().map(Demand::from)
     }
 }
 

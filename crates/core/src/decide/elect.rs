@@ -209,12 +209,7 @@ impl Turn<'_> {
             if let Some(why) = self.accept_loss(view, sync, &ballot.missing()) {
                 return why;
             }
-            let text = format!(
-                "{vacancy}: {} of {} pledges needed to be sure that nothing acknowledged is lost; {}",
-                ballot.fence_pledges(),
-                sync.value.rule.fence(),
-                ballot.missing()
-            );
+            let text = format!("{vacancy}: {}", ballot.shortage());
             if self.obs.now >= since + MISSING_FOR {
                 return self.trouble("election_short", text);
             }

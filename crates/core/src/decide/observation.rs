@@ -115,6 +115,8 @@ pub struct ClusterView {
     pub history_revision: Option<u64>,
     /// `status`: the leader's last known position.
     pub optime: Lsn,
+    /// `status`: the timeline of that position; 0 when it is not told.
+    pub optime_timeline: Timeline,
     /// Revision of `config`.
     pub config_revision: Option<u64>,
     /// `routers/*`: those that are alive.

@@ -67,7 +67,11 @@ pub async fn take(args: TakeArgs, which: &Which, found: &Found, ui: &mut Ui) -> 
         let stored = lines.iter().map(|line| format!("{} stored in {}", units::bytes(line.stored), line.repository));
         let (size, count) = lines.first().map_or((0, 0), |line| (line.size, line.databases.len()));
         let stored = stored.collect::<Vec<_>>().join(", ");
-        let text = format!("Dump {name}: {count} databases, {}, {stored}", units::bytes(size));
+        let text = format!(
+            "Dump {name}: {count} {}, {}, {stored}",
+            if count == 1 { "database" } else { "databases" },
+            units::bytes(size)
+        );
         vec![Part::Line(Tone::Strong, text)]
     })
 }

@@ -83,14 +83,15 @@ impl World {
             None => self.unique(),
         };
         self.nodes[node].agent.member_lease = Some(lease);
-        let optime = self.nodes[node].pg.writable().then(|| self.nodes[node].wal().map(|wal| wal.end(wal.flushed).0));
-        let optime = optime.flatten().filter(|_| self.nodes[node].agent.lease.is_some());
+        let leads = self.nodes[node].pg.writable() && self.nodes[node].agent.lease.is_some();
+        let wal = self.nodes[node].wal().filter(|_| leads);
+        let position = wal.map(|wal| (wal.timeline(wal.flushed), wal.end(wal.flushed)));
         if text.is_some() {
             self.nodes[node].agent.announced = text;
         }
         let key = key::member(&self.nodes[node].name);
         let record = self.nodes[node].agent.announced.clone().map(|text| (key, text));
-        let request = self.request(node, Ask::Announce { lease, record, optime });
+        let request = self.request(node, Ask::Announce { lease, record, position });
         self.nodes[node].agent.announcing = Some(request);
     }
 
