@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use matriarch_core::decide::{Data, Finished, Job, Millis, Server};
@@ -64,6 +65,8 @@ pub struct Pg {
     pub looked: Millis,
     /// Bytes of the clone under way.
     pub progress: Arc<watch::Sender<CloneProgress>>,
+    /// The newest copy came from the archive and has not streamed yet.
+    pub unproved: Arc<AtomicBool>,
     postmaster: Option<Arc<Postmaster>>,
     sql: Option<Arc<Sql>>,
     busy: Option<(Job, JoinHandle<()>)>,
@@ -98,6 +101,7 @@ impl Pg {
             finished: None,
             looked: 0,
             progress: Arc::new(watch::channel(CloneProgress::default()).0),
+            unproved: Arc::default(),
             postmaster: None,
             sql: None,
             busy: None,
@@ -282,6 +286,9 @@ impl Pg {
                 self.settling.seen(sighting.begun);
                 self.looked = sighting.begun;
                 self.stream_problem = self.why_no_stream(&probe);
+                if probe.receiver.as_ref().is_some_and(|receiver| receiver.status == "streaming") {
+                    self.unproved.store(false, Ordering::Release);
+                }
                 self.server =
                     Server::Running(sighting::running(&probe, sighting.end, &self.upstreams, self.options.name()));
                 self.probe = Some(probe);
@@ -354,11 +361,10 @@ impl Pg {
         }
     }
 
-    /// Ends the making of a first data directory, which may be a restore that takes hours. What it leaves is swept at the next
-    /// try.
-    pub fn abandon_initdb(&mut self) {
-        if let Some((_, task)) = self.busy.take_if(|(job, _)| *job == Job::Initdb) {
-            tracing::warn!("the first data directory is not made: stopping");
+    /// Ends the making of a data directory, first or copied, which may take hours. What it leaves is swept at the next try.
+    pub fn abandon_making(&mut self) {
+        if let Some((job, task)) = self.busy.take_if(|(job, _)| matches!(job, Job::Initdb | Job::Clone)) {
+            tracing::warn!("{job:?} is given up: stopping");
             task.abort();
         }
     }

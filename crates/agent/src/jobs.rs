@@ -2,25 +2,26 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use matriarch_core::Timeline;
 use matriarch_core::decide::{Job, JobFailure};
 use matriarch_dcs::boot_clock_ms;
-use matriarch_postgres::clone::{CloneOptions, CloneProgress, OldData};
+use matriarch_postgres::clone::CloneProgress;
 use matriarch_postgres::control::{self, ControlError};
 use matriarch_postgres::postmaster::{StartAs, StartError};
 use matriarch_postgres::rewind::{RewindError, RewindOutcome};
 use matriarch_postgres::stop::{StopMode, StopReport};
 use matriarch_postgres::{
-    Instance, Postmaster, Settings, Source, Sql, bootstrap, clone, hba, history, postmaster, rewind, roles, stop,
+    Instance, Postmaster, Settings, Source, Sql, bootstrap, hba, history, postmaster, rewind, roles, stop,
 };
 use tokio::sync::watch;
 
 use crate::claim;
 use crate::conf_files::ConfFiles;
 use crate::guard::GuardState;
-use crate::{dumped, restored};
+use crate::{copy, dumped, from_backup, restored};
 
 /// How long a standby may take to become consistent, and a primary to recover, before the agent stops waiting. The
 /// server goes on; the agent then sees it become ready by itself.
@@ -60,6 +61,10 @@ pub struct JobContext {
     pub leader: Option<Source>,
     /// Whom to copy from: the leader, or a member that is there for it.
     pub clone_source: Option<Source>,
+    /// An archive to copy from instead.
+    pub from_backup: Option<Arc<from_backup::Order>>,
+    /// The newest copy came from the archive and has not streamed yet.
+    pub unproved: Arc<AtomicBool>,
     pub leader_timeline: Timeline,
     /// Our own timeline, and the one that is reserved for our promotion.
     pub timelines: Option<(Timeline, Timeline)>,
@@ -113,7 +118,7 @@ pub async fn perform(job: Job, context: JobContext) -> Done {
         Job::StopFast => stop_fast(&context).await,
         Job::StopImmediate => stop_immediate(&context).await,
         Job::Promote => promote(&context).await,
-        Job::Clone => clone_leader(&context).await,
+        Job::Clone => copy::copy(&context).await,
         Job::Rewind => rewind_to_leader(&context).await,
         Job::Restart => restart(&context).await,
         Job::Checkpoint => checkpoint(&context).await,
@@ -121,7 +126,7 @@ pub async fn perform(job: Job, context: JobContext) -> Done {
     }
 }
 
-fn failed(error: impl std::fmt::Display) -> JobFailure {
+pub(crate) fn failed(error: impl std::fmt::Display) -> JobFailure {
     JobFailure { message: error.to_string(), hopeless: false }
 }
 
@@ -327,17 +332,6 @@ async fn checkpoint(context: &JobContext) -> Done {
     Ok(JobReport::default())
 }
 
-async fn clone_leader(context: &JobContext) -> Done {
-    let Some(source) = &context.clone_source else { return Err(failed("there is no leader to copy from")) };
-    keep_wal(context).await?;
-    restored::clear_spaces(&context.instance.data_dir).map_err(failed)?;
-    let options = CloneOptions { old_data: OldData::KeepUntilDone, ..CloneOptions::default() };
-    clone::clone_from(&context.instance, source, &options, &context.progress).await.map_err(failed)?;
-    settle_wal(context).await;
-    claim::clear(&context.instance).map_err(failed)?;
-    Ok(JobReport::default())
-}
-
 async fn rewind_to_leader(context: &JobContext) -> Done {
     let Some(leader) = &context.leader else { return Err(failed("there is no leader to rewind to")) };
     keep_wal(context).await?;
@@ -357,7 +351,7 @@ async fn rewind_to_leader(context: &JobContext) -> Done {
 }
 
 /// What was not archived yet would go with the old history.
-async fn keep_wal(context: &JobContext) -> Result<(), JobFailure> {
+pub(crate) async fn keep_wal(context: &JobContext) -> Result<(), JobFailure> {
     if !context.keeps_wal {
         return Ok(());
     }
@@ -373,7 +367,7 @@ async fn keep_wal(context: &JobContext) -> Result<(), JobFailure> {
     }
 }
 
-async fn settle_wal(context: &JobContext) {
+pub(crate) async fn settle_wal(context: &JobContext) {
     if !context.keeps_wal {
         return;
     }

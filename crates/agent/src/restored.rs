@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use matriarch_archive::base::Summary;
@@ -21,13 +21,16 @@ use matriarch_postgres::{Instance, files, restored, volumes};
 use tokio::sync::oneshot;
 
 /// How long one call is repeated while a store does not answer; the whole is tried again anyway.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Beside files and WAL: the end of recovery.
 const SPARE: u64 = 64 << 20;
 /// Packs that are read at a time.
-const WORKERS: usize = 4;
+pub(crate) const WORKERS: usize = 4;
 /// How often it tells how far it is.
-const TELL: Duration = Duration::from_secs(30);
+pub(crate) const TELL: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether one that was given up has ended.
+const TURN_LOOK: Duration = Duration::from_millis(20);
 
 /// One at a time: what one that was given up still writes must not get into the next one's directory.
 static TURN: Mutex<()> = Mutex::new(());
@@ -108,6 +111,13 @@ where
     let thread = std::thread::Builder::new().name("restore".to_owned());
     thread.spawn(all).map_err(|error| format!("its thread cannot be started: {error}"))?;
     Ok(answer)
+}
+
+/// Waits until what was begun by [`apart`] and given up has ended. Not on a thread: an agent that stops would have to wait for it.
+pub(crate) async fn turn() {
+    while matches!(TURN.try_lock(), Err(TryLockError::WouldBlock)) {
+        tokio::time::sleep(TURN_LOOK).await;
+    }
 }
 
 async fn restore(instance: &Instance, order: &Order, log: &Path) -> Result<(), Failed> {

@@ -34,7 +34,7 @@ mod yaml;
 pub use address::{Address, BadAddress, Listen, PoolerAddress};
 pub use cron::{Cron, Zone};
 pub use dynamic::archive::{
-    Archive, ArchiveLocation, ArchiveRepository, Compression, CreateBy, Encryption, Retention, Schedule,
+    Archive, ArchiveLocation, ArchiveRepository, CloneMembers, Compression, CreateBy, Encryption, Retention, Schedule,
     ServerSideEncryption,
 };
 pub use dynamic::dumps::{DumpFormat, Dumps};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use matriarch_config::{
-    ArchiveLocation, ArchiveRepository, Compression, Crash, Document, DumpFormat, DynamicConfig, Retention,
-    ServerSideEncryption, Slot, SlotKind, SynchronousMode, to_yaml, validate,
+    Archive, ArchiveLocation, ArchiveRepository, CloneMembers, Compression, Crash, Document, DumpFormat, DynamicConfig,
+    Retention, ServerSideEncryption, Slot, SlotKind, SynchronousMode, to_yaml, validate,
 };
 use serde_json::{Value, json};
 
@@ -325,6 +325,15 @@ fn an_archive_is_understood() {
     assert_eq!((least.compression, least.tail), (Compression::Zstd(3), Duration::from_secs(1)));
     assert!(least.encryption.recipients.is_empty());
     assert_eq!((least.schedule, least.retention), (None, Retention::default()));
+    assert_eq!((least.clone, least.clone_max_age), (CloneMembers::Never, Duration::from_secs(8 * 86_400)));
+    // As a version without these keys has kept it.
+    let mut older = serde_json::to_value(&archive).unwrap();
+    older.as_object_mut().unwrap().retain(|key, _| !key.starts_with("clone"));
+    let older: Archive = serde_json::from_value(older).unwrap();
+    assert_eq!((older.clone, older.clone_max_age), (least.clone, least.clone_max_age));
+    let one = json!({"repositories": [{"location": "/a"}], "clone": "when_possible", "clone_max_age": "36h"});
+    let one = read(json!({ "archive": one })).archive.unwrap();
+    assert_eq!((one.clone, one.clone_max_age), (CloneMembers::WhenPossible, Duration::from_secs(36 * 3600)));
 }
 
 #[test]

@@ -1,13 +1,13 @@
-//! Copying a data directory from another member with pg_basebackup.
+//! Copying a data directory from another member with pg_basebackup, and putting a copy, from wherever, in its place.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use matriarch_core::Incarnation;
 use tokio::sync::watch;
 
 use crate::conf;
 use crate::conninfo::{self, Source};
-use crate::files::FileError;
+use crate::files::{self, FileError};
 use crate::incarnation;
 use crate::include;
 use crate::instance::{Instance, RunDirError};
@@ -155,15 +155,7 @@ pub async fn clone_from(
     options: &CloneOptions,
     progress: &watch::Sender<CloneProgress>,
 ) -> Result<Incarnation, CloneError> {
-    if let Some(pid) = process::tree_async(&instance.data_dir).await.first() {
-        return Err(CloneError::Running { dir: instance.data_dir.clone(), pid: *pid });
-    }
-    if let Some(owner) = &instance.owner {
-        owner::check_reachable(&instance.data_dir, owner)?;
-        owner::check_reachable(&instance.run_dir, owner)?;
-    }
-    instance.prepare_run_dir()?;
-    let dir = staging::begin(instance).await?;
+    let dir = begin(instance).await?;
     if options.old_data == OldData::RemoveFirst {
         staging::remove_current(instance).await?;
     }
@@ -192,6 +184,36 @@ pub async fn clone_from(
     finish(instance, source, dir).await
 }
 
+/// An empty directory beside the instance's, to build a copy in; what an earlier try left is ended and removed. PostgreSQL must not
+/// be running on the instance's own.
+pub async fn begin(instance: &Instance) -> Result<PathBuf, CloneError> {
+    if let Some(pid) = process::tree_async(&instance.data_dir).await.first() {
+        return Err(CloneError::Running { dir: instance.data_dir.clone(), pid: *pid });
+    }
+    if let Some(owner) = &instance.owner {
+        owner::check_reachable(&instance.data_dir, owner)?;
+        owner::check_reachable(&instance.run_dir, owner)?;
+    }
+    instance.prepare_run_dir()?;
+    Ok(staging::begin(instance).await?)
+}
+
+/// Puts the copy that was built in the directory of [`begin`] in the instance's place, as a standby with a new incarnation. Whatever
+/// was there is removed. Not to be dropped for another copy before it has returned.
+pub async fn place(instance: &Instance, dir: &Path) -> Result<Incarnation, CloneError> {
+    if !dir.join("postgresql.conf").exists() {
+        // Some keep it outside of the data directory, so that no backup has it.
+        instance.write_in(dir, "postgresql.conf", b"")?;
+    }
+    include::ensure_in(instance, dir)?;
+    files::remove_durably(&dir.join(conf::RECOVERY_SIGNAL))?;
+    instance.write_in(dir, conf::STANDBY_SIGNAL, b"")?;
+    let incarnation = incarnation::renew_in(instance, dir)?;
+    staging::replace(instance)?;
+    staging::sweep(instance).await?;
+    Ok(incarnation)
+}
+
 async fn finish(instance: &Instance, source: &Source, dir: PathBuf) -> Result<Incarnation, CloneError> {
     let found = std::fs::read_to_string(dir.join("PG_VERSION")).unwrap_or_default();
     let ours = instance.binaries.version().major;
@@ -200,12 +222,7 @@ async fn finish(instance: &Instance, source: &Source, dir: PathBuf) -> Result<In
         let found = found.trim().to_owned();
         return Err(CloneError::OtherMajor { source_address: address(source), found, ours });
     }
-    include::ensure_in(instance, &dir)?;
-    instance.write_in(&dir, conf::STANDBY_SIGNAL, b"")?;
-    let incarnation = incarnation::renew_in(instance, &dir)?;
-    staging::replace(instance)?;
-    staging::sweep(instance).await?;
-    Ok(incarnation)
+    place(instance, &dir).await
 }
 
 fn address(source: &Source) -> String {

@@ -24,6 +24,7 @@ pub mod history;
 pub mod incarnation;
 mod include;
 pub mod instance;
+pub mod leader;
 pub mod owner;
 pub mod pooler_role;
 pub mod postmaster;

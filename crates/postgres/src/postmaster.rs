@@ -328,7 +328,7 @@ impl Postmaster {
         }
     }
 
-    fn exited(&self, ended: Option<ExitStatus>) -> StartError {
+    pub(crate) fn exited(&self, ended: Option<ExitStatus>) -> StartError {
         let log = self.log.tail();
         StartError::Exited {
             dir: self.data_dir.clone(),

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
-use matriarch_core::{Incarnation, Lsn};
+use matriarch_core::{Incarnation, Lsn, Timeline};
 use tokio_postgres::Config;
 
 use crate::bootstrap::{self, InitdbError};
+use crate::control::{self, ClusterState, ControlError};
 use crate::dump::Access;
 use crate::files::{self, Context, FileError};
 use crate::instance::Instance;
 use crate::postmaster::StartError;
-use crate::process::KillError;
+use crate::process::{self, KillError};
 use crate::sql::{Sql, SqlError};
 use crate::staging::{self, StagingError};
 use crate::{incarnation, include, roles, scratch};
@@ -42,6 +43,17 @@ pub enum RestoredError {
     /// It does not say where recovery ended.
     #[error("PostgreSQL says '{0}' when asked where recovery ended")]
     Reached(String),
+    /// It ended, and not as one that has replayed what it was to.
+    #[error("recovery was to end at {until} and left the data directory {state}")]
+    Unfinished {
+        /// Where it was to end.
+        until: String,
+        /// State of the data directory.
+        state: String,
+    },
+    /// The control file.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// It could not be stopped.
     #[error(transparent)]
     Stop(#[from] KillError),
@@ -75,6 +87,50 @@ pub async fn recover(
     drop(sql);
     server.stop(STOP).await?;
     Ok(reached)
+}
+
+/// Writes a file at the top of a directory that is being built, for the instance's owner.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write(instance: &Instance, dir: &Path, name: &str, content: &[u8]) -> Result<(), FileError> {
+    instance.write_in(dir, name, content).map(drop)
+}
+
+/// Starts PostgreSQL there by itself until it has replayed the WAL in the directory up to the first record at or after `until`
+/// (without one: until the data is consistent), and has ended as a standby does that is stopped. It does not promote.
+///
+/// # Errors
+/// When recovery ends before that, with its last messages.
+pub async fn replay(
+    instance: &Instance,
+    dir: &Path,
+    until: Option<Lsn>,
+    timeline: Timeline,
+    log: &Path,
+) -> Result<(), RestoredError> {
+    let (timeline, position) = (timeline.to_string(), until.map(|lsn| lsn.to_string()));
+    let target = match &position {
+        Some(position) => ("recovery_target_lsn", position.as_str()),
+        None => ("recovery_target", "immediate"),
+    };
+    let settings = [
+        // What is not found by it is looked for in pg_wal.
+        ("restore_command", "false"),
+        ("recovery_target_timeline", timeline.as_str()),
+        ("recovery_target_action", "shutdown"),
+        target,
+    ];
+    let alone = alone(instance, dir);
+    let server = scratch::start(&alone, &settings, log).await?;
+    server.ended().await?;
+    process::kill_tree_async(dir, STOP).await?;
+    let state = control::read(&alone).await?.state;
+    if state != ClusterState::ShutDownInRecovery {
+        let until = position.unwrap_or_else(|| "its first consistent moment".to_owned());
+        return Err(RestoredError::Unfinished { until, state: format!("{state:?}") });
+    }
+    Ok(())
 }
 
 /// Starts PostgreSQL there by itself with these settings, lets `work` fill it, gives our roles the passwords of the configuration,

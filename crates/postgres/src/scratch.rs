@@ -103,6 +103,17 @@ impl Scratch {
         }
     }
 
+    /// Waits until it ends by itself, as it does at a recovery target whose action is to shut down.
+    ///
+    /// # Errors
+    /// When that is not a good end, with its last messages.
+    pub async fn ended(&self) -> Result<(), StartError> {
+        match self.postmaster.wait_exit().await {
+            Some(status) if status.success() => Ok(()),
+            ended => Err(self.postmaster.exited(ended)),
+        }
+    }
+
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
         self.postmaster.log_tail()

@@ -59,6 +59,8 @@ fn context(instance: &Arc<Instance>, guard: Option<watch::Receiver<GuardState>>)
         dump: None,
         leader: None,
         clone_source: None,
+        from_backup: None,
+        unproved: Arc::default(),
         leader_timeline: 1,
         timelines: None,
         postmaster: None,

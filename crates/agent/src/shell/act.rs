@@ -48,6 +48,10 @@ impl Shell {
             tracing::debug!("{job:?} waits for the guard");
             return;
         }
+        if job == Job::Initdb && self.founding_waits() {
+            tracing::debug!("{job:?} waits: it has failed before");
+            return;
+        }
         if job == Job::Promote && self.configuring {
             tracing::debug!("{job:?} waits until the settings that are under way are loaded");
             return;
@@ -126,7 +130,7 @@ impl Shell {
             Request::Blow(body) => self.strike(body, reply),
             Request::Stop => {
                 self.stopping = true;
-                self.pg.abandon_initdb();
+                self.pg.abandon_making();
                 reply.done(None, "stopping");
             }
         }

@@ -6,9 +6,13 @@ use matriarch_core::decide::{Millis, Server};
 use matriarch_dcs::boot_clock_ms;
 
 use super::Shell;
+use crate::restored;
 
 /// How long an agent looks for a moment to make way, in milliseconds.
 pub(super) const MAKE_WAY: Millis = 60_000;
+
+/// For a restore that is given up.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// Why an agent's loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +53,9 @@ impl Shell {
         for held in [self.storage.leader.take(), self.storage.member.take()].into_iter().flatten() {
             let _ = tokio::time::timeout(Duration::from_secs(2), store.revoke(held.id)).await;
         }
+        // What is given up ends the PostgreSQL that it runs beside the data.
+        self.in_place = super::in_place::Work::default();
+        let _ = tokio::time::timeout(GIVEN_UP, restored::turn()).await;
         // Others have nothing to wait for any more.
         self.finish_archive().await;
         tracing::info!("stopped");

@@ -39,6 +39,7 @@ impl Shell {
                 if matches!(job, Job::Clone) && failure.is_none() {
                     self.reinit = false;
                 }
+                self.note_founding(&job, failure.as_ref());
                 if job == Job::Restart {
                     self.restart_ended(failure.map(|failure| failure.message));
                 }
@@ -77,7 +78,7 @@ impl Shell {
                     tracing::info!("asked to stop");
                 }
                 self.stopping = true;
-                self.pg.abandon_initdb();
+                self.pg.abandon_making();
             }
         }
         true

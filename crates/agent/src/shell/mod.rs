@@ -9,6 +9,7 @@ mod blow;
 mod chores;
 mod ending;
 mod events;
+mod founding;
 mod guard;
 mod heartbeat;
 mod in_place;
@@ -110,6 +111,7 @@ pub struct Shell {
     /// Asked to make way, until then at the latest.
     upgrading: Option<Millis>,
     reinit: bool,
+    founding: founding::Founding,
     last_why: &'static str,
     /// Nobody comes in through the Unix socket without a password.
     socket_is_safe: bool,
@@ -184,6 +186,7 @@ impl Shell {
             stopping: false,
             upgrading: None,
             reinit: false,
+            founding: founding::Founding::default(),
             last_why: "",
             socket_is_safe: false,
             wish: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use matriarch_config::LocalConfig;
+use matriarch_config::{CloneMembers, LocalConfig};
 use matriarch_core::MemberName;
 use matriarch_core::decide::{Job, Phase, Server, Settings};
 use matriarch_core::record::MemberRecord;
@@ -13,6 +13,7 @@ use matriarch_postgres::{Source, hba};
 
 use super::Shell;
 use crate::event::Event;
+use crate::from_backup;
 use crate::jobs::JobContext;
 
 /// Longer than any stop takes.
@@ -45,6 +46,8 @@ impl Shell {
             dump: self.options.dump.clone(),
             leader: leader.and_then(|name| self.source(name, &self.options.rewind_libpq)),
             clone_source: self.clone_source().and_then(|name| self.source(name, &self.options.libpq)),
+            from_backup: self.backup_order().map(Arc::new),
+            unproved: self.pg.unproved.clone(),
             leader_timeline,
             timelines: self
                 .pg
@@ -113,6 +116,19 @@ impl Shell {
             *name != self.options.name() && record.tag("clonefrom") && record.follows()
         };
         members.filter(|_| !failed).find(serves).map(|(name, _)| name).or(Some(leader))
+    }
+
+    /// The archive that spares the leader.
+    fn backup_order(&self) -> Option<from_backup::Order> {
+        let section = self.config.archive.clone().filter(|archive| archive.clone == CloneMembers::WhenPossible)?;
+        let leader = self.leader_name()?;
+        Some(from_backup::Order {
+            section,
+            scope: self.options.scope.clone(),
+            system: self.reading.as_ref()?.view.initialize.as_ref()?.value.clone(),
+            leader: self.source(leader, &self.options.rewind_libpq)?,
+            stream: self.source(leader, &self.options.libpq)?,
+        })
     }
 
     pub(super) fn hba_rules(&self) -> hba::Rules {

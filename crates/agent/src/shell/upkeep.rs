@@ -82,6 +82,7 @@ impl Shell {
             .or_else(archiver)
             .or_else(|| self.chores_problem())
             .or_else(|| self.in_place_problem())
+            .or_else(|| self.founding_problem())
             .or_else(stream)
             .or_else(|| self.pooler_role_problem())
             .or_else(|| certificates::problem(&self.certificates()))

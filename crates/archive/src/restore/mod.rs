@@ -16,7 +16,7 @@ pub use choose::choose;
 pub use history::{BadHistory, History, Switch};
 pub use holder::{Held, Holder};
 pub use plan::{FromTail, Plan, Wanted, Window, plan, window};
-pub use settings::AtTarget;
+pub use settings::{AtTarget, without_ours};
 pub(crate) use write::Tree;
 
 pub use matriarch_config::{RestoreTarget as Target, moment};

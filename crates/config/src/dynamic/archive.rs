@@ -38,6 +38,29 @@ pub struct Archive {
     pub retention: Retention,
     /// When databases are dumped; never without it.
     pub dumps: Option<Dumps>,
+    /// Whether members are made from a backup.
+    #[serde(default)]
+    pub clone: CloneMembers,
+    /// An older backup is none for that.
+    #[serde(default = "clone_max_age", with = "as_seconds")]
+    pub clone_max_age: Duration,
+}
+
+/// Whether a member's data comes from the archive or from another member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloneMembers {
+    /// From another member.
+    #[default]
+    Never,
+    /// From the newest backup that serves; from another member when none does.
+    WhenPossible,
+}
+
+const CLONE_MAX_AGE: u64 = 8 * 86_400;
+
+fn clone_max_age() -> Duration {
+    Duration::from_secs(CLONE_MAX_AGE)
 }
 
 /// When backups are taken.
@@ -257,6 +280,21 @@ pub(crate) const ARCHIVE: &[Key] = &[
          near the primary if there is one. Left out: never.",
     )
     .default("null"),
+    key(
+        "clone",
+        Kind::Choice(&["never", "when_possible"]),
+        "Where the data of a new, rebuilt or reinitialized member comes from. `never`: from the leader, or from a member tagged `clonefrom`, by \
+         pg_basebackup. `when_possible`: from the newest backup in a repository, and the WAL after it up to where the leader can \
+         stream, so that the leader's disks and network are spared; from the leader when the archive does not serve (the log says why). \
+         With `encryption.recipients` that needs `encryption.identity_file` on the new member's host.",
+    )
+    .default("\"never\""),
+    key(
+        "clone_max_age",
+        Kind::Seconds { min: 60.0, max: LONGEST_WINDOW },
+        "With `clone: when_possible`: a backup that ended longer ago is not used, since there is much WAL to replay after it.",
+    )
+    .default("\"8d\""),
 ];
 
 const SCHEDULE: &[Key] = &[

@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod clones;
 mod destroyed;
 mod dumps;
 
