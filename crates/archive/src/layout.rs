@@ -125,7 +125,8 @@ impl Place {
     }
 }
 
-fn checked(what: &'static str, name: &str) -> Result<String, BadName> {
+/// The name, if it can stand in a path.
+pub(crate) fn checked(what: &'static str, name: &str) -> Result<String, BadName> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let fits = (1..=100).contains(&name.len()) && name.bytes().all(plain) && name.as_bytes()[0].is_ascii_alphanumeric();
     if fits { Ok(name.to_owned()) } else { Err(BadName { what, name: name.to_owned() }) }

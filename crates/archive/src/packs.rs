@@ -1,6 +1,8 @@
 //! Reading the packs of a base backup, its own and those of earlier backups that it builds upon: every frame verified,
 //! several packs at a time.
 
+pub mod in_order;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
@@ -187,23 +189,34 @@ fn unpack<S: Sink>(
     while let Some((bytes, frames)) = groups.blocking_recv() {
         let start = frames.first().map_or(0, |frame| frame.at);
         for frame in frames {
-            content.clear();
             let at = (frame.at - start) as usize;
-            let whole = match reader.frame(&bytes[at..], frame.index, &mut content) {
-                Err(error) => Err(archive.error(name, error)),
-                Ok(_) if !frame.fits(&content) => {
-                    let why = format!("frame {} does not hold what the manifest says", frame.index);
-                    Err(archive.repository().corrupt(name, why))
-                }
-                Ok(_) => Ok(()),
-            };
-            match whole {
+            match open(archive, name, &mut reader, &frame, &bytes[at..], &mut content) {
                 Ok(()) => sink.content(&frame, &content)?,
                 Err(error) => sink.lost(std::slice::from_ref(&frame), error)?,
             }
         }
     }
     Ok(())
+}
+
+/// The content of the frame at the beginning of `bytes`, which must be what the manifest says.
+fn open(
+    archive: &Archive,
+    name: &str,
+    reader: &mut Reader,
+    frame: &Frame,
+    bytes: &[u8],
+    content: &mut Vec<u8>,
+) -> Result<(), RepositoryError> {
+    content.clear();
+    match reader.frame(bytes, frame.index, content) {
+        Err(error) => Err(archive.error(name, error)),
+        Ok(_) if !frame.fits(content) => {
+            let why = format!("frame {} does not hold what the manifest says", frame.index);
+            Err(archive.repository().corrupt(name, why))
+        }
+        Ok(_) => Ok(()),
+    }
 }
 
 impl Frame {

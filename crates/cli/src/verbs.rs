@@ -73,8 +73,8 @@ pub enum Verb {
     /// Dynamic configuration of the cluster
     #[command(subcommand)]
     Config(ConfigVerb),
-    /// Repositories for WAL and backups
-    #[command(subcommand)]
+    /// `archive`; whoever knows repositories as well adds what needs them, and the words to it.
+    #[command(skip)]
     Archive(ArchiveVerb),
     /// Open psql on the primary
     #[command(

@@ -125,8 +125,21 @@ enum Mode {
         /// Where it is to be (%p)
         to: PathBuf,
     },
+    /// Repositories for WAL and backups
+    #[command(subcommand)]
+    Archive(ArchiveMode),
     #[command(flatten)]
     Cluster(Verb),
+}
+
+/// `archive`: what the agents answer, and what this program does with repositories itself.
+#[derive(Debug, Subcommand)]
+enum ArchiveMode {
+    #[command(flatten)]
+    Cluster(ArchiveVerb),
+    /// Write a backup and its WAL in another tool's form
+    #[command(subcommand)]
+    Export(backup::ExportVerb),
 }
 
 fn main() -> ExitCode {
@@ -202,23 +215,28 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let mut ui = Ui::terminal(cli.output.output);
             drill::run(drill, &cli.which, &mut ui).await
         }),
-        Mode::Cluster(Verb::Archive(ArchiveVerb::Check(ArchiveCheckArgs { identity: Some(identity) }))) => {
-            block_on(async move {
-                let mut ui = Ui::terminal(cli.output.output);
-                backup::prove_keys(identity, &cli.which, &mut ui).await
-            })
-        }
+        Mode::Archive(mode) => block_on(async move {
+            let mut ui = Ui::terminal(cli.output.output);
+            match mode {
+                ArchiveMode::Export(verb) => backup::export(verb, &cli.which, &mut ui).await,
+                ArchiveMode::Cluster(ArchiveVerb::Check(ArchiveCheckArgs { identity: Some(identity) })) => {
+                    backup::prove_keys(identity, &cli.which, &mut ui).await
+                }
+                ArchiveMode::Cluster(verb) => ask(Verb::Archive(verb), &cli.which, &mut ui).await,
+            }
+        }),
         Mode::Cluster(verb) => block_on(async move {
             let mut ui = Ui::terminal(cli.output.output);
-            let needs_cluster = !matches!(&verb, Verb::Config(matriarch_cli::ConfigVerb::Check(_)));
-            let target = if needs_cluster {
-                cluster::find(&cli.which).await?.target()
-            } else {
-                matriarch_cli::Target::default()
-            };
-            matriarch_cli::run(verb, &target, &mut ui).await
+            ask(verb, &cli.which, &mut ui).await
         }),
     }
+}
+
+/// What the agents of a cluster are asked.
+async fn ask(verb: Verb, which: &cluster::Which, ui: &mut Ui) -> anyhow::Result<()> {
+    let needs_cluster = !matches!(&verb, Verb::Config(matriarch_cli::ConfigVerb::Check(_)));
+    let target = if needs_cluster { cluster::find(which).await?.target() } else { matriarch_cli::Target::default() };
+    matriarch_cli::run(verb, &target, ui).await
 }
 
 /// One thread is enough for everything here, and keeps an idle agent small.

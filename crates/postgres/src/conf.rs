@@ -272,8 +272,9 @@ const PLACED: [&str; 17] = [
 ];
 
 /// The text of `matriarch.conf` for a copy of the data in another directory that somebody starts by hand: it neither listens where
-/// the member does, nor waits for voters, nor archives in its name. An agent that takes the directory over writes the file anew.
-pub fn elsewhere(text: &str, data_dir: &Path) -> String {
+/// the member does, nor waits for voters, nor archives in its name. Where that directory will be may not be known: then PostgreSQL's own
+/// `pg_hba.conf` holds. An agent that takes the directory over writes the file anew.
+pub fn elsewhere(text: &str, data_dir: Option<&Path>) -> String {
     let mut kept = String::new();
     for line in text.lines() {
         let name = line.split('=').next().unwrap_or_default().trim();
@@ -283,7 +284,8 @@ pub fn elsewhere(text: &str, data_dir: &Path) -> String {
             _ => None,
         };
         if let Some(file) = file {
-            kept.push_str(&format!("{name} = {}\n", quote(&data_dir.join(file).to_string_lossy())));
+            let place = data_dir.map(|data_dir| quote(&data_dir.join(file).to_string_lossy()));
+            kept.extend(place.map(|place| format!("{name} = {place}\n")));
         } else if !PLACED.contains(&name) {
             kept.push_str(line);
             kept.push('\n');
@@ -387,7 +389,9 @@ mod tests {
                     hba_file = '/old/matriarch_hba.conf'\nsynchronous_standby_names = 'ANY 1 (\"b\")'\narchive_mode = 'on'\n";
         let expected = "# ours\nmax_connections = '100'\nssl_min_protocol_version = 'TLSv1.3'\n\
                         hba_file = '/it''s/matriarch_hba.conf'\n";
-        assert_eq!(elsewhere(text, Path::new("/it's")), expected);
+        assert_eq!(elsewhere(text, Some(Path::new("/it's"))), expected);
+        let expected = "# ours\nmax_connections = '100'\nssl_min_protocol_version = 'TLSv1.3'\n";
+        assert_eq!(elsewhere(text, None), expected);
     }
 
     #[test]

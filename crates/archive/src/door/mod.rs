@@ -2,7 +2,7 @@
 //!
 //! A [`Foreign`] says where one is; [`Door::open`] opens it for WAL, which is all that a `restore_command` needs, and
 //! [`Door::survey`] looks at its backups, so that [`crate::restore::plan`] can choose and [`crate::restore::restore_from`]
-//! restore. Nothing is ever written there. Each tool has a folder of its own; what they share is how objects are streamed
+//! restore. Only [`crate::export`] writes there. Each tool has a folder of its own; what they share is how objects are streamed
 //! and unpacked.
 
 mod barman;
@@ -11,7 +11,7 @@ mod pgbackrest;
 mod shelf;
 mod stock;
 mod stream;
-mod tar;
+pub(crate) mod tar;
 mod tars;
 mod walg;
 
@@ -33,6 +33,9 @@ use crate::repository::{Repository, RepositoryError, Settings};
 use crate::restore::RestoreError;
 use crate::wal::{self, FetchError, Segment, WalName};
 use barman::Server;
+pub(crate) use barman::{Info, Outlet};
+#[cfg(test)]
+pub(crate) use codec::Codec;
 use pgbackrest::Stanza;
 use shelf::Shelf;
 use walg::Storage;

@@ -8,7 +8,7 @@ use crate::base::Summary;
 use crate::progress::Progress;
 use crate::repository::RepositoryError;
 use crate::restore::{self, Last, Plan, RestoreError, Tree, Wanted};
-use crate::wal::WalName;
+use crate::wal::{self, WalName};
 
 /// A door whose backups are known.
 #[derive(Debug)]
@@ -37,10 +37,7 @@ impl Stock {
                     let segment_size = content.len() as u64;
                     let mut backups: Vec<Summary> = known.into_iter().map(|one| one.summary).collect();
                     // What old versions do not tell, the header of a segment does.
-                    let system = content
-                        .get(24..)
-                        .and_then(|rest| rest.first_chunk::<8>())
-                        .map(|bytes| u64::from_le_bytes(*bytes));
+                    let system = wal::system_of(&content);
                     for summary in backups.iter_mut().filter(|summary| summary.system_identifier.is_empty()) {
                         summary.system_identifier = system.unwrap_or_default().to_string();
                     }

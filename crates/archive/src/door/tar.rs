@@ -1,6 +1,8 @@
 //! Reading a tar from a stream: ustar, GNU's long names and sizes, and POSIX extended headers, as Go and Python write them. One that
 //! ends without the mark of its end was cut off.
 
+pub mod write;
+
 use std::io::Read;
 
 use super::Unfit;

@@ -12,6 +12,7 @@ mod plan;
 mod settings;
 mod write;
 
+pub(crate) use chain::from_tail;
 pub use choose::choose;
 pub use history::{BadHistory, History, Switch};
 pub use holder::{Held, Holder};

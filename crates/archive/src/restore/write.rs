@@ -175,7 +175,7 @@ impl Tree {
             Err(error) => Err(RestoreError::write(&path)(error)),
             Ok(text) => {
                 let data = std::path::absolute(&self.data).map_err(RestoreError::write(&self.data))?;
-                self.place(conf::FILE, conf::elsewhere(&text, &data).as_bytes())
+                self.place(conf::FILE, conf::elsewhere(&text, Some(&data)).as_bytes())
             }
         }
     }

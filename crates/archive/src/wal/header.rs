@@ -87,6 +87,11 @@ pub fn check(bytes: &[u8], segment: Segment, system_identifier: u64, size: u64) 
     Ok(())
 }
 
+/// The database system that a segment says it is of.
+pub fn system_of(bytes: &[u8]) -> Option<u64> {
+    bytes.get(24..)?.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,6 @@ pub(crate) mod records;
 pub use fetch::{FetchError, content, fetch};
 pub(crate) use fetch::{read, write};
 pub use header::BadSegment;
-pub(crate) use header::check as check_segment;
+pub(crate) use header::{check as check_segment, system_of};
 pub use name::{BadWalName, Segment, WalName};
 pub use push::{PushError, push};

@@ -6,6 +6,7 @@ use matriarch_archive::archive::ArchiveError;
 use matriarch_archive::base::BackupError;
 use matriarch_archive::configured::ConfiguredError;
 use matriarch_archive::dump::DumpError;
+use matriarch_archive::export::ExportError;
 use matriarch_archive::repository::RepositoryError;
 use matriarch_archive::restore::RestoreError;
 use matriarch_archive::retention::RetentionError;
@@ -82,6 +83,18 @@ impl Code for RestoreError {
             RestoreError::Write { .. } => code::IO,
             RestoreError::Worker(_) => code::SOFTWARE,
             _ => code::DATA,
+        }
+    }
+}
+
+impl Code for ExportError {
+    fn code(&self) -> u8 {
+        match self {
+            ExportError::Restore(error) => error.code(),
+            ExportError::Repository(error) => error.code(),
+            ExportError::Name(_) => code::USAGE,
+            ExportError::Taken { .. } | ExportError::Foreign { .. } | ExportError::Differs { .. } => code::DATA,
+            ExportError::Worker(_) | ExportError::Ended => code::SOFTWARE,
         }
     }
 }

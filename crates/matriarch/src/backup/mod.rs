@@ -2,6 +2,7 @@
 
 pub mod archives;
 mod care;
+mod export;
 pub mod fail;
 mod fetch;
 mod in_place;
@@ -20,6 +21,7 @@ use matriarch_archive::restore::moment;
 use matriarch_cli::Ui;
 
 pub use archives::WhereArgs;
+pub use export::{ExportVerb, export};
 pub use fetch::{FetchArgs, fetch};
 pub use keys::prove_keys;
 pub use restore::door::FromArgs;

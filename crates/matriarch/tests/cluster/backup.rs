@@ -96,7 +96,12 @@ impl Site {
         let (path, space) = (data.display().to_string(), format!("space={}-space", data.display()));
         let words: Vec<&str> = ["restore", &path, "--tablespace", &space].iter().chain(options).copied().collect();
         self.run(&words).await.ok();
-        let server = Server::of(&self.installation, &data, "").await.unwrap();
+        self.rows_in(&data).await
+    }
+
+    /// Starts a restored directory.
+    async fn rows_in(&self, data: &Path) -> i64 {
+        let server = Server::of(&self.installation, data, "").await.unwrap();
         let client = connect(&server).await;
         while client.query_one("select pg_is_in_recovery()", &[]).await.unwrap().get(0) {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -172,8 +177,39 @@ async fn backup_destroy_restore() {
     assert!(origin.contains("parent"), "{origin}");
 
     practised(&site, &second, &time).await;
+    leaving(&site, &second).await;
     refusals(&site, &first, &second, &time).await;
     keeping(&site, &first, &second).await;
+}
+
+/// In Barman's form, and back from there as whatever Barman has made.
+async fn leaving(site: &Site, newest: &str) {
+    let place = site.dir.create("barman");
+    let location = place.display().to_string();
+    let export = async |options: &[&str]| {
+        let words = ["archive", "export", "barman", &location].iter().chain(options).copied().collect::<Vec<_>>();
+        site.run(&words).await
+    };
+    let dry = export(&["--wal", "--dry-run", "-o", "json"]).await.json();
+    assert_eq!((dry["backup"].as_str(), dry["server"].as_str()), (Some(newest), Some("main")), "{dry}");
+    assert!(dry["segments"].as_u64() >= Some(1) && dry["written"].is_null() && dry["decrypted"] == true, "{dry}");
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0, "a dry run writes nothing");
+    let other = site.dir.join("other.txt").display().to_string();
+    export(&["--identity", &other]).await.refused_naming(code::PERMISSION, &["cannot be opened"]);
+    export(&["--server", "a/b"]).await.refused_naming(code::USAGE, &["'a/b'", "a server"]);
+    export(&["--backup", "none"]).await.refused_naming(code::DATA, &["no backup 'none'", newest]);
+    let told = export(&["--wal"]).await;
+    assert!(told.ok().contains("exported as") && told.ok().contains("not there: let the store"), "{told}");
+    export(&["--wal"]).await.refused_naming(code::DATA, &["already holds", newest, "--server"]);
+
+    let back = site.dir.join("back");
+    let (data, space) = (back.display().to_string(), format!("space={}-space", back.display()));
+    let from = format!("barman:{location}");
+    let words = ["restore", &data, "--from", &from, "--tablespace", &space, "--place-wal"];
+    verb::run(site.dir.path(), site.dir.path(), &words, &[]).await.ok();
+    assert_eq!(site.rows_in(&back).await, 40);
+    let lost = ["restore", &data, "--endpoint", "http://127.0.0.1:1"];
+    verb::run(site.dir.path(), site.dir.path(), &lost, &[]).await.refused_naming(code::USAGE, &["--from"]);
 }
 
 /// Restores in a place of its own that are asked and go away again.

@@ -7,6 +7,7 @@ use matriarch_core::{Lsn, Timeline};
 
 use crate::base::{Summary, Tablespace};
 use crate::door::shelf::Known;
+use crate::wal::Segment;
 
 /// A backup, complete or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,59 @@ impl Info {
     pub fn label(&self) -> String {
         let text = self.of("backup_label").unwrap_or_default();
         literal(text).map_or_else(|| text.to_owned(), |(text, _)| text)
+    }
+
+    /// The database system, which old versions do not tell.
+    pub fn system_identifier(&self) -> Option<&str> {
+        self.of("systemid")
+    }
+
+    /// The name that it has beside its identifier, if any.
+    pub fn name(&self) -> Option<&str> {
+        self.of("backup_name")
+    }
+
+    /// A backup of ours, as Barman describes its own; `server` is its name there. Only keys that Debian's version knows: it
+    /// refuses a file with others.
+    pub fn of_ours(summary: &Summary, server: &str, segment_size: u64) -> Info {
+        let time = |time: Timestamp| time.strftime("%Y-%m-%d %H:%M:%S.%6f+00:00").to_string();
+        let offset = |lsn: Lsn| (lsn.0 % segment_size).to_string();
+        let spaces = |space: &Tablespace| format!("({}, {}, {})", quoted(&space.name), space.oid, quoted(&space.path));
+        let spaces: Vec<String> = summary.tablespaces.iter().map(spaces).collect();
+        let (start, stop) = (summary.start_lsn, summary.stop_lsn);
+        let none = ["compression", "config_file", "copy_stats", "deduplicated_size", "error", "hba_file", "ident_file"];
+        let none = none.into_iter().chain(["included_files", "mode", "pgdata"]).map(|key| (key, "None".to_owned()));
+        let told = [
+            ("backup_label", quoted(&summary.backup_label)),
+            ("backup_name", summary.backup.clone()),
+            ("begin_offset", offset(start)),
+            ("begin_time", time(summary.start_time)),
+            ("begin_wal", Segment::at(summary.timeline, start, segment_size).to_string()),
+            ("begin_xlog", start.to_string()),
+            ("end_offset", offset(stop)),
+            ("end_time", time(summary.stop_time)),
+            ("end_wal", Segment::before(summary.timeline, stop, segment_size).to_string()),
+            ("end_xlog", stop.to_string()),
+            ("server_name", server.to_owned()),
+            ("size", summary.size.to_string()),
+            ("status", "DONE".to_owned()),
+            ("systemid", summary.system_identifier.clone()),
+            ("tablespaces", if spaces.is_empty() { "None".to_owned() } else { format!("[{}]", spaces.join(", ")) }),
+            ("timeline", summary.timeline.to_string()),
+            ("version", (summary.major * 10_000).to_string()),
+            ("xlog_segment_size", segment_size.to_string()),
+        ];
+        Info { values: none.chain(told).map(|(key, value)| (key.to_owned(), value)).collect() }
+    }
+
+    /// The name that Barman gives to a backup of that moment.
+    pub fn id(summary: &Summary) -> String {
+        summary.start_time.strftime("%Y%m%dT%H%M%S").to_string()
+    }
+
+    /// The lines, sorted as Barman sorts them.
+    pub fn to_text(&self) -> String {
+        self.values.iter().map(|(key, value)| format!("{key}={value}\n")).collect()
     }
 
     /// What is told of it; `stored`: bytes of its objects.
@@ -130,6 +184,22 @@ fn literal(text: &str) -> Option<(String, &str)> {
     None
 }
 
+/// A text as Python reads it.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("'");
+    for letter in text.chars() {
+        match letter {
+            '\'' => quoted.push_str("\\'"),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            letter if letter.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            letter => quoted.push(letter),
+        }
+    }
+    quoted.push('\'');
+    quoted
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +222,26 @@ mod tests {
         let spaces: Vec<(u32, &str, &str)> =
             summary.tablespaces.iter().map(|space| (space.oid, &*space.name, &*space.path)).collect();
         assert_eq!(spaces, [(16384, "ts1", "/srv/ts1"), (16385, "it's", "/srv/ä")]);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let info = Info::parse(INFO).unwrap();
+        let Known { summary, .. } = info.known("20261121T104914Z-3f2a", 5).unwrap();
+        let label = "START WAL LOCATION: 0/A000028\nLABEL: it's a \\ and a \u{7}\n";
+        let ours = Summary { backup_label: label.to_owned(), ..summary.clone() };
+        let text = Info::of_ours(&ours, "main", 16 << 20).to_text();
+        assert!(text.lines().is_sorted(), "{text}");
+        let read = Info::parse(&text).unwrap();
+        assert!(read.is_done() && read.refused().is_none(), "{text}");
+        assert_eq!((read.label().as_str(), read.name()), (label, Some("20261121T104914Z-3f2a")));
+        let Known { summary: again, first_wal } = read.known("20261121T104914Z-3f2a", 5).unwrap();
+        assert_eq!(
+            (again, first_wal.as_str()),
+            (Summary { data_checksums: false, ..summary }, "00000001000000000000000A")
+        );
+        assert!(text.contains("begin_offset=40\n") && text.contains("end_wal=00000001000000000000000A\n"), "{text}");
+        assert_eq!(Info::id(&ours), "20261121T104914");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! `backup.info`, and `wals`.
 
 mod info;
+mod outlet;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -19,10 +20,11 @@ use crate::progress::Progress;
 use crate::repository::{Entry, Repository, RepositoryError};
 use crate::restore::{Last, RestoreError, Tree};
 use crate::wal::{Segment, WalName};
-use info::Info;
+pub use info::Info;
+pub use outlet::Outlet;
 
 /// One server's backups.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Server {
     repository: Repository,
     /// Its name, unless the location is its own folder.
@@ -62,7 +64,7 @@ impl Server {
         let server = Server { repository, name, system_identifier, backups: BTreeMap::new() };
         match &foreign.chosen.backup {
             Some(backup) => {
-                let anchor = server.below(&format!("base/{backup}/backup.info"));
+                let anchor = server.info_of(backup);
                 Ok(Server { repository: server.repository.anchored(&anchor), ..server })
             }
             None if server.repository.folders(&server.below("")).await?.iter().any(|folder| folder == "base") => {
@@ -81,6 +83,35 @@ impl Server {
             Some(name) => format!("{name}/{path}"),
             None => path.to_owned(),
         }
+    }
+
+    /// What makes a backup one.
+    fn info_of(&self, backup: &str) -> String {
+        self.below(&format!("base/{backup}/backup.info"))
+    }
+
+    /// The folder that has a file of the WAL.
+    fn wal_folder(&self, name: &WalName) -> String {
+        match name {
+            WalName::History(_) => self.below("wals"),
+            name => self.below(&format!("wals/{}", &name.to_string()[..16])),
+        }
+    }
+
+    /// The backups that have that file, complete or not.
+    async fn infos(&self) -> Result<Vec<(String, Info)>, RepositoryError> {
+        let mut found = Vec::new();
+        for name in self.repository.folders(&self.below("base")).await? {
+            let object = self.info_of(&name);
+            let text = match self.repository.get(&object).await {
+                // It is written last: there is no backup yet, or there will be none.
+                Err(error) if error.is_absent() => continue,
+                read => read?,
+            };
+            let info = Info::parse(&String::from_utf8_lossy(&text));
+            found.push((name, info.map_err(|why| self.repository.corrupt(&object, why))?));
+        }
+        Ok(found)
     }
 
     /// The tars of a backup, which are numbered from none on.
@@ -106,8 +137,9 @@ impl Server {
             let count = found.map_or(0, BTreeSet::len) as u32;
             let missing = (0..count.max(1)).find(|number| found.is_none_or(|found| !found.contains(number)));
             if let Some(missing) = missing {
-                let suffix = if missing == 0 { String::new() } else { format!("_{missing:04}") };
-                return Err(self.repository.corrupt(&format!("{folder}/{what}{suffix}.tar"), "it is missing"));
+                return Err(self
+                    .repository
+                    .corrupt(&format!("{folder}/{}", tar_name(&what, missing)), "it is missing"));
             }
         }
         Ok(parts)
@@ -119,14 +151,13 @@ impl Server {
             object: name.to_string(),
             repository: self.repository.name().to_owned(),
         });
+        let folder = self.wal_folder(name);
         let entries: Vec<String> = match name {
             WalName::History(_) => {
-                let folder = self.below("wals");
                 let files = self.repository.files(&folder).await?;
                 files.into_iter().map(|file| format!("{folder}/{file}")).collect()
             }
             WalName::Segment(_) => {
-                let folder = self.below(&format!("wals/{}", &text[..16]));
                 let entries = self.repository.list(&folder).await?;
                 entries.into_iter().map(|entry| entry.name).collect()
             }
@@ -143,6 +174,26 @@ impl Server {
         }
         self.repository.prove_presence().await?;
         Err(absent())
+    }
+
+    async fn unpacked(&self, object: &str, codec: Codec) -> Result<Vec<u8>, RepositoryError> {
+        let bytes = self.repository.get(object).await?;
+        let unpack = move || -> std::io::Result<Vec<u8>> {
+            let mut content = Vec::new();
+            codec.reader(bytes.as_ref())?.read_to_end(&mut content)?;
+            Ok(content)
+        };
+        let unpacked =
+            tokio::task::spawn_blocking(unpack).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        unpacked.map_err(|error| self.repository.corrupt(object, error.to_string()))
+    }
+}
+
+/// The name of a tar in the folder of its backup, without the ending of its compression. The first has no number.
+fn tar_name(what: &str, number: u32) -> String {
+    match number {
+        0 => format!("{what}.tar"),
+        number => format!("{what}_{number:04}.tar"),
     }
 }
 
@@ -171,7 +222,7 @@ impl Shelf for Server {
     }
 
     fn proof(&self) -> Option<String> {
-        self.backups.keys().next().map(|name| self.below(&format!("base/{name}/backup.info")))
+        self.backups.keys().next().map(|name| self.info_of(name))
     }
 
     fn settle(&self, foreign: &mut Foreign) {
@@ -180,16 +231,9 @@ impl Shelf for Server {
 
     async fn survey(&mut self, _backup: Option<&str>) -> Result<Vec<Known>, RepositoryError> {
         let mut all = Vec::new();
-        for name in self.repository.folders(&self.below("base")).await? {
-            let object = self.below(&format!("base/{name}/backup.info"));
-            let text = match self.repository.get(&object).await {
-                // It is written last: there is no backup yet, or there will be none.
-                Err(error) if error.is_absent() => continue,
-                read => read?,
-            };
-            let corrupt = |why: String| self.repository.corrupt(&object, why);
-            let info = Info::parse(&String::from_utf8_lossy(&text)).map_err(corrupt)?;
+        for (name, info) in self.infos().await? {
             if info.is_done() {
+                let corrupt = |why: String| self.repository.corrupt(&self.info_of(&name), why);
                 let entries: Vec<Entry> = self.repository.list(&self.below(&format!("base/{name}"))).await?;
                 let stored = entries.iter().map(|entry| entry.size).sum();
                 all.push(info.known(&name, stored).map_err(corrupt)?);
@@ -253,15 +297,7 @@ impl Shelf for Server {
 
     async fn wal(&self, name: &WalName) -> Result<Vec<u8>, RepositoryError> {
         let (object, codec) = self.object(name).await?;
-        let bytes = self.repository.get(&object).await?;
-        let unpack = move || -> std::io::Result<Vec<u8>> {
-            let mut content = Vec::new();
-            codec.reader(bytes.as_ref())?.read_to_end(&mut content)?;
-            Ok(content)
-        };
-        let unpacked =
-            tokio::task::spawn_blocking(unpack).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        unpacked.map_err(|error| self.repository.corrupt(&object, error.to_string()))
+        self.unpacked(&object, codec).await
     }
 }
 

@@ -38,22 +38,46 @@ pub struct FromArgs {
     /// own variable unless given (PGBACKREST_REPO1_CIPHER_PASS, WALG_LIBSODIUM_KEY)
     #[arg(long, value_name = "FILE", requires = "from", help_heading = HEADING)]
     key_file: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// How another tool's repository is reached.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreArgs {
     /// URL of an S3-compatible store that is not Amazon's
-    #[arg(long, value_name = "URL", requires = "from", help_heading = HEADING)]
-    endpoint: Option<String>,
+    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    pub endpoint: Option<String>,
     /// Region of the bucket
-    #[arg(long, value_name = "REGION", requires = "from", help_heading = HEADING)]
+    #[arg(long, value_name = "REGION", help_heading = HEADING)]
     region: Option<String>,
     /// File with the store's credentials, as in `archive.repositories` of a configuration; the environment and what the cloud
     /// gives to the host unless given
-    #[arg(long, value_name = "FILE", requires = "from", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
     credentials: Option<PathBuf>,
     /// PEM file with the CA of the endpoint
-    #[arg(long, value_name = "FILE", requires = "from", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
     ca: Option<PathBuf>,
     /// The bucket is part of the host's name, not of the path
-    #[arg(long, requires = "from", help_heading = HEADING)]
+    #[arg(long, help_heading = HEADING)]
     virtual_hosted: bool,
+}
+
+impl StoreArgs {
+    /// The repository that lies there.
+    pub fn repository(&self, location: ArchiveLocation) -> anyhow::Result<ArchiveRepository> {
+        let StoreArgs { endpoint, region, credentials, ca, virtual_hosted } = self.clone();
+        let file = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
+        Ok(ArchiveRepository {
+            allow_http: endpoint.as_ref().is_some_and(|url| url.starts_with("http://")),
+            endpoint,
+            region,
+            path_style: !virtual_hosted,
+            credentials: file(credentials)?,
+            ca: file(ca)?,
+            ..ArchiveRepository::at(location)
+        })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,19 +99,18 @@ impl FromStr for Place {
 impl FromArgs {
     /// The repository that is meant, if another tool's is.
     pub fn foreign(&self) -> anyhow::Result<Option<Foreign>> {
-        let FromArgs { from, stanza, key_file, endpoint, region, credentials, ca, virtual_hosted } = self.clone();
-        let Some(Place { tool, location }) = from else { return Ok(None) };
-        let file = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
-        let repository = ArchiveRepository {
-            allow_http: endpoint.as_ref().is_some_and(|url| url.starts_with("http://")),
-            endpoint,
-            region,
-            path_style: !virtual_hosted,
-            credentials: file(credentials)?,
-            ca: file(ca)?,
-            ..ArchiveRepository::at(location)
+        let FromArgs { from, stanza, key_file, store } = self.clone();
+        let Some(Place { tool, location }) = from else {
+            if store == StoreArgs::default() {
+                return Ok(None);
+            }
+            let text =
+                "--endpoint, --region, --credentials, --ca and --virtual-hosted say how --from is reached: name it";
+            return Err(Failure::new(code::USAGE, text).into());
         };
-        Ok(Some(Foreign { tool, repository, name: stanza, chosen: Chosen::default(), key_file: file(key_file)? }))
+        let key_file = key_file.map(std::path::absolute).transpose()?;
+        let repository = store.repository(location)?;
+        Ok(Some(Foreign { tool, repository, name: stanza, chosen: Chosen::default(), key_file }))
     }
 }
 
