@@ -3,7 +3,8 @@
 use matriarch_dcs::{SqliteStore, Store, Txn};
 use matriarch_testkit::faults;
 
-use crate::harness::{Cluster, PATIENCE, health, wire};
+use crate::harness::{Cluster, PATIENCE, Plan, fault, health, wire};
+use crate::tags::{set, until};
 
 const USAGE: u8 = 64;
 const TEMPORARY: u8 = 75;
@@ -153,9 +154,60 @@ async fn a_replica_founds_the_cluster_anew_in_a_store_that_was_wiped() {
     assert_eq!(rows, "2");
 }
 
+/// More than the limit, and than sockets hold.
+const FAR: i64 = 48 << 20;
+
+/// Without a rule as much may be lost as the limit allows, and no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_beyond_the_lag_limit_waits_for_the_leader() {
+    let cluster = Plan::new("lag-limit").members(2).start().await;
+    let leader = health::leader(&cluster).await;
+    let [behind] = health::replicas(&cluster).await.try_into().expect("there are two");
+    set(&cluster, "synchronous_mode=off").await;
+    until(&cluster, &leader, "show synchronous_standby_names", str::is_empty).await;
+    cluster.ask(cluster.read_write(), "create table kept (id int, filler text)").await.expect("the primary answers");
+
+    let receiver = fault::server_process(&cluster.data(&behind), "walreceiver");
+    faults::freeze(&[receiver]);
+    let position = "select (pg_current_wal_flush_lsn() - '0/0')::bigint";
+    let before: i64 = until(&cluster, &leader, position, |_| true).await.parse().expect("it is a number");
+    let fill = "insert into kept select x, string_agg(md5((x * 1000 + y)::text), '') \
+                from generate_series(1, 3000) x, generate_series(1, 500) y group by x";
+    cluster.ask(cluster.read_write(), fill).await.expect("nobody is waited for");
+    told_of(&cluster, before + FAR).await;
+    vanish(&cluster, &leader);
+    faults::thaw(&[receiver]);
+    nobody_leads(&cluster, &behind, "maximum_lag_on_failover (1048576 bytes)").await;
+
+    faults::thaw(&faults::node_processes(&cluster.member(&leader)));
+    health::streaming(&cluster, PATIENCE).await;
+    assert_eq!(health::leader(&cluster).await, leader);
+    until(&cluster, &behind, "select count(*) from kept", |count| count == "3000").await;
+}
+
+/// Waits until the store says that the leader is that far.
+async fn told_of(cluster: &Cluster, position: i64) {
+    let store = store(cluster).await;
+    let begun = std::time::Instant::now();
+    loop {
+        let snapshot = store.read().await.expect("it can be read");
+        let status = snapshot.get("status").map(|entry| entry.value.clone()).unwrap_or_default();
+        let optime =
+            serde_json::from_str::<serde_json::Value>(&status).ok().and_then(|status| status["optime"].as_i64());
+        if optime.is_some_and(|optime| optime >= position) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "not {position}: {status}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+async fn store(cluster: &Cluster) -> SqliteStore {
+    SqliteStore::open_existing(&cluster.path().join("store.db"), "/service/demo/").await.expect("it is there")
+}
+
 async fn wipe(cluster: &Cluster) {
-    let store =
-        SqliteStore::open_existing(&cluster.path().join("store.db"), "/service/demo/").await.expect("it is there");
+    let store = store(cluster).await;
     let snapshot = store.read().await.expect("it can be read");
     let txn = snapshot.entries.keys().fold(Txn::new(), |txn, key| txn.delete(key.clone()));
     store.commit(txn).await.expect("it takes changes");
