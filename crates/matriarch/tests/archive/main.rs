@@ -93,6 +93,11 @@ async fn until_there(place: &Path, name: &str) {
 
 /// There is no gap between the first segment of the first timeline and the last of the newest.
 fn assert_continuous(names: &[String]) {
+    let missing = missing(names);
+    assert!(missing.is_none(), "{missing:?} is missing: {names:?}");
+}
+
+fn missing(names: &[String]) -> Option<String> {
     let segments: Vec<Segment> = names
         .iter()
         .filter_map(|name| match name.parse() {
@@ -103,12 +108,25 @@ fn assert_continuous(names: &[String]) {
     let (first, last) = (segments.first().expect("there are some"), segments.last().expect("there are some"));
     let mut position = first.start(SIZE);
     while position <= last.start(SIZE) {
-        assert!(segments.iter().any(|segment| segment.start(SIZE) == position), "{position} is missing: {names:?}");
+        if !segments.iter().any(|segment| segment.start(SIZE) == position) {
+            return Some(position.to_string());
+        }
         position = Lsn(position.0 + SIZE);
     }
-    for timeline in first.timeline + 1..=last.timeline {
-        let history = WalName::History(timeline).to_string();
-        assert!(names.contains(&history), "{history} is missing: {names:?}");
+    let mut histories = (first.timeline + 1..=last.timeline).map(|timeline| WalName::History(timeline).to_string());
+    histories.find(|history| !names.contains(history))
+}
+
+/// Waits until there is no gap: what the primary before has not archived comes a file at a time, beside what waits. The names.
+async fn until_continuous(place: &Path) -> Vec<String> {
+    let begun = std::time::Instant::now();
+    loop {
+        let names = objects(place);
+        match missing(&names) {
+            None => return names,
+            Some(missing) => assert!(begun.elapsed() < PATIENCE, "{missing} is missing: {names:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
@@ -218,8 +236,7 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
 
     std::fs::rename(&away, &place).expect("they are on one file system");
     until(&cluster, "nothing waits", |page| page["waiting"] == 0 && page["last_failure"].is_null()).await;
-    let names = objects(&place);
-    assert_continuous(&names);
+    let names = until_continuous(&place).await;
     assert!(!names.iter().any(|name| name.contains("conflict")), "{names:?}");
     for name in cluster.names() {
         assert!(!cluster.member(&name).join("data.unarchived").read_dir().is_ok_and(|mut kept| kept.next().is_some()));
