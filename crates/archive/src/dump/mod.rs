@@ -5,6 +5,7 @@
 
 mod expire;
 mod list;
+mod look;
 mod manifest;
 mod read;
 mod restore;
@@ -13,6 +14,7 @@ mod write;
 
 pub use expire::{Because, Kept, Plan, Policy, Step, plan, run};
 pub use list::{list, manifest};
+pub use look::{Lacking, Outlook, Prospect, Room, outlook};
 pub use manifest::{Dumped, Format, Manifest, Summary};
 pub use read::{Fault, Report, verify};
 pub use restore::{Begun, Onto, Request, Restored, restore};

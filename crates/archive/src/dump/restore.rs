@@ -1,26 +1,22 @@
 //! Restoring a dump into a running server: everything is looked at before anything is written.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use matriarch_postgres::dump::{self as server, Access, Restoring};
 use matriarch_postgres::roles::quote_identifier;
-use matriarch_postgres::volumes;
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio_postgres::Client;
 
 use super::DumpError;
-use super::manifest::{Dumped, Format, GLOBALS, Manifest};
+use super::look::{self, Job, Looked};
+use super::manifest::{Format, GLOBALS, Manifest};
 use super::read;
 use crate::archive::Archive;
 use crate::progress::Progress;
-
-/// Beside what is put down to be restored from.
-const SPARE: u64 = 64 << 20;
 
 /// What is restored, and how.
 #[derive(Clone, Debug, Default)]
@@ -106,15 +102,6 @@ impl Begun {
     }
 }
 
-/// One database on its way.
-struct Job<'a> {
-    dumped: &'a Dumped,
-    into: String,
-    exists: bool,
-    /// Its files.
-    files: Range<u32>,
-}
-
 /// Restores into the server. What fails leaves no half-made database behind, and in one that was there nothing at all, unless
 /// several sessions worked on it.
 pub async fn restore(
@@ -124,8 +111,10 @@ pub async fn restore(
     request: &Request,
 ) -> Result<Vec<Restored>, DumpError> {
     let client = access.connect("postgres").await?;
-    let major = check(manifest, access, &client, request).await?;
-    let jobs = jobs(manifest, access, &client, request).await?;
+    let Looked { major, jobs, problems, .. } = look::look(manifest, access, &client, request).await?;
+    if !problems.is_empty() {
+        return Err(DumpError::Refused(problems.join("; ")));
+    }
     request.progress.expect(jobs.iter().map(|job| job.dumped.size).sum());
     let work = async {
         let passing = passing_roles(&client, request).await?;
@@ -143,7 +132,7 @@ pub async fn restore(
             done.push(Restored {
                 database: job.dumped.database.name.clone(),
                 into: job.into.clone(),
-                created: !job.exists,
+                created: job.there.is_none(),
                 size: job.dumped.size,
                 seconds: began.elapsed().as_secs_f64(),
             });
@@ -166,107 +155,22 @@ pub async fn restore(
     }
 }
 
-async fn check(manifest: &Manifest, access: &Access, client: &Client, request: &Request) -> Result<u32, DumpError> {
-    let query = "select current_setting('server_version_num')::int / 10000, pg_is_in_recovery()";
-    let row = client.query_one(query, &[]).await.map_err(|error| server::DumpError::said("say what it is", &error))?;
-    let (major, is_standby) = (row.get::<_, i32>(0).unsigned_abs(), row.get::<_, bool>(1));
-    if is_standby {
-        return Err(DumpError::Refused("the server is a standby: restore on the primary".to_owned()));
-    }
-    let (summary, ours) = (&manifest.summary, access.binaries().version().major);
-    if major < summary.major || ours < summary.major {
-        let text = format!("dump {} is of PostgreSQL {}, and the server is {major}", summary.dump, summary.major);
-        let programs = format!("the programs in {} are {ours}", access.binaries().dir().display());
-        return Err(DumpError::Refused(format!("{text}, {programs}: an older one cannot read it")));
-    }
-    let known = roles(client).await?;
-    let targets = request.owner.iter().chain(request.map_owner.iter().map(|(_, to)| to));
-    if let Some(missing) = targets.into_iter().find(|name| !known.contains(*name)) {
-        return Err(DumpError::Refused(format!("the server has no role '{missing}': create it first")));
-    }
-    Ok(major)
-}
-
-async fn roles(client: &Client) -> Result<BTreeSet<String>, DumpError> {
+pub(super) async fn roles(client: &Client) -> Result<BTreeSet<String>, DumpError> {
     let rows = client.query("select rolname::text from pg_roles", &[]).await;
     let rows = rows.map_err(|error| server::DumpError::said("list its roles", &error))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-/// What is to be done, if all of it can be.
-async fn jobs<'a>(
-    manifest: &'a Manifest,
-    access: &Access,
-    client: &Client,
-    request: &Request,
-) -> Result<Vec<Job<'a>>, DumpError> {
-    let summary = &manifest.summary;
-    let mut jobs = Vec::new();
-    let own = summary.databases.iter().map(|one| (one.database.name.clone(), one.database.name.clone())).collect();
-    let wanted: Vec<(String, String)> = if request.databases.is_empty() { own } else { request.databases.clone() };
-    for (name, into) in wanted {
-        let dumped = summary.database(&name).ok_or_else(|| {
-            let names: Vec<&str> = summary.databases.iter().map(|one| one.database.name.as_str()).collect();
-            DumpError::Refused(format!("dump {} has no database '{name}'; it has {}", summary.dump, names.join(", ")))
-        })?;
-        if jobs.iter().any(|job: &Job<'_>| job.into == into) {
-            return Err(DumpError::Refused(format!("two databases would become '{into}'")));
-        }
-        let found = client.query("select from pg_database where datname = $1", &[&into]).await;
-        let exists = !found.map_err(|error| server::DumpError::said("list its databases", &error))?.is_empty();
-        if exists && request.onto == Onto::Refuse {
-            let contents = access.contents(&into).await?;
-            if contents.objects > 0 {
-                let some = contents.some.join(", ");
-                return Err(DumpError::Refused(format!(
-                    "database '{into}' is not empty: it has {} objects ({some}); nothing was done. Restore under another name \
-                     (--database {name}=NEW), drop first what the dump has (--clean), or add to what is there (--add)",
-                    contents.objects
-                )));
-            }
-        }
-        jobs.push(Job { dumped, into, exists, files: files_of(manifest, dumped) });
-    }
-    if let Some(most) = jobs.iter().filter(|_| is_staged(manifest, request)).map(|job| job.dumped.size).max() {
-        let free = volumes::free(&request.scratch).map_err(DumpError::file(&request.scratch))?;
-        if free < most + SPARE {
-            let place = request.scratch.display();
-            return Err(DumpError::Refused(format!(
-                "{place} has {free} bytes free, and the dump is put down there for {} bytes: free some, or name another place",
-                most + SPARE
-            )));
-        }
-    }
-    Ok(jobs)
-}
-
-/// Several sessions need files, and so does a folder.
-fn is_staged(manifest: &Manifest, request: &Request) -> bool {
-    request.jobs > 1 || manifest.summary.format == Format::Directory
-}
-
-fn files_of(manifest: &Manifest, dumped: &Dumped) -> Range<u32> {
-    let folder = format!("{}/", dumped.path);
-    let is_its = |path: &str| path == dumped.path || path.starts_with(&folder);
-    let files = manifest.files();
-    let first = files.iter().position(|(path, _)| is_its(path)).unwrap_or(files.len());
-    let count = files[first..].iter().take_while(|(path, _)| is_its(path)).count();
-    first as u32..(first + count) as u32
 }
 
 /// Roles that are missing and whose belongings another one gets: they are made for as long as that takes.
 async fn passing_roles(client: &Client, request: &Request) -> Result<Vec<String>, DumpError> {
     let known = roles(client).await?;
     let mut made = Vec::new();
-    for (from, _) in request.map_owner.iter().filter(|(from, _)| !known.contains(from)) {
-        if made.contains(from) {
-            continue;
-        }
+    for from in look::passing(request, &known) {
         let statement = format!("CREATE ROLE {} NOLOGIN", quote_identifier(from));
         let created = client.batch_execute(&statement).await;
         created.map_err(|error| server::DumpError::said(&format!("create the role {from}"), &error))?;
-        request.begun.note(|half| half.roles.push(from.clone()));
-        made.push(from.clone());
+        request.begun.note(|half| half.roles.push(from.to_owned()));
+        made.push(from.to_owned());
     }
     Ok(made)
 }
@@ -282,7 +186,15 @@ async fn apply_globals(
     client: &Client,
     request: &Request,
 ) -> Result<(), DumpError> {
-    let Some(number) = manifest.files().iter().position(|(path, _)| *path == GLOBALS) else { return Ok(()) };
+    let Some(text) = globals(archive, manifest).await? else { return Ok(()) };
+    let made = server::apply(client, &text, request.no_tablespaces).await?;
+    tracing::debug!(?made, "roles of the dump");
+    Ok(())
+}
+
+/// What the dump has of roles and tablespaces, if it has any.
+pub(super) async fn globals(archive: &Archive, manifest: &Manifest) -> Result<Option<String>, DumpError> {
+    let Some(number) = manifest.files().iter().position(|(path, _)| *path == GLOBALS) else { return Ok(None) };
     let mut text = Vec::new();
     read::read(archive, manifest, &(number as u32..number as u32 + 1), async |_, content| {
         text.extend(content?);
@@ -292,9 +204,7 @@ async fn apply_globals(
     let text = String::from_utf8(text).map_err(|error| {
         DumpError::Refused(format!("{GLOBALS} of the dump is no UTF-8: {error}; restore with --no-roles"))
     })?;
-    let made = server::apply(client, &text, request.no_tablespaces).await?;
-    tracing::debug!(?made, "roles of the dump");
-    Ok(())
+    Ok(Some(text))
 }
 
 async fn one(
@@ -307,23 +217,23 @@ async fn one(
 ) -> Result<(), DumpError> {
     let about = &job.dumped.database;
     // Under its own name the program makes it, with its settings and privileges.
-    let create = !job.exists && job.into == about.name && request.owner.is_none();
-    if !job.exists {
+    let create = job.there.is_none() && job.into == about.name && request.owner.is_none();
+    if job.there.is_none() {
         request.begun.note(|half| half.database = Some(job.into.clone()));
     }
-    if !job.exists && !create {
+    if job.there.is_none() && !create {
         let known = roles(client).await?;
         let owner = request.owner.as_deref().or(Some(about.owner.as_str()).filter(|owner| known.contains(*owner)));
         about.make(client, &job.into, owner, major).await?;
     }
     let how = Restoring {
         create,
-        clean: job.exists && request.onto == Onto::Clean,
+        clean: job.there.is_some() && request.onto == Onto::Clean,
         owner: request.owner.clone(),
         no_tablespaces: request.no_tablespaces,
         jobs: request.jobs,
     };
-    if !is_staged(manifest, request) {
+    if !look::is_staged(manifest, request) {
         return stream(archive, manifest, access, request, job, &how).await;
     }
     let path = stage(archive, manifest, request, job).await?;

@@ -1,6 +1,7 @@
 //! `dump`: logical dumps in the archive's repositories, what becomes of them, and the way back.
 
 mod care;
+mod dry_run;
 mod list;
 mod restore;
 mod scheduled;
@@ -60,7 +61,7 @@ enum DumpVerb {
         missing are made as the dump has them, with their passwords; those that are there stay as they are. Everything is looked at before anything is \
         written. What fails or is interrupted leaves no half-made database; in one that was there it leaves nothing at all, unless \
         several sessions (--jobs) worked on it.",
-        after_long_help = "Examples:\n  matriarch dump restore --database shop=shop_copy\n  matriarch dump restore \
+        after_long_help = "Examples:\n  matriarch dump restore --dry-run\n  matriarch dump restore --database shop=shop_copy\n  matriarch dump restore \
         20261122T010000Z-3f2a --dsn 'host=db2 user=postgres' --jobs 4\n  matriarch dump restore --database shop --clean\n  \
         matriarch dump restore --database shop=test --map-owner shop_owner=tester --no-roles"
     )]

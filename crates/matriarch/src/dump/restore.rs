@@ -10,6 +10,7 @@ use matriarch_cli::{Failure, Grid, Part, Tone, Ui, code, units};
 use matriarch_postgres::dump::Access;
 use serde::Serialize;
 
+use super::dry_run;
 use super::list;
 use super::server::ServerArgs;
 use super::take::scratch;
@@ -17,7 +18,6 @@ use crate::backup::archives::Found;
 use crate::backup::fail::failed;
 use crate::backup::meter::{Meter, interrupted};
 use crate::cluster::Which;
-use crate::drill::place::Place;
 
 /// For taking away what is half made.
 const UNDO: Duration = Duration::from_secs(30);
@@ -57,6 +57,9 @@ pub struct RestoreArgs {
     /// Directory with room for a database; the system's temporary directory unless given
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
+    /// Say which dump would be restored into which databases, what is there already, and what would be made; write nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 fn mapping(text: &str) -> Result<(String, String), String> {
@@ -80,8 +83,14 @@ pub async fn restore(args: RestoreArgs, which: &Which, found: &Found, ui: &mut U
     let (archive, summary) = list::one(found, &repository, args.dump.as_deref()).await?;
     let manifest = dump::manifest(&archive, &summary.dump).await.map_err(failed)?;
     let access = args.server.find(which).await?;
+    if args.dry_run {
+        let within = args.scratch.clone().unwrap_or_else(std::env::temp_dir);
+        let wanted = request(&args, &summary, within);
+        let outlook = dump::outlook(&archive, &manifest, &access, &wanted).await.map_err(failed)?;
+        return dry_run::show(&archive, &summary, &access, wanted.onto, outlook, ui);
+    }
     let place = scratch(args.scratch.clone())?;
-    let request = request(&args, &summary, &place);
+    let request = request(&args, &summary, place.data());
     let meter = Meter::start("restore", &request.progress);
     let done = tokio::select! {
         done = dump::restore(&archive, &manifest, &access, &request) => Some(done),
@@ -101,7 +110,7 @@ pub async fn restore(args: RestoreArgs, which: &Which, found: &Found, ui: &mut U
     })
 }
 
-fn request(args: &RestoreArgs, summary: &Summary, place: &Place) -> Request {
+fn request(args: &RestoreArgs, summary: &Summary, scratch: PathBuf) -> Request {
     let named = |text: &String| {
         // A name may have a '=' of its own.
         let cuts = || text.match_indices('=').map(|(at, _)| at);
@@ -123,7 +132,7 @@ fn request(args: &RestoreArgs, summary: &Summary, place: &Place) -> Request {
             (false, false) => Onto::Refuse,
         },
         jobs: args.jobs,
-        scratch: place.data(),
+        scratch,
         progress: Progress::default(),
         begun: Begun::default(),
     }

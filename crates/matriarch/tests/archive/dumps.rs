@@ -159,6 +159,7 @@ async fn dumps_go_there_and_back() {
         assert!(site.run(&["dump", "verify"]).await.ok().contains("are good"));
 
         let other = site.other("other").await;
+        foretold(&site, &other, &first).await;
         let done = site.at(&other, &["dump", "restore"]).await.json();
         assert_eq!(done["databases"][1]["created"], true, "{done}");
         assert_eq!(text(&other, "shop", PROOF).await, proof, "PostgreSQL {}", installation.major);
@@ -178,6 +179,49 @@ async fn dumps_go_there_and_back() {
         let Some(elsewhere) = elsewhere else { continue };
         between_majors(&site, elsewhere, &first, &proof).await;
     }
+}
+
+/// What a restore would do to a server, and to one where something stands in the way; nothing is written.
+async fn foretold(site: &Site, other: &Server, dump: &str) {
+    let dry = ["dump", "restore", "--dry-run"];
+    let page = site.at(other, &dry).await.json();
+    assert_eq!((page["dump"].as_str(), page["possible"].as_bool()), (Some(dump), Some(true)), "{page}");
+    assert_eq!(page["made"]["roles"], json!(["app", "re'ad \"er\""]), "{page}");
+    assert_eq!(page["missing"]["roles"], json!([]), "{page}");
+    let of = |page: &Value, name: &str| {
+        let found = page["databases"].as_array().unwrap().iter().find(|one| one["database"] == name);
+        found.unwrap_or_else(|| panic!("no {name}: {page}")).clone()
+    };
+    let shop = of(&page, "shop");
+    assert_eq!((shop["into"].as_str(), shop["exists"].as_bool()), (Some("shop"), Some(false)), "{page}");
+    assert!(shop["size"].as_u64() > Some(500_000) && of(&page, "postgres")["exists"] == true, "{page}");
+    let staged = [&dry[..], &["--jobs", "2", "--no-roles", "--database", "shop=x"]].concat();
+    let page = site.at(other, &staged).await.json();
+    assert!(page["room"]["needed"].as_u64() > page["size"].as_u64(), "{page}");
+    assert_eq!((&page["made"]["roles"], &page["missing"]["roles"][0]), (&json!([]), &json!("app")), "{page}");
+    let passing = [&dry[..], &["--database", "shop", "--map-owner", "app=postgres"]].concat();
+    assert_eq!(site.at(other, &passing).await.json()["passing_roles"], json!(["app"]));
+    assert_eq!(databases(other).await, "postgres");
+    assert_eq!(text(other, "postgres", "select count(*)::text from pg_roles where oid >= 16384").await, "0");
+
+    // Everything that stands in the way at once, and the same without the option.
+    let blocked = ["--database", "shop=shop", "--database", "postgres=shop", "--owner", "nobody"];
+    let refused = site.at(&site.server, &[&dry[..], &blocked].concat()).await;
+    let told = ["'shop' is not empty", "would become 'shop'", "no role 'nobody'"];
+    refused.refused_naming(code::DATA, &told);
+    let page: Value = serde_json::from_str(&refused.out).unwrap();
+    assert!(page["possible"] == false && of(&page, "shop")["objects"].as_u64() > Some(3), "{page}");
+    site.at(&site.server, &[&["dump", "restore"], &blocked[..]].concat()).await.refused_naming(code::DATA, &told);
+    let (dsn, bins) = (other.dsn(), site.installation.bins.display().to_string());
+    let shown = site.run(&[&dry[..], &["--dsn", &dsn, "--bin-dir", &bins]].concat()).await;
+    assert!(shown.ok().contains("would be made: app") && shown.out.contains("an empty database"), "{shown}");
+    let pack = site.folder().join(dump).join("000000");
+    let away = site.dir.join("away");
+    std::fs::rename(&pack, &away).unwrap();
+    site.at(other, &[&dry[..], &["--owner", "postgres"]].concat())
+        .await
+        .refused_naming(code::DATA, &["000000", "missing"]);
+    std::fs::rename(&away, &pack).unwrap();
 }
 
 /// A newer version takes it, an older one is refused before anything is written.

@@ -21,14 +21,7 @@ pub struct Globals {
 
 /// Makes what is missing; returns the roles that were made.
 pub async fn apply(client: &Client, text: &str, no_tablespaces: bool) -> Result<Vec<String>, DumpError> {
-    let names = async |query: &str| -> Result<BTreeSet<String>, DumpError> {
-        let rows = client.query(query, &[]).await.map_err(refused("list its roles and tablespaces"))?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
-    };
-    let roles = names("select rolname::text from pg_roles").await?;
-    let tablespaces = names("select spcname::text from pg_tablespace").await?;
-    let there = Globals { roles, tablespaces, no_tablespaces };
-    let mut made = Vec::new();
+    let there = Globals::there(client, no_tablespaces).await?;
     for statement in there.missing(text) {
         let first = client.batch_execute(statement).await;
         let done = match (first, statement.rsplit_once(" GRANTED BY ")) {
@@ -37,16 +30,37 @@ pub async fn apply(client: &Client, text: &str, no_tablespaces: bool) -> Result<
             (done, _) => done,
         };
         done.map_err(refused(format!("do again what the dump has of roles and tablespaces ({})", shown(statement))))?;
-        if let Some(Subject::Role(name)) = subject(statement).filter(|_| statement.starts_with("CREATE ROLE ")) {
-            made.push(name);
-        }
     }
     // What these statements have set was for them.
     client.batch_execute("RESET ALL").await.map_err(refused("go on as before"))?;
-    Ok(made)
+    Ok(there.lacking(text).0)
 }
 
 impl Globals {
+    /// What a server has.
+    pub async fn there(client: &Client, no_tablespaces: bool) -> Result<Globals, DumpError> {
+        let names = async |query: &str| -> Result<BTreeSet<String>, DumpError> {
+            let rows = client.query(query, &[]).await.map_err(refused("list its roles and tablespaces"))?;
+            Ok(rows.iter().map(|row| row.get(0)).collect())
+        };
+        let roles = names("select rolname::text from pg_roles").await?;
+        let tablespaces = names("select spcname::text from pg_tablespace").await?;
+        Ok(Globals { roles, tablespaces, no_tablespaces })
+    }
+
+    /// The roles and the tablespaces that are missing, in the order of the text.
+    pub fn lacking(&self, text: &str) -> (Vec<String>, Vec<String>) {
+        let (mut roles, mut tablespaces) = (Vec::new(), Vec::new());
+        for statement in self.missing(text).into_iter().filter(|statement| statement.starts_with("CREATE ")) {
+            match subject(statement) {
+                Some(Subject::Role(name)) => roles.push(name),
+                Some(Subject::Tablespace(name)) => tablespaces.push(name),
+                Some(Subject::Member(..)) | None => {}
+            }
+        }
+        (roles, tablespaces)
+    }
+
     /// The statements that make what is missing, in their order.
     pub fn missing<'a>(&self, text: &'a str) -> Vec<&'a str> {
         statements(text).into_iter().filter(|statement| self.wants(statement)).collect()
@@ -219,6 +233,18 @@ GRANT SET ON PARAMETER work_mem TO app;
                 "GRANT SET ON PARAMETER work_mem TO app"
             ]
         );
+    }
+
+    #[test]
+    fn what_would_be_made_is_told_by_name() {
+        let roles = ["pg_monitor", "postgres"].map(str::to_owned).into_iter().collect();
+        let there = Globals { roles, ..Globals::default() };
+        let (roles, tablespaces) = there.lacking(TEXT);
+        assert_eq!(
+            (roles, tablespaces),
+            (vec!["app".to_owned(), "o'dd \"role\";".to_owned()], vec!["fast".to_owned()])
+        );
+        assert!(Globals { no_tablespaces: true, ..there }.lacking(TEXT).1.is_empty());
     }
 
     #[test]

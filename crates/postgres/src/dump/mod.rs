@@ -105,6 +105,12 @@ impl Access {
         &self.binaries
     }
 
+    /// The server, as people name it: where it listens.
+    pub fn place(&self) -> String {
+        let host = self.config.get_hosts().first().map_or_else(|| "localhost".to_owned(), named);
+        format!("{host}, port {}", self.config.get_ports().first().copied().unwrap_or(5432))
+    }
+
     /// A session of ours in a database.
     pub async fn connect(&self, database: &str) -> Result<Client, DumpError> {
         let mut config = self.config.clone();
@@ -189,10 +195,6 @@ impl Access {
 
     /// What libpq is told; the password is not in it.
     fn conninfo(&self, database: &str) -> String {
-        let host = |host: &Host| match host {
-            Host::Tcp(name) => name.clone(),
-            Host::Unix(path) => path.display().to_string(),
-        };
         let list = |items: Vec<String>| Some(items.join(",")).filter(|text| !text.is_empty());
         let ssl = match self.config.get_ssl_mode() {
             SslMode::Disable => "disable",
@@ -200,7 +202,7 @@ impl Access {
             _ => "prefer",
         };
         let pairs = [
-            ("host", list(self.config.get_hosts().iter().map(host).collect())),
+            ("host", list(self.config.get_hosts().iter().map(named).collect())),
             ("hostaddr", list(self.config.get_hostaddrs().iter().map(ToString::to_string).collect())),
             ("port", list(self.config.get_ports().iter().map(ToString::to_string).collect())),
             ("user", self.config.get_user().map(str::to_owned)),
@@ -212,6 +214,14 @@ impl Access {
         ];
         let given = pairs.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", conninfo::quote(&value?))));
         given.collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// A name, or the folder of a socket.
+fn named(host: &Host) -> String {
+    match host {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(path) => path.display().to_string(),
     }
 }
 
