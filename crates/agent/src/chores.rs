@@ -25,6 +25,8 @@ const NEAR: u64 = 256 << 20;
 const IN_TURN: SignedDuration = SignedDuration::from_secs(30);
 /// The first and the longest pause between attempts.
 const PAUSES: (SignedDuration, SignedDuration) = (SignedDuration::from_secs(60), SignedDuration::from_hours(1));
+/// Members with this tag take neither.
+const NOBACKUP: &str = "nobackup";
 /// A log that is further ahead was written by a clock that was wrong.
 const AHEAD: SignedDuration = SignedDuration::from_hours(1);
 
@@ -166,6 +168,12 @@ pub fn due(plan: &Plan<'_>, log: &BackupLog) -> Option<Timestamp> {
     plan.next(log)
 }
 
+/// Since when something should have been begun, if for so long that the last in the order should have.
+pub fn overdue(plan: &Plan<'_>, log: &BackupLog, now: Timestamp) -> Option<Timestamp> {
+    let due = due(plan, log).filter(|_| counts(plan, log, now))?;
+    (now.duration_since(due) >= IN_TURN).then_some(due)
+}
+
 fn next_full(schedule: &Schedule, log: &BackupLog) -> Option<Timestamp> {
     schedule.next_full(log.full_since.as_ref().unwrap_or(&log.since).parse().ok()?)
 }
@@ -211,23 +219,46 @@ fn order<'a>(
     leader: &'a MemberName,
     primary_first: bool,
 ) -> Vec<&'a MemberName> {
-    let Some(primary) = members.get(leader).filter(|member| member.state == "running" && member.role == Role::Primary)
-    else {
-        return Vec::new();
-    };
-    let near = |member: &MemberRecord| {
-        let behind = primary.xlog_location.zip(member.receive_lsn).map(|(head, at)| head.saturating_sub(at));
-        member.state == "running"
-            && member.role == Role::Replica
-            && member.replication_state.as_deref() == Some("streaming")
-            && member.timeline == primary.timeline
-            && !member.replay_still
-            && behind.is_some_and(|behind| behind <= NEAR)
-    };
-    let mut order: Vec<&MemberName> = members.iter().filter(|(_, member)| near(member)).map(|(name, _)| name).collect();
+    let Some(primary) = primary(members, leader) else { return Vec::new() };
+    let may = |member: &MemberRecord| is_near(primary, member) && !member.tag(NOBACKUP);
+    let mut order: Vec<&MemberName> = members.iter().filter(|(_, member)| may(member)).map(|(name, _)| name).collect();
     let place = if primary_first { 0 } else { order.len() };
-    order.insert(place, leader);
+    if !primary.tag(NOBACKUP) {
+        order.insert(place, leader);
+    }
     order
+}
+
+fn primary<'a>(members: &'a BTreeMap<MemberName, MemberRecord>, leader: &MemberName) -> Option<&'a MemberRecord> {
+    members.get(leader).filter(|member| member.state == "running" && member.role == Role::Primary)
+}
+
+fn is_near(primary: &MemberRecord, member: &MemberRecord) -> bool {
+    let behind = primary.xlog_location.zip(member.receive_lsn).map(|(head, at)| head.saturating_sub(at));
+    member.state == "running"
+        && member.role == Role::Replica
+        && member.replication_state.as_deref() == Some("streaming")
+        && member.timeline == primary.timeline
+        && !member.replay_still
+        && behind.is_some_and(|behind| behind <= NEAR)
+}
+
+/// Why nobody may do it, while there is a primary and so somebody could.
+pub fn blocked(reading: &Reading) -> Option<String> {
+    let members = &reading.view.members;
+    let leader = &reading.view.leader.as_ref()?.name;
+    primary(members, leader)?;
+    if !order(members, leader, false).is_empty() {
+        return None;
+    }
+    let (tagged, far): (Vec<_>, Vec<_>) = members.iter().partition(|(_, member)| member.tag(NOBACKUP));
+    let said = |some: Vec<(&MemberName, &MemberRecord)>, what: &str| {
+        let names: Vec<&str> = some.iter().map(|(name, _)| name.as_str()).collect();
+        let verb = if names.len() == 1 { "is" } else { "are" };
+        (!names.is_empty()).then(|| format!("{} {verb} {what}", names.join(", ")))
+    };
+    let why = [said(tagged, "tagged `nobackup`"), said(far, "not streaming or too far behind")];
+    Some(why.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
 /// The log after an attempt that failed.
@@ -242,6 +273,7 @@ pub fn failed(log: &BackupLog, failure: BackupFailure, now: Timestamp) -> Backup
 pub fn shown(plan: &Plan<'_>, reading: &Reading, now: Timestamp) -> ScheduledBackups {
     let mut shown =
         ScheduledBackups { schedule: plan.to_string(), running: reading.backup.clone(), ..ScheduledBackups::default() };
+    shown.blocked = blocked(reading);
     if let Some(log) = &reading.backups {
         let log = &log.value;
         shown.next = next(plan, log, now);
@@ -254,6 +286,7 @@ pub fn shown(plan: &Plan<'_>, reading: &Reading, now: Timestamp) -> ScheduledBac
 pub fn shown_dumps(plan: &Plan<'_>, reading: &Reading, now: Timestamp) -> ScheduledDumps {
     let mut shown =
         ScheduledDumps { schedule: plan.to_string(), running: reading.dump.clone(), ..ScheduledDumps::default() };
+    shown.blocked = blocked(reading);
     if let Some(log) = &reading.dumps {
         let log = &log.value;
         shown.next = next(plan, log, now);

@@ -174,7 +174,7 @@ fn scheduled(backups: &ScheduledBackups) -> Vec<(Tone, &'static str, String)> {
         None => (Tone::Plain, "Last backup:", "none by this schedule yet".to_owned()),
     });
     let (next, running) = (backups.next.as_deref(), backups.running.as_ref());
-    lines.push(upcoming("Next backup:", next, running, backups.failures));
+    lines.push(upcoming("Next backup:", next, running, backups.blocked.as_deref(), backups.failures));
     lines.extend(failed("Backup failure:", backups.last_failure.as_ref(), backups.failures));
     lines
 }
@@ -191,7 +191,8 @@ fn dumps(dumps: &ScheduledDumps) -> Vec<(Tone, &'static str, String)> {
         None => "none by this schedule yet".to_owned(),
     };
     lines.push((Tone::Plain, "Last dump:", last));
-    lines.push(upcoming("Next dump:", dumps.next.as_deref(), dumps.running.as_ref(), dumps.failures));
+    let (next, running) = (dumps.next.as_deref(), dumps.running.as_ref());
+    lines.push(upcoming("Next dump:", next, running, dumps.blocked.as_deref(), dumps.failures));
     lines.extend(failed("Dump failure:", dumps.last_failure.as_ref(), dumps.failures));
     lines
 }
@@ -200,13 +201,15 @@ fn upcoming(
     name: &'static str,
     next: Option<&str>,
     running: Option<&BackupRun>,
+    blocked: Option<&str>,
     failures: u32,
 ) -> (Tone, &'static str, String) {
     let next = next.unwrap_or("not known yet");
-    match running {
-        Some(run) => (Tone::Plain, name, format!("under way on {} since {}", run.member, run.since)),
-        None if failures > 0 => (Tone::Warn, name, format!("tried again at {next}")),
-        None => (Tone::Plain, name, next.to_owned()),
+    match (running, blocked) {
+        (Some(run), _) => (Tone::Plain, name, format!("under way on {} since {}", run.member, run.since)),
+        (None, Some(why)) => (Tone::Bad, name, format!("{next}, and no member may take it: {why}")),
+        (None, None) if failures > 0 => (Tone::Warn, name, format!("tried again at {next}")),
+        (None, None) => (Tone::Plain, name, next.to_owned()),
     }
 }
 

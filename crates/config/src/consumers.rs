@@ -46,6 +46,7 @@ const NAMES: &[(&str, &str)] = &[
     ("tags.nosync", "\"nosync\""),
     ("tags.noloadbalance", "\"noloadbalance\""),
     ("tags.clonefrom", "\"clonefrom\""),
+    ("tags.nobackup", "\"nobackup\""),
     ("tags.replicatefrom", "\"replicatefrom\""),
     ("tags.zone", "\"zone\""),
     ("tags.sync_priority", "\"sync_priority\""),

@@ -145,6 +145,37 @@ fn without_a_tail_the_primary_comes_first() {
 }
 
 #[test]
+fn who_is_tagged_is_passed_over_and_nobody_left_is_told() {
+    let archive = archive(1);
+    let due = "2026-11-22T12:30:00Z";
+    let mut reading = reading(Some(log(&archive, NOON)), [0, 0, NEAR + 1]);
+    let tag = |reading: &mut Reading, name: &str| {
+        let member = reading.view.members.get_mut(&name.parse::<MemberName>().unwrap()).unwrap();
+        member.tags.insert("nobackup".to_owned(), json!(true));
+    };
+    tag(&mut reading, "a");
+    assert_eq!(whose("c", &archive, &reading, due), Turn::Take);
+    assert_eq!(whose("b", &archive, &reading, due), Turn::Wait(at("2026-11-22T12:30:30Z")));
+    assert!(matches!(whose("a", &archive, &reading, "2026-11-22T13:29:00Z"), Turn::Wait(_)), "however late it is");
+    assert_eq!(blocked(&reading), None);
+    // The primary as well; a replica that is far behind does not do instead.
+    tag(&mut reading, "b");
+    assert_eq!(blocked(&reading), None, "c is left");
+    assert!(matches!(whose("b", &archive, &reading, "2026-11-22T13:29:00Z"), Turn::Wait(_)));
+    tag(&mut reading, "c");
+    let why = "a, b, c are tagged `nobackup`, d is not streaming or too far behind";
+    assert_eq!(blocked(&reading).as_deref(), Some(why));
+    let shown = shown(&plan(&archive), &reading, at(NOON));
+    assert_eq!((shown.blocked.as_deref(), shown.next.as_deref()), (Some(why), Some(due)));
+    let log = &reading.backups.as_ref().unwrap().value;
+    assert_eq!(overdue(&plan(&archive), log, at("2026-11-22T12:30:29Z")), None);
+    assert_eq!(overdue(&plan(&archive), log, at("2026-11-22T12:30:30Z")), Some(at(due)));
+    // Without a primary there is nothing to be said of tags.
+    reading.view.members.get_mut(&"b".parse().unwrap()).unwrap().state = "starting".to_owned();
+    assert_eq!(blocked(&reading), None);
+}
+
+#[test]
 fn a_failure_is_tried_again_later_by_the_next() {
     let archive = archive(1);
     let failure = BackupFailure { member: "a".to_owned(), why: "the disk".to_owned(), ..Default::default() };

@@ -55,6 +55,8 @@ struct Seen {
     log: Option<Revision>,
     running: bool,
     leader: Option<Revision>,
+    /// Tags and positions count only in that they let nobody do it.
+    blocked: Option<String>,
 }
 
 impl Shell {
@@ -79,6 +81,7 @@ impl Shell {
             log: chore.log(reading).map(|log| log.revision),
             running: chore.running(reading).is_some(),
             leader: reading.view.leader.as_ref().map(|leader| leader.revision),
+            blocked: chores::blocked(reading),
         };
         let doing = self.chores.of(chore);
         if doing.seen.as_ref() != Some(&seen) {
@@ -182,15 +185,20 @@ impl Shell {
         });
     }
 
-    /// What the leader tells as a problem: they fail.
+    /// What the leader tells as a problem: they fail, or nobody may do what is due.
     pub(super) fn chores_problem(&self) -> Option<String> {
         let reading = self.reading.as_ref().filter(|_| self.leads())?;
         let archive = self.config.archive.as_ref()?;
-        Chore::ALL.into_iter().filter(|chore| chore.plan(archive).is_some()).find_map(|chore| {
-            let log = &chore.log(reading)?.value;
-            let failure = log.last_failure.as_ref().filter(|_| log.failures >= MANY)?;
-            let (name, count) = (chore.name(), log.failures);
-            Some(format!("scheduled {name}s fail, {count} times now, last on {}: {}", failure.member, failure.why))
+        Chore::ALL.into_iter().find_map(|chore| {
+            let (plan, log) = (chore.plan(archive)?, &chore.log(reading)?.value);
+            let name = chore.name();
+            if let Some(failure) = log.last_failure.as_ref().filter(|_| log.failures >= MANY) {
+                let (count, member) = (log.failures, &failure.member);
+                return Some(format!("scheduled {name}s fail, {count} times now, last on {member}: {}", failure.why));
+            }
+            let due = chores::overdue(&plan, log, Timestamp::now())?;
+            let why = chores::blocked(reading).filter(|_| chore.running(reading).is_none())?;
+            Some(format!("the {name} that was due at {due} is taken by no member: {why}"))
         })
     }
 }

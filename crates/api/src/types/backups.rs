@@ -84,6 +84,9 @@ pub struct ScheduledBackups {
     /// When the next one is due, or is tried again (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// Why no member may take it, while that is so: tags, or how far behind they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<String>,
     /// The one under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub running: Option<BackupRun>,

@@ -290,6 +290,12 @@ const TAGS: &[Key] = &[
         .default("false"),
     key("clonefrom", Kind::Bool, "New members prefer to clone from this one.").default("false"),
     key(
+        "nobackup",
+        Kind::Bool,
+        "No scheduled backups and dumps are taken of this member, and `matriarch backup --from standby` passes it over.",
+    )
+    .default("false"),
+    key(
         "replicatefrom",
         Kind::Text { what: "a member name", check: member_name },
         "Stream from this member instead of the leader.",

@@ -313,6 +313,8 @@ pub struct Tags {
     pub noloadbalance: bool,
     /// New members prefer to clone from it.
     pub clonefrom: bool,
+    /// Backups and dumps that may be taken of any member are taken of others.
+    pub nobackup: bool,
     /// Streams from this member instead of the leader.
     pub replicatefrom: Option<MemberName>,
     /// Streams from nobody: WAL comes through `restore_command`.
@@ -431,6 +433,7 @@ impl Tags {
             ("nosync", self.nosync),
             ("noloadbalance", self.noloadbalance),
             ("clonefrom", self.clonefrom),
+            ("nobackup", self.nobackup),
             ("nostream", self.nostream),
         ];
         tags.extend(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name.to_owned(), true.into())));

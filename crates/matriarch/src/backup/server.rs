@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use matriarch_archive::configured::Identity;
 use matriarch_cli::{Failure, code};
 use matriarch_config::LocalConfig;
@@ -21,9 +21,28 @@ pub struct ServerArgs {
     /// Connection string for the server, as superuser or with the rights of pg_backup_start and pg_read_server_files
     #[arg(long, value_name = "DSN", requires = "data_dir", help_heading = "Which server")]
     dsn: Option<String>,
+    #[command(flatten)]
+    one: MemberArgs,
+    /// The primary, or the first by name of the standbys that are not tagged `nobackup`
+    #[arg(long, value_name = "ROLE", value_enum, conflicts_with_all = ["dsn", "member"], help_heading = "Which server")]
+    from: Option<Side>,
+}
+
+/// Which member.
+#[derive(Args, Clone, Debug, Default)]
+pub struct MemberArgs {
     /// Member of a cluster made by 'matriarch up'; the primary unless given
     #[arg(long, value_name = "NAME", conflicts_with = "dsn", help_heading = "Which server")]
     member: Option<String>,
+}
+
+/// What a member is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Side {
+    /// Takes writes.
+    Primary,
+    /// Follows it.
+    Standby,
 }
 
 /// The server that is backed up.
@@ -45,25 +64,9 @@ impl Server {
             })?;
             return Server::at(std::path::absolute(data)?, config).await;
         }
-        if let Some(file) = &which.config {
-            return Server::of(&LocalConfig::load(file)?).await;
-        }
         let text =
             "which server? Name the member's configuration with --config, or the server with --data-dir and --dsn";
-        let cluster = cluster::local(which).context(text)?;
-        let members = cluster.members.iter().map(|member| member.name.as_str());
-        let mut failure = None;
-        for name in members.filter(|name| args.member.as_deref().is_none_or(|wanted| wanted == *name)) {
-            match Server::of(&LocalConfig::load(cluster.agent_config(name))?).await {
-                Ok(server) if args.member.is_some() || !server.is_standby().await? => return Ok(server),
-                Ok(_) => {}
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(failure.unwrap_or_else(|| match &args.member {
-            Some(name) => Failure::new(code::USAGE, format!("cluster {} has no member '{name}'", cluster.scope)).into(),
-            None => Failure::new(code::UNAVAILABLE, "no member is primary at the moment").into(),
-        }))
+        Server::of(&args.one.find(args.from, which, text).await?).await
     }
 
     async fn of(local: &LocalConfig) -> anyhow::Result<Server> {
@@ -89,9 +92,89 @@ impl Server {
         };
         Ok(Server { data, config, identity })
     }
+}
 
-    async fn is_standby(&self) -> anyhow::Result<bool> {
-        Ok(connect(&self.config).await?.query_one("select pg_is_in_recovery()", &[]).await?.get(0))
+impl MemberArgs {
+    /// The configuration of the member that is meant: of the file that is named, or of a cluster made by `up`. `hint`: what to
+    /// name when there is neither.
+    pub async fn find(&self, from: Option<Side>, which: &Which, hint: &'static str) -> anyhow::Result<LocalConfig> {
+        if let Some(file) = &which.config {
+            let local = LocalConfig::load(file)?;
+            if let Some(side) = from {
+                side.must_be(&local).await?;
+            }
+            return Ok(local);
+        }
+        let cluster = cluster::local(which).context(hint)?;
+        let load = |name: &str| LocalConfig::load(cluster.agent_config(name));
+        let mut members = cluster.members.iter().map(|member| member.name.as_str());
+        if let Some(wanted) = &self.member {
+            let text = || format!("cluster {} has no member '{wanted}'", cluster.scope);
+            let name = members.find(|name| name == wanted).ok_or_else(|| Failure::new(code::USAGE, text()))?;
+            return Ok(load(name)?);
+        }
+        let side = from.unwrap_or(Side::Primary);
+        let (mut passed, mut failure) = (Vec::new(), None);
+        for name in members {
+            let local = load(name)?;
+            match Side::of(&local).await {
+                Ok(found) if found != side => {}
+                Ok(Side::Standby) if local.tags.nobackup => passed.push(name),
+                Ok(_) => return Ok(local),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(side.nobody(&passed, failure))
+    }
+}
+
+impl Side {
+    async fn of(local: &LocalConfig) -> anyhow::Result<Side> {
+        let client = connect(&session(local)?).await?;
+        let row = client.query_one("select pg_is_in_recovery()", &[]).await.context("asking the server what it is")?;
+        Ok(if row.get(0) { Side::Standby } else { Side::Primary })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Side::Primary => "primary",
+            Side::Standby => "standby",
+        }
+    }
+
+    /// A person has named one member, and what it must be.
+    async fn must_be(self, local: &LocalConfig) -> anyhow::Result<()> {
+        let found = Side::of(local).await?;
+        let text = match found {
+            found if found != self => {
+                format!("{} is {}; name another member's configuration", local.name, found.name())
+            }
+            Side::Standby if local.tags.nobackup => {
+                format!("{} is tagged `nobackup`; leave --from out to take it all the same", local.name)
+            }
+            _ => return Ok(()),
+        };
+        Err(Failure::new(code::UNAVAILABLE, text).into())
+    }
+
+    /// Why there is none. What could not be asked may be one.
+    fn nobody(self, passed: &[&str], failure: Option<anyhow::Error>) -> anyhow::Error {
+        let text = match passed {
+            [] => format!("no member is {} at the moment", self.name()),
+            [first, others @ ..] => format!(
+                "{} {} tagged `nobackup`, and there is no other standby; --member {first} takes it all the same",
+                passed.join(", "),
+                if others.is_empty() { "is" } else { "are" }
+            ),
+        };
+        match failure {
+            Some(error) if passed.is_empty() => error,
+            Some(error) => {
+                let text = format!("{text}. Another member could not be asked: {error:#}");
+                Failure::new(code::UNAVAILABLE, text).into()
+            }
+            None => Failure::new(code::UNAVAILABLE, text).into(),
+        }
     }
 }
 

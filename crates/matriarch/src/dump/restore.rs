@@ -82,7 +82,7 @@ pub async fn restore(args: RestoreArgs, which: &Which, found: &Found, ui: &mut U
     let repository = found.repository().await?;
     let (archive, summary) = list::one(found, &repository, args.dump.as_deref()).await?;
     let manifest = dump::manifest(&archive, &summary.dump).await.map_err(failed)?;
-    let access = args.server.find(which).await?;
+    let access = args.server.find(None, which).await?;
     if args.dry_run {
         let within = args.scratch.clone().unwrap_or_else(std::env::temp_dir);
         let wanted = request(&args, &summary, within);

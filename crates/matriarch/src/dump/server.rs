@@ -12,8 +12,8 @@ use matriarch_postgres::dump::Access;
 use tokio_postgres::Config;
 
 use crate::backup::fail::failed;
-use crate::backup::server::{connect, session};
-use crate::cluster::{self, Which};
+use crate::backup::server::{MemberArgs, Side, connect, session};
+use crate::cluster::Which;
 
 /// Which server.
 #[derive(Args, Clone, Debug, Default)]
@@ -21,17 +21,16 @@ pub struct ServerArgs {
     /// Connection string for the server, as superuser; the member's own (--config) unless given
     #[arg(long, value_name = "DSN", help_heading = "Which server")]
     dsn: Option<String>,
-    /// Member of a cluster made by 'matriarch up'; the primary unless given
-    #[arg(long, value_name = "NAME", conflicts_with = "dsn", help_heading = "Which server")]
-    member: Option<String>,
+    #[command(flatten)]
+    one: MemberArgs,
     /// Directory of PostgreSQL's programs; the member's own, or those of the server's version, unless given
     #[arg(long, value_name = "DIR", help_heading = "Which server")]
     bin_dir: Option<PathBuf>,
 }
 
 impl ServerArgs {
-    /// Finds it.
-    pub async fn find(&self, which: &Which) -> anyhow::Result<Access> {
+    /// Finds it: the primary unless `from` says otherwise.
+    pub async fn find(&self, from: Option<Side>, which: &Which) -> anyhow::Result<Access> {
         if let Some(dsn) = &self.dsn {
             let config = dsn.parse::<Config>().map_err(|error| {
                 let text = format!("--dsn is no connection string: {error}; write host=/run/postgresql user=postgres");
@@ -41,25 +40,8 @@ impl ServerArgs {
             let wanted = self.bin_dir.is_none().then_some(major);
             return Ok(Access::new(Binaries::find(self.bin_dir.as_deref(), wanted)?, config));
         }
-        if let Some(file) = &which.config {
-            return self.of(&LocalConfig::load(file)?);
-        }
         let text = "which server? Name the member's configuration with --config, or the server with --dsn";
-        let cluster = cluster::local(which).context(text)?;
-        let members = cluster.members.iter().map(|member| member.name.as_str());
-        let mut failure = None;
-        for name in members.filter(|name| self.member.as_deref().is_none_or(|wanted| wanted == *name)) {
-            let local = LocalConfig::load(cluster.agent_config(name))?;
-            match is_standby(&session(&local)?).await {
-                Ok(standby) if self.member.is_some() || !standby => return self.of(&local),
-                Ok(_) => {}
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(failure.unwrap_or_else(|| match &self.member {
-            Some(name) => Failure::new(code::USAGE, format!("cluster {} has no member '{name}'", cluster.scope)).into(),
-            None => Failure::new(code::UNAVAILABLE, "no member is primary at the moment").into(),
-        }))
+        self.of(&self.one.find(from, which, text).await?)
     }
 
     fn of(&self, local: &LocalConfig) -> anyhow::Result<Access> {
@@ -75,10 +57,6 @@ async fn major(config: &Config) -> anyhow::Result<u32> {
     }
     let row = connect(&config).await?.query_one("select current_setting('server_version_num')::int / 10000", &[]).await;
     Ok(row.context("asking the server for its version")?.get::<_, i32>(0).unsigned_abs())
-}
-
-async fn is_standby(config: &Config) -> anyhow::Result<bool> {
-    Ok(connect(config).await?.query_one("select pg_is_in_recovery()", &[]).await?.get(0))
 }
 
 /// The incarnation that a server's data belongs to, as it says itself.

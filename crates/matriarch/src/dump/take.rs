@@ -14,6 +14,7 @@ use super::server::{self, ServerArgs};
 use crate::backup::archives::Found;
 use crate::backup::fail::failed;
 use crate::backup::meter::{Meter, interrupted};
+use crate::backup::server::Side;
 use crate::backup::take::new_name;
 use crate::cluster::Which;
 use crate::drill::place::{self, Place};
@@ -23,6 +24,9 @@ use crate::drill::place::{self, Place};
 pub struct TakeArgs {
     #[command(flatten)]
     pub server: ServerArgs,
+    /// The primary, or the first by name of the standbys that are not tagged `nobackup`
+    #[arg(long, value_name = "ROLE", value_enum, conflicts_with_all = ["dsn", "member"], help_heading = "Which server")]
+    pub from: Option<Side>,
     /// Only this database; may be given several times
     #[arg(long = "database", value_name = "NAME")]
     pub databases: Vec<String>,
@@ -87,7 +91,7 @@ pub async fn into_all(
         let text = "several sessions (--jobs) write the directory format alone: add --format directory";
         return Err(Failure::new(code::USAGE, text).into());
     }
-    let access = args.server.find(which).await?;
+    let access = args.server.find(args.from, which).await?;
     let own = server::own(&access).await?;
     let mut archives = Vec::new();
     for repository in found.repositories().await? {

@@ -20,6 +20,7 @@ use matriarch_testkit::s3::{BUCKET, KEYS, S3Server};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use harness::archived::{status, until};
 use harness::{Cluster, PATIENCE, Plan, health, verb, wire};
 
 const SIZE: u64 = 16 << 20;
@@ -34,23 +35,6 @@ async fn configure(cluster: &Cluster, section: &Value) {
     .await;
     cluster.verb(&["restart", "--pending", "--force"]).await.ok();
     health::well(cluster, PATIENCE).await;
-}
-
-async fn status(cluster: &Cluster) -> Value {
-    cluster.verb(&["archive", "status", "-o", "json"]).await.json()
-}
-
-/// Waits until the page of `archive status` fits.
-async fn until(cluster: &Cluster, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-    let begun = std::time::Instant::now();
-    loop {
-        let page = status(cluster).await;
-        if fits(&page) {
-            return page;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{what}: {page:#}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
 }
 
 /// Fills segments, and ends the last of them.
@@ -334,13 +318,11 @@ async fn practise(cluster: &Cluster, place: &Path) -> String {
 
 /// Makes a member one that gets its WAL from the archive alone.
 async fn from_archive(cluster: &Cluster, name: &str) {
-    let file = cluster.member(name).join("agent.yaml");
-    let text = std::fs::read_to_string(&file).expect("it is ours");
-    let mut local = matriarch_config::Document::parse(&text).expect("it is YAML").value;
-    local["tags"] = json!({ "nostream": true });
-    local["postgresql"]["parameters"]["wal_retrieve_retry_interval"] = json!("200ms");
-    std::fs::write(&file, local.to_string()).expect("it is ours");
-    cluster.verb(&["reload", name]).await.ok();
+    let change = |local: &mut Value| {
+        local["tags"] = json!({ "nostream": true });
+        local["postgresql"]["parameters"]["wal_retrieve_retry_interval"] = json!("200ms");
+    };
+    cluster.edit(name, change).await;
     health::wait(cluster, PATIENCE, "it follows through the archive", |_, rows| {
         let row = rows.iter().find(|row| row["member"] == name)?;
         (row["state"] != "in archive recovery" || !row["problem"].is_null()).then(|| format!("{row}"))
@@ -479,6 +461,30 @@ async fn set(cluster: &Cluster, key: &str, value: &Value) {
     cluster.verb(&["config", "set", &format!("archive.{key}={value}")]).await.ok();
 }
 
+/// Who is tagged is passed over, by a schedule of every second and by hand; when nobody is left, that is told.
+async fn passed_over(cluster: &Cluster) {
+    let leader = health::leader(cluster).await;
+    let replicas: Vec<String> = cluster.names().into_iter().filter(|name| *name != leader).collect();
+    for (tagged, next) in [(&replicas[0], &replicas[1]), (&replicas[1], &leader)] {
+        cluster.tag(tagged, json!({ "nobackup": true })).await;
+        until(cluster, "another member's turn", |page| page["backups"]["last"]["member"] == next.as_str()).await;
+    }
+    let refused = cluster.verb(&["backup", "--from", "standby"]).await;
+    refused.refused_naming(69, &[&format!("{} are tagged `nobackup`", replicas.join(", "))]);
+    cluster.tag(&leader, json!({ "nobackup": true })).await;
+    // One that was begun before goes on, and is what is told then.
+    let nobody = |page: &Value| page["backups"]["blocked"].is_string() && page["backups"]["running"].is_null();
+    let page = until(cluster, "nobody is left", nobody).await;
+    let all = format!("{} are tagged `nobackup`", cluster.names().join(", "));
+    assert_eq!(page["backups"]["blocked"], all, "{page:#}");
+    assert!(cluster.verb(&["archive", "status"]).await.ok().contains("no member may take it"));
+    for name in [&replicas[0], &replicas[1], &leader] {
+        cluster.tag(name, json!({})).await;
+    }
+    let by_hand = cluster.verb(&["backup", "--from", "standby", "-o", "json"]).await.json();
+    assert_eq!(by_hand[0]["from_standby"], true, "{by_hand}");
+}
+
 /// What `up` starts with: a repository that a first backup goes to and comes back from, and backups by a schedule.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_of_up_is_backed_up_by_hand_and_by_a_schedule() {
@@ -526,6 +532,7 @@ async fn a_cluster_of_up_is_backed_up_by_hand_and_by_a_schedule() {
     set(&cluster, "retention", &json!({ "keep": 2 })).await;
     let page = until(&cluster, "old ones expire", |page| page["backups"]["last"]["expired"].as_u64() >= Some(1)).await;
     assert!(cluster.verb(&["archive", "status"]).await.ok().contains("Last backup:"), "{page:#}");
+    passed_over(&cluster).await;
 
     // A failure is told, and tried again later; a schedule that is changed begins anew.
     let (place, away) = (cluster.path().join("archive"), cluster.root().join("away"));

@@ -3,26 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use matriarch_config::Document;
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::faults;
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{Cluster, PATIENCE, Plan, health, wire};
 
 /// Longer than a voter may be away before the rule is changed, and than a leader's lease.
 pub const LONG: Duration = Duration::from_secs(8);
-
-/// Gives a member other tags, in its file, and has it read.
-async fn tag(cluster: &Cluster, name: &str, tags: Value) {
-    let file = cluster.member(name).join("agent.yaml");
-    let text = std::fs::read_to_string(&file).expect("it is ours");
-    let mut local = Document::parse(&text).expect("it is YAML").value;
-    local["tags"] = tags;
-    std::fs::write(&file, local.to_string()).expect("it is ours");
-    cluster.verb(&["reload", name]).await.ok();
-}
 
 pub async fn set(cluster: &Cluster, setting: &str) {
     cluster.verb(&["config", "set", setting]).await.ok();
@@ -91,7 +80,7 @@ async fn arrives(cluster: &Cluster, name: &str, row: u32) {
 async fn replicatefrom_makes_a_cascade() {
     let cluster = Cluster::start("cascade").await;
     let (leader, middle, last) = three(&cluster).await;
-    tag(&cluster, &last, json!({"replicatefrom": middle})).await;
+    cluster.tag(&last, json!({"replicatefrom": middle})).await;
     feeds(&cluster, &middle, &[&last]).await;
     feeds(&cluster, &leader, &[&middle]).await;
     arrives(&cluster, &last, 1).await;
@@ -128,7 +117,7 @@ async fn copies_reads_and_votes_go_by_tags() {
     let port = cluster.postgres_port(&tagged).to_string();
     assert_eq!(wire::http(api, "GET", "/replica", None, "").await.expect("it answers").status, 200);
 
-    tag(&cluster, &tagged, json!({"noloadbalance": true, "nosync": true, "clonefrom": true})).await;
+    cluster.tag(&tagged, json!({"noloadbalance": true, "nosync": true, "clonefrom": true})).await;
     asks(&cluster, &leader, "ANY 1", &[&plain]).await;
     health::wait(&cluster, PATIENCE, "one voter", |_, rows| {
         let row = rows.iter().find(|row| row["member"] == tagged.as_str())?;
@@ -152,7 +141,7 @@ async fn copies_reads_and_votes_go_by_tags() {
     let after = std::fs::read_to_string(&label).unwrap_or_default();
     assert!(after.contains("BACKUP FROM: standby"), "the copy is the tagged member's: {after}");
 
-    tag(&cluster, &tagged, json!({})).await;
+    cluster.tag(&tagged, json!({})).await;
     health::well(&cluster, PATIENCE).await;
     let begun = Instant::now();
     while reads().await != port {
@@ -166,19 +155,19 @@ async fn the_first_voters_are_those_of_the_highest_priority() {
     let (leader, first, second) = three(&cluster).await;
     set(&cluster, "synchronous_mode=on").await;
     asks(&cluster, &leader, "FIRST 1", &[&first, &second]).await;
-    tag(&cluster, &second, json!({"sync_priority": 5})).await;
+    cluster.tag(&second, json!({"sync_priority": 5})).await;
     asks(&cluster, &leader, "FIRST 1", &[&second, &first]).await;
-    tag(&cluster, &first, json!({"sync_priority": 7})).await;
+    cluster.tag(&first, json!({"sync_priority": 7})).await;
     asks(&cluster, &leader, "FIRST 1", &[&first, &second]).await;
     until(&cluster, &leader, "SELECT application_name FROM pg_stat_replication WHERE sync_state = 'sync'", |name| {
         name.starts_with(&format!("{first}:"))
     })
     .await;
     arrives(&cluster, &first, 1).await;
-    tag(&cluster, &first, json!({"sync_priority": 0})).await;
+    cluster.tag(&first, json!({"sync_priority": 0})).await;
     asks(&cluster, &leader, "FIRST 1", &[&second]).await;
     set(&cluster, "synchronous_mode=quorum").await;
-    tag(&cluster, &first, json!({})).await;
+    cluster.tag(&first, json!({})).await;
     health::well(&cluster, PATIENCE).await;
 }
 
@@ -187,7 +176,7 @@ async fn zones_that_are_required_block_and_those_preferred_do_not() {
     let cluster = Cluster::start("zones").await;
     let (leader, near, far) = three(&cluster).await;
     for (name, zone) in [(&leader, "x"), (&near, "x"), (&far, "y")] {
-        tag(&cluster, name, json!({"zone": zone})).await;
+        cluster.tag(name, json!({"zone": zone})).await;
     }
     asks(&cluster, &leader, "ANY 1", &[&far]).await;
     set(&cluster, "synchronous_zones=require").await;
@@ -273,7 +262,7 @@ async fn nostream_follows_through_the_archive_across_a_failover_and_never_votes(
     let cluster = plan.start().await;
     let (leader, plain, tagged) = three(&cluster).await;
 
-    tag(&cluster, &tagged, json!({"nostream": true})).await;
+    cluster.tag(&tagged, json!({"nostream": true})).await;
     asks(&cluster, &leader, "ANY 1", &[&plain]).await;
     feeds(&cluster, &leader, &[&plain]).await;
     health::wait(&cluster, PATIENCE, "in archive recovery, and well", |_, rows| {
@@ -291,10 +280,10 @@ async fn nostream_follows_through_the_archive_across_a_failover_and_never_votes(
     }
 
     // Whoever is to stream from it does; it has no word for the leader, so nobody votes then.
-    tag(&cluster, &plain, json!({"replicatefrom": tagged})).await;
+    cluster.tag(&plain, json!({"replicatefrom": tagged})).await;
     feeds(&cluster, &tagged, &[&plain]).await;
     arrives_by_archive(&cluster, &leader, &plain, 2).await;
-    tag(&cluster, &plain, json!({})).await;
+    cluster.tag(&plain, json!({})).await;
     asks(&cluster, &leader, "ANY 1", &[&plain]).await;
     // PostgreSQL asks for it first; the rule is published when that is proved.
     health::wait(&cluster, PATIENCE, "a voter again", |_, rows| {
@@ -318,6 +307,6 @@ async fn nostream_follows_through_the_archive_across_a_failover_and_never_votes(
         (!told).then(|| format!("{row}"))
     })
     .await;
-    tag(&cluster, &tagged, json!({})).await;
+    cluster.tag(&tagged, json!({})).await;
     health::well(&cluster, PATIENCE).await;
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use matriarch_config::Document;
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::executable;
 use matriarch_testkit::ports::Port;
@@ -269,6 +270,21 @@ impl Cluster {
         // First, since the last argument of `psql` takes all that follows.
         let all: Vec<&str> = ["--dir", &path].into_iter().chain(arguments.iter().copied()).collect();
         verb::run(self.dir.path(), &self.tmp, &all, environment).await
+    }
+
+    /// Gives a member other tags, in its file, and has it read.
+    pub async fn tag(&self, name: &str, tags: Value) {
+        self.edit(name, |local| local["tags"] = tags).await;
+    }
+
+    /// Changes a member's file, and has it read.
+    pub async fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        let file = self.member(name).join("agent.yaml");
+        let text = std::fs::read_to_string(&file).expect("it is ours");
+        let mut local = Document::parse(&text).expect("it is YAML").value;
+        change(&mut local);
+        std::fs::write(&file, local.to_string()).expect("it is ours");
+        self.verb(&["reload", name]).await.ok();
     }
 
     /// Runs one statement through a port and gives back the first value.

@@ -7,6 +7,7 @@
 // Each test program uses its own part of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod archived;
 pub mod cluster;
 pub mod fault;
 pub mod health;
