@@ -187,17 +187,26 @@ pub(crate) async fn choose(order: &Order) -> Result<(Held, Plan), Failed> {
         }
     };
     let configured = Configured::new(section, cluster, PATIENCE)?;
-    let mut failed: Option<Failed> = None;
+    let several = section.repositories.len() > 1;
+    let (mut offers, mut failed): (Vec<_>, Option<Failed>) = Default::default();
     for repository in configured.repositories().await {
         let found = async {
             let mut found = configured.incarnations(&repository?).await?;
             found.retain(|one| incarnation.as_deref().is_none_or(|name| name == one.place().incarnation()));
-            Ok::<_, Failed>(restore::choose(found, &order.wanted).await?)
+            let chosen = restore::choose(found, &order.wanted).await?;
+            if several {
+                // Another one may be whole.
+                restore::check(&chosen.0, &chosen.1).await?;
+            }
+            Ok::<_, Failed>(chosen)
         };
         match found.await {
-            Ok((archive, plan)) => return Ok((Held::Archive(Box::new(archive)), plan)),
+            Ok(offer) => offers.push(offer),
             Err(error) => failed = failed.or(Some(error)),
         }
+    }
+    if let Some((archive, plan)) = restore::furthest(offers, &order.wanted.target) {
+        return Ok((Held::Archive(Box::new(archive)), plan));
     }
     let error = failed.unwrap_or_else(|| "the archive has no repository".into());
     Err(format!("cluster '{cluster}' cannot be restored: {error}").into())

@@ -1,4 +1,4 @@
-//! Which incarnation of a cluster serves a target, where several are there.
+//! Which incarnation of a cluster serves a target, where several are there, and in which of several repositories.
 
 use jiff::Timestamp;
 
@@ -42,6 +42,19 @@ pub async fn choose(incarnations: Vec<Archive>, wanted: &Wanted) -> Result<(Arch
         Some(name) => RestoreError::NoBackup(format!("there is no backup '{name}' ('matriarch backup list')")),
         None => RestoreError::NoBackup("the archive holds no backup of the cluster".to_owned()),
     }))
+}
+
+/// Of what several repositories offer, the one that leads furthest: one that was away for a while may lack the end of the WAL,
+/// or the newest backups. Of those that are alike, the first.
+pub fn furthest(offers: impl IntoIterator<Item = (Archive, Plan)>, target: &Target) -> Option<(Archive, Plan)> {
+    let far = |plan: &Plan| (plan.history.timeline, plan.reach);
+    offers.into_iter().reduce(|best, next| {
+        let is_further = match best.0.place().incarnation() == next.0.place().incarnation() {
+            true if matches!(target, Target::Latest) => far(&next.1) > far(&best.1),
+            _ => next.1.summary.stop_time > best.1.summary.stop_time,
+        };
+        if is_further { next } else { best }
+    })
 }
 
 fn reaches_into(target: &Target, begun: Timestamp) -> bool {

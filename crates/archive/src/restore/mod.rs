@@ -13,7 +13,7 @@ mod settings;
 mod write;
 
 pub(crate) use chain::from_tail;
-pub use choose::choose;
+pub use choose::{choose, furthest};
 pub use history::{BadHistory, History, Switch};
 pub use holder::{Held, Holder};
 pub use plan::{FromTail, Plan, Wanted, Window, plan, window};

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use matriarch_archive::archive::Archive;
-use matriarch_archive::base::{self, Summary};
+use matriarch_archive::base;
 use matriarch_archive::configured::Configured;
 use matriarch_archive::repository::Repository;
-use matriarch_cli::{Failure, code};
+use matriarch_cli::{Failure, code, exit_code};
 use matriarch_config::{self as config, Document, DynamicConfig, LocalConfig};
 use serde_json::json;
 
@@ -57,7 +57,9 @@ pub async fn find(which: &Which, args: &WhereArgs) -> anyhow::Result<Found> {
     };
     if let Some(location) = &args.repository {
         let known: Vec<String> = section.repositories.iter().map(|one| one.location.to_string()).collect();
-        section.repositories.retain(|one| one.location.to_string() == location.trim_end_matches('/'));
+        // Also as lists name it.
+        let wanted = location.strip_prefix("directory ").unwrap_or(location).trim_end_matches('/');
+        section.repositories.retain(|one| one.location.to_string() == wanted);
         if section.repositories.is_empty() {
             let text = format!("no repository of this archive lies at '{location}'; there are {}", known.join(", "));
             return Err(Failure::new(code::USAGE, text).into());
@@ -112,25 +114,15 @@ impl Found {
         Ok(Found { section, scope, configured, incarnation: None })
     }
 
-    /// Every repository that is meant.
+    /// Every repository that is meant, all of which must answer.
     pub async fn repositories(&self) -> anyhow::Result<Vec<Repository>> {
-        let opened = self.configured.repositories().await;
-        opened.into_iter().map(|repository| repository.map_err(failed)).collect()
-    }
-
-    /// The first repository that answers, for reading: each holds everything.
-    pub async fn repository(&self) -> anyhow::Result<Repository> {
-        let mut first = None;
-        for repository in self.configured.repositories().await {
-            match repository {
-                Ok(repository) => return Ok(repository),
-                Err(error) => first = first.or(Some(error)),
-            }
-        }
-        match first {
-            Some(error) => Err(failed(error)),
-            None => Err(Failure::new(code::CONFIG, "the archive has no repository").into()),
-        }
+        let opened = self.opened().await;
+        let hint =
+            if opened.len() > 1 { "; nothing was done, and --repository names those that are meant" } else { "" };
+        let opened = opened.into_iter().map(|(_, repository)| {
+            repository.map_err(|error| Failure::new(exit_code(&error), format!("{error:#}{hint}")).into())
+        });
+        opened.collect()
     }
 
     /// The incarnations that are meant in one repository, by the time they began.
@@ -151,39 +143,22 @@ impl Found {
         Ok(meant)
     }
 
-    /// Every backup that is meant in one repository, with its incarnation: the oldest incarnation first, and the oldest backup.
-    pub async fn backups(&self, repository: &Repository) -> anyhow::Result<Vec<(Archive, Summary)>> {
-        let mut found = Vec::new();
-        for archive in self.incarnations(repository).await? {
-            for summary in base::list(&archive).await.map_err(failed)? {
-                found.push((archive.clone(), summary));
+    /// The incarnation of each repository in which one backup lies, also one that was cut off; needs no private key.
+    pub async fn holders(&self, name: &str) -> anyhow::Result<Vec<Archive>> {
+        let mut holders = Vec::new();
+        for repository in self.repositories().await? {
+            for archive in self.incarnations(&repository).await? {
+                if base::is_known(&archive, name).await.map_err(failed)? {
+                    holders.push(archive);
+                    break;
+                }
             }
         }
-        Ok(found)
-    }
-
-    /// One backup by its name, or the newest.
-    pub async fn backup(&self, repository: &Repository, name: Option<&str>) -> anyhow::Result<(Archive, Summary)> {
-        let mut all = self.backups(repository).await?;
-        let Some(name) = name else {
-            return all.pop().ok_or_else(|| Failure::new(code::DATA, "there is no backup").into());
-        };
-        let names: Vec<&str> = all.iter().map(|(_, summary)| summary.backup.as_str()).collect();
-        let text = match names.as_slice() {
-            [] => format!("there is no backup '{name}', nor any other"),
-            [.., newest] => format!("there is no backup '{name}'; the newest is {newest} ('matriarch backup list')"),
-        };
-        let found = all.into_iter().find(|(_, summary)| summary.backup == name);
-        found.ok_or_else(|| Failure::new(code::DATA, text).into())
-    }
-
-    /// One backup's incarnation, also of one that was cut off; needs no private key.
-    pub async fn holder(&self, repository: &Repository, name: &str) -> anyhow::Result<Archive> {
-        for archive in self.incarnations(repository).await? {
-            if base::is_known(&archive, name).await.map_err(failed)? {
-                return Ok(archive);
-            }
+        if holders.is_empty() {
+            let places: Vec<String> = self.configured.names().collect();
+            let text = format!("there is no backup '{name}' in {}", places.join(", "));
+            return Err(Failure::new(code::DATA, text).into());
         }
-        Err(Failure::new(code::DATA, format!("there is no backup '{name}' in {}", repository.name())).into())
+        Ok(holders)
     }
 }

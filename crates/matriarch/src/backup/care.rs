@@ -5,53 +5,49 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use matriarch_archive::archive::Archive;
-use matriarch_archive::base::{self, Hold};
+use matriarch_archive::base::{self, Hold, Summary};
 use matriarch_archive::progress::Progress;
+use matriarch_archive::repository::Repository;
 use matriarch_archive::retention::{self, Because, Kept, Plan, Policy, Step};
-use matriarch_archive::verify;
-use matriarch_cli::{Failure, Grid, Part, Tone, Ui, code, consent, units};
+use matriarch_archive::verify::{self, Report};
+use matriarch_cli::{Grid, Part, Tone, Ui, consent, units};
 use serde::Serialize;
 
 use super::archives::Found;
 use super::fail::failed;
 use super::list::seconds;
-use super::meter::{Meter, interrupted};
+use super::several::Each;
+use super::tend;
 
-/// `backup verify`.
+/// `backup verify`: in every repository.
 pub async fn verify(found: &Found, backup: Option<String>, wal: bool, jobs: u16, ui: &mut Ui) -> anyhow::Result<()> {
-    let repository = found.repository().await?;
-    let (archive, summary) = found.backup(&repository, backup.as_deref()).await?;
     let options = verify::Options { workers: jobs.into(), all_wal: wal, progress: Progress::default() };
-    let meter = Meter::start("verify", &options.progress);
-    let report = tokio::select! {
-        report = verify::verify(&archive, &summary.backup, &options) => report.map_err(failed)?,
-        () = interrupted()? => return Err(Failure::new(code::TEMPORARY, "interrupted; nothing was changed").into()),
+    let read = async |repository: &Repository| {
+        let (archive, summary) = found.one::<Summary>(repository, backup.as_deref()).await?;
+        verify::verify(&archive, &summary.backup, &options).await.map_err(failed)
     };
-    drop(meter);
-    ui.show(&report, || {
-        let text = format!(
-            "Backup {}: {} in {} frames and {} WAL segments are good",
-            report.backup,
-            units::bytes(report.bytes),
-            report.frames,
-            report.segments
-        );
-        let mut parts = vec![Part::Line(if report.faults.is_empty() { Tone::Strong } else { Tone::Plain }, text)];
-        if !report.faults.is_empty() {
-            let mut grid = Grid::new(&["Damaged", "Blocks", "Why"]);
-            for fault in &report.faults {
-                let blocks = fault.blocks.map(|(first, last)| format!("{first} to {last}")).unwrap_or_default();
-                grid.row(Tone::Bad, vec![fault.what.clone(), blocks, fault.why.clone()]);
-            }
-            parts.push(Part::Grid(grid));
-        }
-        parts
-    })?;
-    if report.faults.is_empty() {
-        return Ok(());
+    tend::verify(found, &options.progress, read, ui).await
+}
+
+impl tend::Report for Report {
+    const WHAT: &'static str = "backup";
+
+    fn name(&self) -> &str {
+        &self.backup
     }
-    let text = format!("backup {} is damaged: take another one, and look at its repository", report.backup);
-    Err(Failure::new(code::DATA, text).into())
+
+    fn good(&self) -> String {
+        format!("{} in {} frames and {} WAL segments", units::bytes(self.bytes), self.frames, self.segments)
+    }
+
+    fn faults(&self) -> Grid {
+        let mut grid = Grid::new(&["Damaged", "Blocks", "Why"]);
+        for fault in &self.faults {
+            let blocks = fault.blocks.map(|(first, last)| format!("{first} to {last}")).unwrap_or_default();
+            grid.row(Tone::Bad, vec![fault.what.clone(), blocks, fault.why.clone()]);
+        }
+        grid
+    }
 }
 
 /// `backup hold`: with an end and a reason, or released.
@@ -62,8 +58,7 @@ pub async fn hold(
     ui: &mut Ui,
 ) -> anyhow::Result<()> {
     let held = hold.is_some();
-    for repository in found.repositories().await? {
-        let archive = found.holder(&repository, backup).await?;
+    for archive in found.holders(backup).await? {
         match &hold {
             Some((until, reason)) => {
                 let hold = Hold { since: Timestamp::now(), until: *until, reason: reason.clone() };
@@ -79,8 +74,7 @@ pub async fn hold(
 pub async fn annotate(found: &Found, backup: &str, notes: Vec<(String, String)>, ui: &mut Ui) -> anyhow::Result<()> {
     let changes = notes.into_iter().collect();
     let mut all = Default::default();
-    for repository in found.repositories().await? {
-        let archive = found.holder(&repository, backup).await?;
+    for archive in found.holders(backup).await? {
         all = base::annotate(&archive, backup, &changes).await.map_err(failed)?;
     }
     ui.show(&all, || all.iter().map(|(key, value)| Part::Line(Tone::Plain, format!("{key}: {value}"))).collect())
@@ -89,8 +83,7 @@ pub async fn annotate(found: &Found, backup: &str, notes: Vec<(String, String)>,
 /// `backup delete`; with `children`, also of those that build upon it.
 pub async fn delete(found: &Found, backup: &str, children: bool, force: bool, ui: &mut Ui) -> anyhow::Result<()> {
     let mut plans = Vec::new();
-    for repository in found.repositories().await? {
-        let archive = found.holder(&repository, backup).await?;
+    for archive in found.holders(backup).await? {
         let policy = Policy::new(None, None);
         let plan = retention::plan_without(&archive, backup, children, &policy, Timestamp::now()).await;
         plans.push((archive, plan.map_err(failed)?));
@@ -138,14 +131,7 @@ pub async fn expire(
         (None, None) => configured_policy(found),
         (keep, window) => Policy::new(keep, window),
     };
-    let all = tokio::select! {
-        all = expire_all(found, &policy, dry_run) => all?,
-        () = interrupted()? => {
-            let text = "interrupted; what is left over is removed the next time, and nothing that is kept is harmed";
-            return Err(Failure::new(code::TEMPORARY, text).into());
-        }
-    };
-    ui.show(&all, || all.iter().flat_map(parts).collect())
+    tend::expire(expire_all(found, &policy, dry_run), parts, ui).await
 }
 
 /// What the configuration keeps.
@@ -155,9 +141,9 @@ pub fn configured_policy(found: &Found) -> Policy {
 }
 
 /// Removes what a policy does not keep, in every repository and incarnation that is meant. May be dropped at any time.
-pub async fn expire_all(found: &Found, policy: &Policy, dry_run: bool) -> anyhow::Result<Vec<Expired>> {
-    let mut all = Vec::new();
-    for repository in found.repositories().await? {
+pub async fn expire_all(found: &Found, policy: &Policy, dry_run: bool) -> anyhow::Result<Each<Vec<Expired>>> {
+    let work = async |repository: Repository| {
+        let mut all = Vec::new();
         for archive in found.incarnations(&repository).await? {
             let plan = retention::plan(&archive, policy, None, Timestamp::now()).await.map_err(failed)?;
             all.push(Expired::of(&archive, &plan, dry_run));
@@ -165,8 +151,9 @@ pub async fn expire_all(found: &Found, policy: &Policy, dry_run: bool) -> anyhow
                 retention::run(&archive, &plan, |step| tracing::debug!(?step, "removing")).await.map_err(failed)?;
             }
         }
-    }
-    Ok(all)
+        Ok(all)
+    };
+    found.each(work).await
 }
 
 impl Expired {

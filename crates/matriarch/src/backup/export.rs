@@ -137,7 +137,7 @@ struct Done {
 pub async fn export(verb: ExportVerb, which: &Which, ui: &mut Ui) -> anyhow::Result<()> {
     let ExportVerb::Barman(args) = verb;
     let found = find(which, &args.place).await?;
-    let (archive, summary) = found.backup(&found.repository().await?, args.backup.as_deref()).await?;
+    let (archive, summary) = found.find::<Summary>(args.backup.as_deref(), ui).await?;
     let plan = plan(&archive, &summary, args.wal).await?;
     let server = args.server.clone().unwrap_or_else(|| found.scope.clone());
     let repository = args.store.repository(args.to.clone())?;

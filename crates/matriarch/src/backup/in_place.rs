@@ -114,7 +114,7 @@ async fn ask_to_go_back(
     }
     let found = find(which, &args.place).await?;
     let wanted = args.goal.wanted();
-    let (archive, plan) = choose(&found, &wanted).await?;
+    let (archive, plan) = choose(&found, &wanted, ui).await?;
     let window = restore::window(&archive, Some(plan.history.timeline)).await.map_err(failed)?;
     if let Some(kept) = reading.in_place.as_ref().and_then(|record| record.value.kept.as_ref()) {
         let text = format!(

@@ -96,41 +96,43 @@ pub fn seconds(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
-/// `backup list`.
+/// `backup list`: of every repository.
 pub async fn list(found: &Found, ui: &mut Ui) -> anyhow::Result<()> {
-    let repository = found.repository().await?;
-    let mut lines = Vec::new();
-    for (archive, summary) in found.backups(&repository).await? {
-        lines.push(Line::whole(&archive, &summary).await?);
+    let each = found.each(async |repository| {
+        let mut lines = Vec::new();
+        for (archive, summary) in found.all::<Summary>(&repository).await? {
+            lines.push(Line::whole(&archive, &summary).await?);
+        }
+        Ok((repository.name().to_owned(), lines))
+    });
+    let shelves = each.await?.noted(ui);
+    let lines: Vec<&Line> = shelves.iter().flat_map(|(_, lines)| lines).collect();
+    ui.show(&lines, || shelves.iter().flat_map(|(repository, lines)| shelf(found, repository, lines)).collect())
+}
+
+fn shelf(found: &Found, repository: &str, lines: &[Line]) -> Vec<Part> {
+    if lines.is_empty() {
+        return vec![Part::Line(Tone::Warn, found.none::<Summary>(repository))];
     }
-    ui.show(&lines, || {
-        if lines.is_empty() {
-            let text =
-                format!("{} holds no backup of {}; 'matriarch backup' takes one", repository.name(), found.scope);
-            return vec![Part::Line(Tone::Warn, text)];
-        }
-        let head =
-            ["Backup", "Kind", "Ended", "TL", "Consistent at", "Size", "Stored", "From", "Incarnation", "Remarks"];
-        let mut grid = Grid::new(&head).numeric(&["TL", "Size", "Stored"]);
-        for line in &lines {
-            let tone = if line.damaged > 0 { Tone::Warn } else { Tone::Plain };
-            let cells = vec![
-                line.backup.clone(),
-                line.kind.to_owned(),
-                seconds(line.stop_time),
-                line.timeline.to_string(),
-                line.stop_lsn.clone(),
-                units::bytes(line.size),
-                units::bytes(line.stored),
-                if line.from_standby { "standby" } else { "primary" }.to_owned(),
-                line.incarnation.clone(),
-                line.remarks(),
-            ];
-            grid.row(tone, cells);
-        }
-        let title = format!("Backups of {} in {}", found.scope, repository.name());
-        vec![Part::Line(Tone::Strong, title), Part::Grid(grid)]
-    })
+    let head = ["Backup", "Kind", "Ended", "TL", "Consistent at", "Size", "Stored", "From", "Incarnation", "Remarks"];
+    let mut grid = Grid::new(&head).numeric(&["TL", "Size", "Stored"]);
+    for line in lines {
+        let tone = if line.damaged > 0 { Tone::Warn } else { Tone::Plain };
+        let cells = vec![
+            line.backup.clone(),
+            line.kind.to_owned(),
+            seconds(line.stop_time),
+            line.timeline.to_string(),
+            line.stop_lsn.clone(),
+            units::bytes(line.size),
+            units::bytes(line.stored),
+            if line.from_standby { "standby" } else { "primary" }.to_owned(),
+            line.incarnation.clone(),
+            line.remarks(),
+        ];
+        grid.row(tone, cells);
+    }
+    vec![Part::Line(Tone::Strong, format!("Backups of {} in {repository}", found.scope)), Part::Grid(grid)]
 }
 
 /// A backup as `backup show -o json` shows it.
@@ -153,8 +155,7 @@ struct Page {
 
 /// `backup show`.
 pub async fn show(found: &Found, name: &str, ui: &mut Ui) -> anyhow::Result<()> {
-    let repository = found.repository().await?;
-    let (archive, summary) = found.backup(&repository, Some(name)).await?;
+    let (archive, summary) = found.find::<Summary>(Some(name), ui).await?;
     let wanted = Wanted { backup: Some(name.to_owned()), ..Wanted::new(Target::Latest) };
     let (reach, problem) = match restore::plan(&archive, &wanted).await {
         Ok(plan) => (Some(plan.reach.to_string()), None),

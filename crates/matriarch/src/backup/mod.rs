@@ -12,7 +12,9 @@ pub mod meter;
 pub mod restore;
 mod scheduled;
 pub mod server;
+pub mod several;
 pub mod take;
+pub mod tend;
 
 use std::time::Duration;
 

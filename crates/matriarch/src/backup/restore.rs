@@ -206,7 +206,7 @@ pub async fn restore(args: RestoreArgs, which: &Which, ui: &mut Ui) -> anyhow::R
     let Some(data) = &args.data else { return in_place::run(args, which, ui).await };
     let found = find(which, &args.place).await?;
     let data = std::path::absolute(data)?;
-    let (archive, plan) = choose(&found, &args.goal.wanted()).await?;
+    let (archive, plan) = choose(&found, &args.goal.wanted(), ui).await?;
     let window = restore::window(&archive, Some(plan.history.timeline)).await.map_err(failed)?;
     let now = Timestamp::now();
     let name = format!("{}-{}", plan.summary.system_identifier, now.strftime("%Y%m%dT%H%M%SZ"));
@@ -235,14 +235,23 @@ async fn follow(
     }
 }
 
-/// The incarnation and the plan that serve the target: of the newest incarnation that does.
-pub async fn choose(found: &Found, wanted: &Wanted) -> anyhow::Result<(Archive, Plan)> {
-    let repository = found.repository().await?;
-    if let Some(name) = &wanted.backup {
-        // Tells what there is instead.
-        found.backup(&repository, Some(name)).await?;
-    }
-    restore::choose(found.incarnations(&repository).await?, wanted).await.map_err(failed)
+/// The incarnation and the plan that serve the target: of the newest incarnation that does, in the repository that leads
+/// furthest. Why a repository does not serve it is told.
+pub async fn choose(found: &Found, wanted: &Wanted, ui: &mut Ui) -> anyhow::Result<(Archive, Plan)> {
+    let each = found.each(async |repository| {
+        if let Some(name) = &wanted.backup {
+            // Tells what there is instead.
+            found.one::<Summary>(&repository, Some(name)).await?;
+        }
+        let chosen = restore::choose(found.incarnations(&repository).await?, wanted).await.map_err(failed)?;
+        if found.section.repositories.len() > 1 {
+            // Another one may be whole.
+            restore::check(&chosen.0, &chosen.1).await.map_err(failed)?;
+        }
+        Ok(chosen)
+    });
+    let best = restore::furthest(each.await?.noted(ui), &wanted.target);
+    best.ok_or_else(|| Failure::new(code::DATA, "there is no backup").into())
 }
 
 fn options(

@@ -7,6 +7,7 @@ use matriarch_config::LocalConfig;
 use super::archives::Found;
 use super::care;
 use super::take::{self, TakeArgs};
+use super::tend;
 use crate::chore::{self, Done, Stop};
 use crate::cluster::Which;
 
@@ -27,14 +28,8 @@ async fn take_and_expire(
 ) -> anyhow::Result<Option<Done>> {
     let Some(taken) = take::into_all(args, which, found, stop.as_mut()).await? else { return Ok(None) };
     let policy = care::configured_policy(found);
-    let (expired, failed) = tokio::select! {
-        removed = care::expire_all(found, &policy, false) => match removed {
-            Ok(all) => (all.iter().map(|one| one.expired.len() as u64).sum(), None),
-            Err(error) => (0, Some(format!("the backup was taken, and its retention failed: {error:#}"))),
-        },
-        // What is left over is removed the next time.
-        () = stop => (0, None),
-    };
+    let removed = care::expire_all(found, &policy, false);
+    let (expired, failed) = tend::expire_after("backup", removed, |one| one.expired.len(), stop).await;
     let first = taken.lines.first();
     Ok(Some(Done {
         from_standby: first.is_some_and(|line| line.from_standby),
@@ -42,7 +37,7 @@ async fn take_and_expire(
         size: first.map_or(0, |line| line.size),
         stored: first.map_or(0, |line| line.stored),
         expired,
-        trouble: failed.or(taken.damage.clone()),
+        trouble: taken.missing.map(|missing| missing.text).or(failed).or(taken.damage),
         name: taken.name,
     }))
 }

@@ -7,8 +7,9 @@ use matriarch_archive::archive::Archive;
 use matriarch_archive::base::{self, Summary};
 use matriarch_archive::configured::Own;
 use matriarch_archive::progress::Progress;
+use matriarch_archive::repository::Repository;
 use matriarch_archive::retention::{self, Policy};
-use matriarch_cli::{Failure, Part, Tone, Ui, code, units};
+use matriarch_cli::{Failure, Part, Tone, Ui, code, exit_code, units};
 
 use super::archives::Found;
 use super::fail::failed;
@@ -61,15 +62,40 @@ enum Checkpoint {
 /// A backup that was taken.
 pub struct Taken {
     pub name: String,
-    /// One for each repository.
+    /// One for each repository that has it.
     pub lines: Vec<Line>,
+    /// Where it is not, and why.
+    pub missing: Option<Missing>,
     /// Which pages of the server were damaged, and what to do.
     pub damage: Option<String>,
 }
 
+/// That something is in some repositories and not in all of them.
+pub struct Missing {
+    /// Of sysexits(3).
+    pub code: u8,
+    pub text: String,
+}
+
+impl Missing {
+    /// What became of the others; the first counts for the code.
+    pub fn of(what: &str, name: &str, failed: &[(String, anyhow::Error)]) -> Option<Missing> {
+        let (place, first) = failed.first()?;
+        // As the option takes it.
+        let place = place.strip_prefix("directory ").unwrap_or(place);
+        let told: Vec<String> = failed.iter().map(|(place, why)| format!("{place}: {why:#}")).collect();
+        let text = format!(
+            "{what} {name} is not in every repository: {}; what is in the others is whole, and 'matriarch {what} --repository \
+             {place}' takes one there",
+            told.join("; ")
+        );
+        Some(Missing { code: exit_code(first), text })
+    }
+}
+
 /// `backup`.
 pub async fn take(args: TakeArgs, which: &Which, found: &Found, ui: &mut Ui) -> anyhow::Result<()> {
-    let Some(Taken { name, lines, damage }) = into_all(&args, which, found, interrupted()?).await? else {
+    let Some(Taken { name, lines, missing, damage }) = into_all(&args, which, found, interrupted()?).await? else {
         return Err(Failure::new(code::TEMPORARY, "interrupted: there is no backup").into());
     };
     for line in &lines {
@@ -87,10 +113,15 @@ pub async fn take(args: TakeArgs, which: &Which, found: &Found, ui: &mut Ui) -> 
         let kind = lines.first().map_or("", |line| line.kind);
         let text = format!("Backup {name} ({kind}): {}, {}", units::bytes(size), stored.collect::<Vec<_>>().join(", "));
         vec![Part::Line(Tone::Strong, text)]
-    })
+    })?;
+    match missing {
+        Some(Missing { code, text }) => Err(Failure::new(code, text).into()),
+        None => Ok(()),
+    }
 }
 
-/// Takes a backup into every repository that is meant, one after the other. None: `stop` ended first.
+/// Takes a backup into every repository that is meant, one after the other; one that fails keeps it from none of the others.
+/// None: `stop` ended first.
 pub async fn into_all(
     args: &TakeArgs,
     which: &Which,
@@ -99,24 +130,58 @@ pub async fn into_all(
 ) -> anyhow::Result<Option<Taken>> {
     let server = Server::find(&args.server, which).await?;
     let own = Own::of(&server.data, server.identity).map_err(failed)?;
-    let mut taken = Taken { name: new_name(), lines: Vec::new(), damage: None };
+    let mut taken = Taken { name: new_name(), lines: Vec::new(), missing: None, damage: None };
+    let mut failed = Vec::new();
     tokio::pin!(stop);
-    for repository in found.repositories().await? {
-        let archive = found.configured.begin(&repository, &own).await.map_err(failed)?;
-        let Some(summary) = one(args, &server, &archive, &taken.name, stop.as_mut()).await? else { return Ok(None) };
+    for (place, opened) in found.opened().await {
+        let (archive, summary) = match into_one(args, &server, (found, &own), opened, &taken.name, stop.as_mut()).await
+        {
+            Ok(Some(stored)) => stored,
+            Ok(None) if taken.lines.is_empty() || args.scheduled => return Ok(None),
+            Ok(None) => {
+                let text = format!("interrupted: backup {} is complete, and not in {place}", taken.name);
+                return Err(Failure::new(code::TEMPORARY, text).into());
+            }
+            Err(error) => {
+                failed.push((place, error));
+                continue;
+            }
+        };
         taken.lines.push(Line::new(&archive, &summary, None, Default::default()));
         if !summary.damaged.is_empty() {
-            let first = summary.damaged.iter().take(10).map(|page| format!("{} block {}", page.path, page.block));
-            taken.damage = Some(format!(
-                "backup {} is complete, but {} pages of the server were damaged before it began, which no restore mends: {}; \
-                 look at the disk, and restore these relations from an older backup",
-                taken.name,
-                summary.damaged.len(),
-                first.collect::<Vec<_>>().join(", ")
-            ));
+            taken.damage = Some(damage(&summary));
         }
     }
+    if taken.lines.is_empty() {
+        let none = || Failure::new(code::CONFIG, "the archive has no repository").into();
+        return Err(failed.into_iter().next().map_or_else(none, |(_, first)| first));
+    }
+    taken.missing = Missing::of("backup", &taken.name, &failed);
     Ok(Some(taken))
+}
+
+async fn into_one(
+    args: &TakeArgs,
+    server: &Server,
+    (found, own): (&Found, &Own),
+    repository: anyhow::Result<Repository>,
+    name: &str,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<Option<(Archive, Summary)>> {
+    let archive = found.configured.begin(&repository?, own).await.map_err(failed)?;
+    let summary = one(args, server, &archive, name, stop).await?;
+    Ok(summary.map(|summary| (archive, summary)))
+}
+
+fn damage(summary: &Summary) -> String {
+    let first = summary.damaged.iter().take(10).map(|page| format!("{} block {}", page.path, page.block));
+    format!(
+        "backup {} is complete, but {} pages of the server were damaged before it began, which no restore mends: {}; look at \
+         the disk, and restore these relations from an older backup",
+        summary.backup,
+        summary.damaged.len(),
+        first.collect::<Vec<_>>().join(", ")
+    )
 }
 
 async fn one(

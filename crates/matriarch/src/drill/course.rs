@@ -100,8 +100,8 @@ impl Means {
 
 impl Course<'_> {
     /// What would be done; reasons against it are added.
-    pub async fn rehearse(&self, reasons: &mut Vec<String>) -> Option<shown::Plan> {
-        let means = match self.means().await {
+    pub async fn rehearse(&self, reasons: &mut Vec<String>, ui: &mut Ui) -> Option<shown::Plan> {
+        let means = match self.means(ui).await {
             Ok(means) => means,
             Err(Hindrance::Refused(more)) => {
                 reasons.extend(more);
@@ -127,11 +127,11 @@ impl Course<'_> {
         })
     }
 
-    async fn means(&self) -> Result<Means, Hindrance> {
+    async fn means(&self, ui: &mut Ui) -> Result<Means, Hindrance> {
         let wanted = self.args.goal.wanted();
         let chosen = match self.whence {
             Whence::Ours(found) => {
-                choose(found, &wanted).await.map(|(archive, plan)| (Held::Archive(Box::new(archive)), plan))
+                choose(found, &wanted, ui).await.map(|(archive, plan)| (Held::Archive(Box::new(archive)), plan))
             }
             Whence::Theirs(foreign) => {
                 door::choose(foreign, &wanted).await.map(|(stock, plan)| (Held::Stock(Box::new(stock)), plan))
@@ -157,7 +157,7 @@ impl Course<'_> {
         let (begun, at) = (Instant::now(), Timestamp::now());
         let mut work = Work { figures: RestoreFigures::default(), answers: Vec::new() };
         work.figures.target = self.args.goal.wanted().target.to_string();
-        let means = match self.means().await {
+        let means = match self.means(ui).await {
             Ok(means) => means,
             Err(Hindrance::Refused(reasons)) => return Ok(Err(reasons)),
             Err(Hindrance::Failed(why)) => return Ok(Ok(work.done(at, Err(why)))),

@@ -175,7 +175,7 @@ impl Restores<'_> {
         let mut reasons = self.untimely().await?;
         let whence = self.whence().await?;
         let course = Course { args: self.args, whence: &whence, superuser: self.superuser() };
-        let plan = course.rehearse(&mut reasons).await;
+        let plan = course.rehearse(&mut reasons, ui).await;
         let data = shown::Rehearsal { plan, possible: reasons.is_empty(), refused_because: reasons };
         ui.show(&data, || data.parts())?;
         if data.possible { Ok(()) } else { Err(matriarch_drill::refusal(&data.refused_because)) }

@@ -4,48 +4,49 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use matriarch_archive::archive::Archive;
-use matriarch_archive::dump::{self, Because, DumpError, Kept, Plan, Policy};
+use matriarch_archive::dump::{self, Because, DumpError, Kept, Plan, Policy, Summary};
 use matriarch_archive::progress::Progress;
-use matriarch_cli::{Failure, Grid, Part, Tone, Ui, code, consent, units};
+use matriarch_archive::repository::Repository;
+use matriarch_cli::{Grid, Part, Tone, Ui, consent, units};
 use serde::Serialize;
 
-use super::list;
 use super::scheduled::configured_policy;
 use crate::backup::archives::Found;
 use crate::backup::fail::failed;
 use crate::backup::list::seconds;
-use crate::backup::meter::{Meter, interrupted};
+use crate::backup::several::Each;
+use crate::backup::tend;
 
-/// `dump verify`.
+/// `dump verify`: in every repository.
 pub async fn verify(found: &Found, name: Option<&str>, ui: &mut Ui) -> anyhow::Result<()> {
-    let repository = found.repository().await?;
-    let (archive, summary) = list::one(found, &repository, name).await?;
-    let manifest = dump::manifest(&archive, &summary.dump).await.map_err(failed)?;
     let progress = Progress::default();
-    let meter = Meter::start("verify", &progress);
-    let report = tokio::select! {
-        report = dump::verify(&archive, &manifest, &progress) => report.map_err(failed)?,
-        () = interrupted()? => return Err(Failure::new(code::TEMPORARY, "interrupted; nothing was changed").into()),
+    let read = async |repository: &Repository| {
+        let (archive, summary) = found.one::<Summary>(repository, name).await?;
+        let manifest = dump::manifest(&archive, &summary.dump).await.map_err(failed)?;
+        dump::verify(&archive, &manifest, &progress).await.map_err(failed)
     };
-    drop(meter);
-    ui.show(&report, || {
-        let text = format!("Dump {}: {} in {} frames are good", report.dump, units::bytes(report.bytes), report.frames);
-        let mut parts = vec![Part::Line(if report.faults.is_empty() { Tone::Strong } else { Tone::Plain }, text)];
-        if !report.faults.is_empty() {
-            let mut grid = Grid::new(&["Database", "File", "Bytes", "Why"]);
-            for fault in &report.faults {
-                let bytes = format!("{} to {}", fault.from, fault.to);
-                grid.row(Tone::Bad, vec![fault.database.clone(), fault.path.clone(), bytes, fault.why.clone()]);
-            }
-            parts.push(Part::Grid(grid));
-        }
-        parts
-    })?;
-    if report.faults.is_empty() {
-        return Ok(());
+    tend::verify(found, &progress, read, ui).await
+}
+
+impl tend::Report for dump::Report {
+    const WHAT: &'static str = "dump";
+
+    fn name(&self) -> &str {
+        &self.dump
     }
-    let text = format!("dump {} is damaged: take another one, and look at its repository", report.dump);
-    Err(Failure::new(code::DATA, text).into())
+
+    fn good(&self) -> String {
+        format!("{} in {} frames", units::bytes(self.bytes), self.frames)
+    }
+
+    fn faults(&self) -> Grid {
+        let mut grid = Grid::new(&["Database", "File", "Bytes", "Why"]);
+        for fault in &self.faults {
+            let bytes = format!("{} to {}", fault.from, fault.to);
+            grid.row(Tone::Bad, vec![fault.database.clone(), fault.path.clone(), bytes, fault.why.clone()]);
+        }
+        grid
+    }
 }
 
 /// `dump delete`.
@@ -101,20 +102,13 @@ pub async fn expire(
         (keep, keep_for, _) => Policy::new(keep, keep_for),
     };
     let policy = Policy { by_hand, ..policy };
-    let all = tokio::select! {
-        all = expire_all(found, &policy, dry_run) => all?,
-        () = interrupted()? => {
-            let text = "interrupted; what is left over is removed the next time, and nothing that is kept is harmed";
-            return Err(Failure::new(code::TEMPORARY, text).into());
-        }
-    };
-    ui.show(&all, || all.iter().flat_map(parts).collect())
+    tend::expire(expire_all(found, &policy, dry_run), parts, ui).await
 }
 
 /// Removes what a policy does not keep, in every repository and incarnation that is meant. May be dropped at any time.
-pub async fn expire_all(found: &Found, policy: &Policy, dry_run: bool) -> anyhow::Result<Vec<Expired>> {
-    let mut all = Vec::new();
-    for repository in found.repositories().await? {
+pub async fn expire_all(found: &Found, policy: &Policy, dry_run: bool) -> anyhow::Result<Each<Vec<Expired>>> {
+    let work = async |repository: Repository| {
+        let mut all = Vec::new();
         for archive in found.incarnations(&repository).await? {
             let plan = dump::plan(&archive, policy, None, Timestamp::now()).await.map_err(failed)?;
             all.push(Expired {
@@ -131,8 +125,9 @@ pub async fn expire_all(found: &Found, policy: &Policy, dry_run: bool) -> anyhow
                 dump::run(&archive, &plan).await.map_err(failed)?;
             }
         }
-    }
-    Ok(all)
+        Ok(all)
+    };
+    found.each(work).await
 }
 
 fn parts(one: &Expired) -> Vec<Part> {

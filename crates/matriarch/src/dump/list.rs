@@ -2,13 +2,11 @@
 
 use jiff::Timestamp;
 use matriarch_archive::archive::Archive;
-use matriarch_archive::dump::{self, Format, Summary};
-use matriarch_archive::repository::Repository;
-use matriarch_cli::{Failure, Grid, Part, Tone, Ui, code, units};
+use matriarch_archive::dump::{Format, Summary};
+use matriarch_cli::{Grid, Part, Tone, Ui, units};
 use serde::Serialize;
 
 use crate::backup::archives::Found;
-use crate::backup::fail::failed;
 use crate::backup::list::seconds;
 
 /// A dump as `dump list -o json` shows it. Units: bytes.
@@ -53,65 +51,43 @@ impl Line {
     }
 }
 
-/// Every dump that is meant in one repository, with its incarnation: the oldest incarnation first, and the oldest dump.
-async fn all(found: &Found, repository: &Repository) -> anyhow::Result<Vec<(Archive, Summary)>> {
-    let mut all = Vec::new();
-    for archive in found.incarnations(repository).await? {
-        for summary in dump::list(&archive).await.map_err(failed)? {
-            all.push((archive.clone(), summary));
-        }
-    }
-    Ok(all)
-}
-
-/// One dump by its name, or the newest.
-pub async fn one(found: &Found, repository: &Repository, name: Option<&str>) -> anyhow::Result<(Archive, Summary)> {
-    let mut all = all(found, repository).await?;
-    let Some(name) = name else {
-        all.sort_by_key(|(_, summary)| summary.ended);
-        let text = format!("{} holds no dump of {}; 'matriarch dump' takes one", repository.name(), found.scope);
-        return all.pop().ok_or_else(|| Failure::new(code::DATA, text).into());
-    };
-    let newest = all.last().map(|(_, summary)| format!("; the newest is {} ('matriarch dump list')", summary.dump));
-    let text = format!("there is no dump '{name}'{}", newest.unwrap_or_else(|| ", nor any other".to_owned()));
-    let found = all.into_iter().find(|(_, summary)| summary.dump == name);
-    found.ok_or_else(|| Failure::new(code::DATA, text).into())
-}
-
-/// `dump list`.
+/// `dump list`: of every repository.
 pub async fn list(found: &Found, ui: &mut Ui) -> anyhow::Result<()> {
-    let repository = found.repository().await?;
-    let all = all(found, &repository).await?;
-    let lines: Vec<Line> = all.iter().map(|(archive, summary)| Line::new(archive, summary)).collect();
-    ui.show(&lines, || {
-        if lines.is_empty() {
-            let text = format!("{} holds no dump of {}; 'matriarch dump' takes one", repository.name(), found.scope);
-            return vec![Part::Line(Tone::Warn, text)];
-        }
-        let head = ["Dump", "Ended", "Databases", "Size", "Stored", "From", "By", "Incarnation"];
-        let mut grid = Grid::new(&head).numeric(&["Size", "Stored"]);
-        for line in &lines {
-            let cells = vec![
-                line.dump.clone(),
-                seconds(line.ended),
-                line.databases.join(", "),
-                units::bytes(line.size),
-                units::bytes(line.stored),
-                if line.from_standby { "standby" } else { "primary" }.to_owned(),
-                if line.scheduled { "schedule" } else { "hand" }.to_owned(),
-                line.incarnation.clone(),
-            ];
-            grid.row(Tone::Plain, cells);
-        }
-        let title = format!("Dumps of {} in {}", found.scope, repository.name());
-        vec![Part::Line(Tone::Strong, title), Part::Grid(grid)]
-    })
+    let each = found.each(async |repository| {
+        let all = found.all::<Summary>(&repository).await?;
+        let lines: Vec<Line> = all.iter().map(|(archive, summary)| Line::new(archive, summary)).collect();
+        Ok((repository.name().to_owned(), lines))
+    });
+    let shelves = each.await?.noted(ui);
+    let lines: Vec<&Line> = shelves.iter().flat_map(|(_, lines)| lines).collect();
+    ui.show(&lines, || shelves.iter().flat_map(|(repository, lines)| shelf(found, repository, lines)).collect())
+}
+
+fn shelf(found: &Found, repository: &str, lines: &[Line]) -> Vec<Part> {
+    if lines.is_empty() {
+        return vec![Part::Line(Tone::Warn, found.none::<Summary>(repository))];
+    }
+    let head = ["Dump", "Ended", "Databases", "Size", "Stored", "From", "By", "Incarnation"];
+    let mut grid = Grid::new(&head).numeric(&["Size", "Stored"]);
+    for line in lines {
+        let cells = vec![
+            line.dump.clone(),
+            seconds(line.ended),
+            line.databases.join(", "),
+            units::bytes(line.size),
+            units::bytes(line.stored),
+            if line.from_standby { "standby" } else { "primary" }.to_owned(),
+            if line.scheduled { "schedule" } else { "hand" }.to_owned(),
+            line.incarnation.clone(),
+        ];
+        grid.row(Tone::Plain, cells);
+    }
+    vec![Part::Line(Tone::Strong, format!("Dumps of {} in {repository}", found.scope)), Part::Grid(grid)]
 }
 
 /// `dump show`.
 pub async fn show(found: &Found, name: Option<&str>, ui: &mut Ui) -> anyhow::Result<()> {
-    let repository = found.repository().await?;
-    let (archive, summary) = one(found, &repository, name).await?;
+    let (archive, summary) = found.find::<Summary>(name, ui).await?;
     ui.show(&summary, || {
         let rows = [
             ("Dump", summary.dump.clone()),

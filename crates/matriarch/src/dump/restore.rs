@@ -11,7 +11,6 @@ use matriarch_postgres::dump::Access;
 use serde::Serialize;
 
 use super::dry_run;
-use super::list;
 use super::server::ServerArgs;
 use super::take::scratch;
 use crate::backup::archives::Found;
@@ -79,8 +78,7 @@ struct Page {
 
 /// `dump restore`.
 pub async fn restore(args: RestoreArgs, which: &Which, found: &Found, ui: &mut Ui) -> anyhow::Result<()> {
-    let repository = found.repository().await?;
-    let (archive, summary) = list::one(found, &repository, args.dump.as_deref()).await?;
+    let (archive, summary) = found.find::<Summary>(args.dump.as_deref(), ui).await?;
     let manifest = dump::manifest(&archive, &summary.dump).await.map_err(failed)?;
     let access = args.server.find(None, which).await?;
     if args.dry_run {
@@ -98,7 +96,8 @@ pub async fn restore(args: RestoreArgs, which: &Which, found: &Found, ui: &mut U
     };
     drop(meter);
     let Some(done) = done else { return Err(given_up(&request.begun, &access).await) };
-    let page = Page { dump: summary.dump, repository: repository.name().to_owned(), databases: done.map_err(failed)? };
+    let repository = archive.repository().name().to_owned();
+    let page = Page { dump: summary.dump, repository, databases: done.map_err(failed)? };
     ui.show(&page, || {
         let mut grid = Grid::new(&["Database", "Restored as", "Size", "Took"]).numeric(&["Size", "Took"]);
         for one in &page.databases {

@@ -8,6 +8,7 @@ use matriarch_config::{DumpFormat, Dumps, LocalConfig};
 use super::care;
 use super::take::{self, Form, TakeArgs};
 use crate::backup::archives::Found;
+use crate::backup::tend;
 use crate::chore::{self, Done, Stop};
 use crate::cluster::Which;
 
@@ -22,14 +23,8 @@ async fn take_and_expire(which: &Which, found: &Found, mut stop: Stop<'_>) -> an
     let dumps = found.section.dumps.as_ref().context("archive.dumps was removed from the configuration")?;
     let Some(taken) = take::into_all(&arguments(dumps), which, found, stop.as_mut()).await? else { return Ok(None) };
     let policy = configured_policy(dumps);
-    let (expired, trouble) = tokio::select! {
-        removed = care::expire_all(found, &policy, false) => match removed {
-            Ok(all) => (all.iter().map(|one| one.expired.len() as u64).sum(), None),
-            Err(error) => (0, Some(format!("the dump was taken, and older ones could not be removed: {error:#}"))),
-        },
-        // What is left over is removed the next time.
-        () = stop => (0, None),
-    };
+    let removed = care::expire_all(found, &policy, false);
+    let (expired, trouble) = tend::expire_after("dump", removed, |one| one.expired.len(), stop).await;
     let first = taken.lines.first();
     Ok(Some(Done {
         from_standby: first.is_some_and(|line| line.from_standby),
@@ -37,7 +32,7 @@ async fn take_and_expire(which: &Which, found: &Found, mut stop: Stop<'_>) -> an
         size: first.map_or(0, |line| line.size),
         stored: first.map_or(0, |line| line.stored),
         expired,
-        trouble,
+        trouble: taken.missing.map(|missing| missing.text).or(trouble),
         name: taken.name,
     }))
 }

@@ -15,7 +15,8 @@ use crate::backup::archives::Found;
 use crate::backup::fail::failed;
 use crate::backup::meter::{Meter, interrupted};
 use crate::backup::server::Side;
-use crate::backup::take::new_name;
+use crate::backup::several::Each;
+use crate::backup::take::{Missing, new_name};
 use crate::cluster::Which;
 use crate::drill::place::{self, Place};
 
@@ -58,13 +59,15 @@ pub enum Form {
 /// A dump that was taken.
 pub struct Taken {
     pub name: String,
-    /// One for each repository.
+    /// One for each repository that has it.
     pub lines: Vec<Line>,
+    /// Where it is not, and why.
+    pub missing: Option<Missing>,
 }
 
 /// `dump`.
 pub async fn take(args: TakeArgs, which: &Which, found: &Found, ui: &mut Ui) -> anyhow::Result<()> {
-    let Some(Taken { name, lines }) = into_all(&args, which, found, interrupted()?).await? else {
+    let Some(Taken { name, lines, missing }) = into_all(&args, which, found, interrupted()?).await? else {
         return Err(Failure::new(code::TEMPORARY, "interrupted: there is no dump").into());
     };
     ui.show(&lines, || {
@@ -77,10 +80,14 @@ pub async fn take(args: TakeArgs, which: &Which, found: &Found, ui: &mut Ui) -> 
             units::bytes(size)
         );
         vec![Part::Line(Tone::Strong, text)]
-    })
+    })?;
+    match missing {
+        Some(Missing { code, text }) => Err(Failure::new(code, text).into()),
+        None => Ok(()),
+    }
 }
 
-/// Takes one dump into all repositories that are meant. None: `stop` ended first.
+/// Takes one dump into all repositories that are meant and answer. None: `stop` ended first.
 pub async fn into_all(
     args: &TakeArgs,
     which: &Which,
@@ -93,10 +100,8 @@ pub async fn into_all(
     }
     let access = args.server.find(args.from, which).await?;
     let own = server::own(&access).await?;
-    let mut archives = Vec::new();
-    for repository in found.repositories().await? {
-        archives.push(found.configured.begin(&repository, &own).await.map_err(failed)?);
-    }
+    let begun = found.each(async |repository| found.configured.begin(&repository, &own).await.map_err(failed)).await?;
+    let Each { done: archives, failed: away } = begun;
     let place = (args.format == Form::Directory).then(|| scratch(args.scratch.clone())).transpose()?;
     let options = Options {
         databases: args.databases.clone(),
@@ -118,7 +123,7 @@ pub async fn into_all(
     match taken {
         Some(Ok(summary)) => {
             let lines = archives.iter().map(|archive| Line::new(archive, &summary)).collect();
-            Ok(Some(Taken { name, lines }))
+            Ok(Some(Taken { missing: Missing::of("dump", &name, &away), name, lines }))
         }
         Some(Err(error)) => {
             clear_away(&archives, &name).await;

@@ -18,15 +18,15 @@ use tokio_postgres::{Client, NoTls};
 use crate::harness::PATIENCE;
 use crate::harness::verb::{self, Outcome};
 
-struct Site {
-    dir: TestDir,
+pub struct Site {
+    pub dir: TestDir,
     installation: Installation,
-    server: Server,
+    pub server: Server,
 }
 
 impl Site {
     /// A server, an encrypted repository in a directory, and the file that says so.
-    async fn new(installation: &Installation) -> Site {
+    pub async fn new(installation: &Installation) -> Site {
         let dir = TestDir::new("backup");
         let repository = dir.create("repository");
         let settings = Settings { location: Location::Directory(repository.clone()), patience: PATIENCE };
@@ -48,7 +48,7 @@ impl Site {
         Site { dir, installation: installation.clone(), server }
     }
 
-    async fn run(&self, words: &[&str]) -> Outcome {
+    pub async fn run(&self, words: &[&str]) -> Outcome {
         let archive = self.dir.join("archive.yml").display().to_string();
         let words: Vec<&str> = words.iter().copied().chain(["--archive", &archive, "--scope", "main"]).collect();
         verb::run(self.dir.path(), self.dir.path(), &words, &[]).await
@@ -59,7 +59,7 @@ impl Site {
     }
 
     /// A backup, as it is told.
-    async fn take(&self, options: &[&str]) -> serde_json::Value {
+    pub async fn take(&self, options: &[&str]) -> serde_json::Value {
         let (data, dsn) = (self.server.data().display().to_string(), self.server.dsn());
         let words = ["backup", "--data-dir", &data, "--dsn", &dsn, "-o", "json"];
         let words: Vec<&str> = words.iter().chain(options).copied().collect();
@@ -67,14 +67,14 @@ impl Site {
     }
 
     /// Rows up to this number.
-    async fn insert(&self, client: &Client, to: i64) {
+    pub async fn insert(&self, client: &Client, to: i64) {
         let insert =
             "insert into marks select g from generate_series((select coalesce(max(id), 0) + 1 from marks), $1) g";
         client.execute(insert, &[&to]).await.unwrap();
     }
 
     /// What the archiver does, which is not part of this test.
-    async fn archive_wal(&self, client: &Client) {
+    pub async fn archive_wal(&self, client: &Client) {
         let last = text(client, "select pg_walfile_name(pg_switch_wal())").await;
         let yaml = std::fs::read_to_string(self.dir.join("archive.yml")).unwrap();
         let config = DynamicConfig::from_json(&Document::parse(&yaml).unwrap().value).unwrap();
@@ -91,7 +91,7 @@ impl Site {
     }
 
     /// Restores, starts, and counts the rows, which must be 1, 2, 3 … without a gap.
-    async fn rows_of(&self, name: &str, options: &[&str]) -> i64 {
+    pub async fn rows_of(&self, name: &str, options: &[&str]) -> i64 {
         let data = self.dir.join(name);
         let (path, space) = (data.display().to_string(), format!("space={}-space", data.display()));
         let words: Vec<&str> = ["restore", &path, "--tablespace", &space].iter().chain(options).copied().collect();
@@ -113,12 +113,12 @@ impl Site {
     }
 }
 
-fn write(path: &Path, text: &str) {
+pub fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
     user::give(path).unwrap();
 }
 
-async fn connect(server: &Server) -> Client {
+pub async fn connect(server: &Server) -> Client {
     let (client, connection) = tokio_postgres::connect(&server.dsn(), NoTls).await.unwrap();
     tokio::spawn(connection);
     client
@@ -129,7 +129,7 @@ async fn text(client: &Client, query: &str) -> String {
 }
 
 /// Any file of the repository's packs of one backup.
-fn pack(site: &Site, backup: &str) -> PathBuf {
+pub fn pack(site: &Site, backup: &str) -> PathBuf {
     let system = std::fs::read_dir(site.dir.join("repository/main")).unwrap().next().unwrap().unwrap();
     system.path().join("pack").join(backup).join("000000")
 }

@@ -21,5 +21,6 @@ mod requests;
 mod sizes;
 mod strict;
 mod tags;
+mod two_repositories;
 mod up;
 mod verbs;
