@@ -7,12 +7,9 @@ use jiff::Timestamp;
 use crate::archive::{Archive, ArchiveError};
 use crate::base::{self, Found, Line};
 use crate::configured::Configured;
-use crate::format::{self, Kind};
+use crate::format::{self, HEADER, Kind};
 use crate::layout::Place;
 use crate::repository::{Repository, RepositoryError};
-
-/// Longer than any header.
-const HEADER: u64 = 128 << 10;
 
 /// The newest backup of a cluster in one repository.
 #[derive(Debug)]
@@ -40,7 +37,7 @@ pub async fn newest(configured: &Configured, repository: &Repository) -> Result<
         for entry in repository.list(&archive.place().base_folder()).await? {
             let Some(backup) = name_of(&archive, &entry.name) else { continue };
             let outline = match base::outline(&archive, &entry.name, entry.size).await {
-                Ok(Found::Backup(outline)) => outline,
+                Ok(Found::Whole(outline)) => outline,
                 Ok(Found::Abandoned) => continue,
                 // Retention or somebody else took it meanwhile.
                 Err(error) if error.is_absent() => continue,

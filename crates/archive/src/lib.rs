@@ -17,6 +17,7 @@ pub mod export;
 pub mod format;
 pub mod keys;
 pub mod layout;
+mod manifest;
 mod packs;
 mod place_file;
 pub mod progress;

@@ -173,7 +173,7 @@ pub async fn still_there(archive: &Archive, needs: &[String]) -> Result<(), Back
     for backup in needs {
         let name = archive.place().manifest(backup);
         let there = match archive.repository().size(&name).await {
-            Ok(size) => matches!(list::outline(archive, &name, size).await?, list::Found::Backup(_)),
+            Ok(size) => matches!(list::outline(archive, &name, size).await?, list::Found::Whole(_)),
             Err(error) if error.is_absent() => false,
             Err(error) => return Err(error.into()),
         };

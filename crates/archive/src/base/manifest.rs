@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use matriarch_core::{Lsn, Timeline};
 use serde::{Deserialize, Serialize};
 
-use crate::format::Outline;
+use crate::format::{Header, Kind, Outline};
+use crate::manifest::{self, First};
 
 /// What is known of a backup without its list of files: the first line of its manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,37 +120,7 @@ pub enum Line {
 pub const NOWHERE: u32 = u32::MAX;
 
 /// A whole manifest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Manifest {
-    /// The first line.
-    pub summary: Summary,
-    /// Folders, files, and frames in the order of their packs.
-    pub lines: Vec<Line>,
-}
-
-impl Manifest {
-    /// The text: JSON, one value a line. The length of the first line, which gets a frame of its own.
-    pub fn to_text(&self) -> Result<(Vec<u8>, usize), String> {
-        let mut text = serde_json::to_vec(&self.summary).map_err(|error| error.to_string())?;
-        text.push(b'\n');
-        let first = text.len();
-        for line in &self.lines {
-            serde_json::to_writer(&mut text, line).map_err(|error| error.to_string())?;
-            text.push(b'\n');
-        }
-        Ok((text, first))
-    }
-
-    /// Reads the text.
-    pub fn parse(text: &[u8]) -> Result<Manifest, String> {
-        let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let summary = Summary::parse(lines.next().unwrap_or_default())?;
-        let parse =
-            |(number, line)| serde_json::from_slice(line).map_err(|error| format!("line {}: {error}", number + 2));
-        let lines = lines.enumerate().map(parse).collect::<Result<_, _>>()?;
-        Ok(Manifest { summary, lines })
-    }
-}
+pub type Manifest = manifest::Manifest<Summary, Line>;
 
 impl Summary {
     /// What the header repeats in the clear.
@@ -163,13 +134,22 @@ impl Summary {
     pub fn needs(&self) -> &[String] {
         self.increment.as_ref().map(|increment| increment.needs.as_slice()).unwrap_or_default()
     }
+}
 
-    /// Reads the first line.
-    pub fn parse(line: &[u8]) -> Result<Summary, String> {
-        let summary: Summary = serde_json::from_slice(line).map_err(|error| format!("line 1: {error}"))?;
-        match summary.version {
-            1 => Ok(summary),
-            newer => Err(format!("it has version {newer}, and this program knows 1; use a newer one")),
-        }
+impl First for Summary {
+    const WHAT: &'static str = "backup";
+    const KIND: Kind = Kind::Manifest;
+    type Outline = Outline;
+
+    fn outlined(header: Header) -> Option<Outline> {
+        header.backup
+    }
+
+    fn version(&self) -> u32 {
+        self.version
+    }
+
+    fn place(&self) -> (Timestamp, &str) {
+        (self.stop_time, &self.backup)
     }
 }

@@ -164,7 +164,7 @@ pub async fn plan(archive: &Archive, policy: &Policy, only: Option<&str>, now: T
     let mut plan = Plan::default();
     if let Some(name) = only {
         match seen.get(name) {
-            Some(found) if matches!(found.manifest, Some(Found::Dump(_))) => plan.whole(name, found),
+            Some(found) if matches!(found.manifest, Some(Found::Whole(_))) => plan.whole(name, found),
             Some(found) if found.manifest.is_none() && is_fresh(found.newest) => {
                 return Err(DumpError::UnderWay(name.to_owned()));
             }
@@ -176,7 +176,7 @@ pub async fn plan(archive: &Archive, policy: &Policy, only: Option<&str>, now: T
     let mut dumps: Vec<(&String, &DumpOutline)> = seen
         .iter()
         .filter_map(|(name, seen)| match &seen.manifest {
-            Some(Found::Dump(outline)) => Some((name, outline)),
+            Some(Found::Whole(outline)) => Some((name, outline)),
             _ => None,
         })
         .collect();
@@ -200,7 +200,7 @@ pub async fn plan(archive: &Archive, policy: &Policy, only: Option<&str>, now: T
                 }
             }
             // It was finished, and its mark was left behind.
-            Some(Found::Dump(_)) => {
+            Some(Found::Whole(_)) => {
                 let marks: Vec<Entry> =
                     seen.others.iter().filter(|entry| is_mark(entry) && !is_fresh(entry.modified)).cloned().collect();
                 plan.objects(&marks);

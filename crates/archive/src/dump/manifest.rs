@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use matriarch_postgres::dump::Database;
 use serde::{Deserialize, Serialize};
 
-use crate::format::DumpOutline;
+use crate::format::{DumpOutline, Header, Kind};
+use crate::manifest::{self, First};
 
 /// In which of pg_dump's formats each database lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,40 +76,12 @@ pub enum Line {
 }
 
 /// A whole manifest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Manifest {
-    /// The first line.
-    pub summary: Summary,
-    /// Folders and files, then frames in the order of files and of their content.
-    pub lines: Vec<Line>,
-}
+pub type Manifest = manifest::Manifest<Summary, Line>;
 
 /// The file of roles and tablespaces.
 pub const GLOBALS: &str = "globals.sql";
 
 impl Manifest {
-    /// The text: JSON, one value a line. The length of the first line, which gets a frame of its own.
-    pub fn to_text(&self) -> Result<(Vec<u8>, usize), String> {
-        let mut text = serde_json::to_vec(&self.summary).map_err(|error| error.to_string())?;
-        text.push(b'\n');
-        let first = text.len();
-        for line in &self.lines {
-            serde_json::to_writer(&mut text, line).map_err(|error| error.to_string())?;
-            text.push(b'\n');
-        }
-        Ok((text, first))
-    }
-
-    /// Reads the text.
-    pub fn parse(text: &[u8]) -> Result<Manifest, String> {
-        let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let summary = Summary::parse(lines.next().unwrap_or_default())?;
-        let parse =
-            |(number, line)| serde_json::from_slice(line).map_err(|error| format!("line {}: {error}", number + 2));
-        let lines = lines.enumerate().map(parse).collect::<Result<_, _>>()?;
-        Ok(Manifest { summary, lines })
-    }
-
     /// Every file by its number: path and size.
     pub fn files(&self) -> Vec<(&str, u64)> {
         let files = self.lines.iter().filter_map(|line| match line {
@@ -125,17 +98,26 @@ impl Summary {
         DumpOutline { began: self.began, ended: self.ended, scheduled: self.scheduled }
     }
 
-    /// Reads the first line.
-    pub fn parse(line: &[u8]) -> Result<Summary, String> {
-        let summary: Summary = serde_json::from_slice(line).map_err(|error| format!("line 1: {error}"))?;
-        match summary.version {
-            1 => Ok(summary),
-            newer => Err(format!("it has version {newer}, and this program knows 1; use a newer one")),
-        }
-    }
-
     /// A database by its name.
     pub fn database(&self, name: &str) -> Option<&Dumped> {
         self.databases.iter().find(|one| one.database.name == name)
+    }
+}
+
+impl First for Summary {
+    const WHAT: &'static str = "dump";
+    const KIND: Kind = Kind::Dump;
+    type Outline = DumpOutline;
+
+    fn outlined(header: Header) -> Option<DumpOutline> {
+        header.dump
+    }
+
+    fn version(&self) -> u32 {
+        self.version
+    }
+
+    fn place(&self) -> (Timestamp, &str) {
+        (self.ended, &self.dump)
     }
 }

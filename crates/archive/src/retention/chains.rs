@@ -74,7 +74,7 @@ impl Users {
                     }
                 }
                 let needs = match base::outline(archive, &entry.name, entry.size).await {
-                    Ok(Found::Backup(outline)) => outline.needs,
+                    Ok(Found::Whole(outline)) => outline.needs,
                     Ok(Found::Abandoned) => Vec::new(),
                     Err(error) if error.is_absent() => continue,
                     Err(error) => return Err(error.into()),

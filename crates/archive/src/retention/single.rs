@@ -34,7 +34,7 @@ pub fn one(
     now: Timestamp,
 ) -> Result<Plan, RetentionError> {
     match seen.get_key_value(name) {
-        Some((name, found)) if matches!(found.manifest, Some(Found::Backup(_))) => with_children(seen, name, children),
+        Some((name, found)) if matches!(found.manifest, Some(Found::Whole(_))) => with_children(seen, name, children),
         Some((name, found)) if found.manifest.is_none() => {
             let by: Vec<String> = chains::users(&chains_of(seen), name).into_iter().map(str::to_owned).collect();
             if !by.is_empty() {
@@ -59,7 +59,7 @@ fn with_children(seen: &BTreeMap<String, Seen>, name: &str, children: bool) -> R
         return Err(RetentionError::UnderWay((*begun).to_owned()));
     }
     all.sort_by_key(|user| match &seen[*user].manifest {
-        Some(Found::Backup(outline)) => Some(outline.stop_time),
+        Some(Found::Whole(outline)) => Some(outline.stop_time),
         _ => None,
     });
     if !all.is_empty() && !children {

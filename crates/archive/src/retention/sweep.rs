@@ -116,7 +116,7 @@ pub(super) struct Seen {
 impl Seen {
     fn needs(&self) -> &[String] {
         match (&self.manifest, &self.running) {
-            (Some(Found::Backup(outline)), _) => &outline.needs,
+            (Some(Found::Whole(outline)), _) => &outline.needs,
             (None, Some((_, marker))) => &marker.needs,
             _ => &[],
         }
@@ -144,7 +144,7 @@ pub async fn plan(
     let mut backups: Vec<(&String, &Outline, bool)> = seen
         .iter()
         .filter_map(|(name, seen)| match &seen.manifest {
-            Some(Found::Backup(outline)) => Some((name, outline, seen.held)),
+            Some(Found::Whole(outline)) => Some((name, outline, seen.held)),
             _ => None,
         })
         .collect();
@@ -217,11 +217,11 @@ fn left_over<'a>(archive: &Archive, name: &str, seen: &'a Seen, policy: &Policy,
             }
         }
         // It was finished, and its mark was left behind.
-        (Some(Found::Backup(_)), Some((told, _))) if !is_fresh(*told, policy, now) => {
+        (Some(Found::Whole(_)), Some((told, _))) if !is_fresh(*told, policy, now) => {
             let marks = seen.others.iter().filter(|entry| entry.name.ends_with(MARK)).cloned();
             left.steps.extend(objects(&marks.collect::<Vec<_>>()));
         }
-        (Some(Found::Backup(_)), _) => {}
+        (Some(Found::Whole(_)), _) => {}
     }
     left
 }

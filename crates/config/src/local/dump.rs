@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::dynamic::archive::Archive;
-use crate::schema::{Effect, Key, Kind, absolute_path, key, one_line};
+use crate::schema::{Effect, Key, Kind, key, one_line};
 
-use super::keys::checks::scope_name;
-use super::restore::archive_section;
+use super::restore::{IDENTITY, INCARNATION, SCOPE, archive_section};
 
 /// From which dump a new cluster is made. The names are those of `matriarch dump restore`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -56,24 +55,9 @@ pub(super) const DUMP: &[Key] = &[
     )
     .default("1")
     .effect(Effect::Bootstrap),
-    key(
-        "scope",
-        Kind::Text { what: "a cluster name", check: scope_name },
-        "Name of the cluster whose dump it is, as it was in its archive; this one's unless given.",
-    )
-    .effect(Effect::Bootstrap),
-    key(
-        "incarnation",
-        Kind::Text { what: "the name of an incarnation", check: one_line },
-        "Only this incarnation of it, as `matriarch dump list` shows it.",
-    )
-    .effect(Effect::Bootstrap),
-    key(
-        "identity",
-        Kind::Text { what: "an absolute path", check: absolute_path },
-        "File of private keys (age), instead of `archive.encryption.identity_file`.",
-    )
-    .effect(Effect::Bootstrap),
+    SCOPE,
+    INCARNATION,
+    IDENTITY,
     key(
         "archive",
         Kind::Other { what: "the section `archive` of a dynamic configuration", read: archive_section },

@@ -65,6 +65,27 @@ impl RestoreFrom {
     }
 }
 
+pub(super) const SCOPE: Key = key(
+    "scope",
+    Kind::Text { what: "a cluster name", check: scope_name },
+    "Name of the cluster whose archive is read, as it was when that was written; this one's unless given.",
+)
+.effect(Effect::Bootstrap);
+
+pub(super) const INCARNATION: Key = key(
+    "incarnation",
+    Kind::Text { what: "the name of an incarnation", check: one_line },
+    "Only this incarnation of it, as `matriarch backup list` and `matriarch dump list` show it.",
+)
+.effect(Effect::Bootstrap);
+
+pub(super) const IDENTITY: Key = key(
+    "identity",
+    Kind::Text { what: "an absolute path", check: absolute_path },
+    "File of private keys (age), instead of `archive.encryption.identity_file`.",
+)
+.effect(Effect::Bootstrap);
+
 pub(super) const RESTORE: &[Key] = &[
     key(
         "to",
@@ -96,24 +117,9 @@ pub(super) const RESTORE: &[Key] = &[
     )
     .default("[]")
     .effect(Effect::Bootstrap),
-    key(
-        "scope",
-        Kind::Text { what: "a cluster name", check: scope_name },
-        "Name of the cluster whose backup it is, as it was in its archive; this one's unless given.",
-    )
-    .effect(Effect::Bootstrap),
-    key(
-        "incarnation",
-        Kind::Text { what: "the name of an incarnation", check: one_line },
-        "Only this incarnation of it, as `matriarch backup list` shows it.",
-    )
-    .effect(Effect::Bootstrap),
-    key(
-        "identity",
-        Kind::Text { what: "an absolute path", check: absolute_path },
-        "File of private keys (age), instead of `archive.encryption.identity_file`.",
-    )
-    .effect(Effect::Bootstrap),
+    SCOPE,
+    INCARNATION,
+    IDENTITY,
     key(
         "archive",
         Kind::Other { what: "the section `archive` of a dynamic configuration", read: archive_section },
