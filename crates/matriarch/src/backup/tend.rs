@@ -79,7 +79,7 @@ pub async fn expire<E: Serialize>(
         }
     };
     let all: Vec<&E> = each.done.iter().flatten().collect();
-    ui.show(&all, || all.iter().flat_map(|one| parts(one)).collect())?;
+    ui.show(&all, || each.done.iter().flatten().flat_map(&parts).collect())?;
     each.everywhere("not every repository was looked through")
 }
 

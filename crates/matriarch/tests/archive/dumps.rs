@@ -4,17 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use matriarch_archive::format::Identities;
-use matriarch_archive::repository::{CreateBy, Location, Repository, Settings};
 use matriarch_cli::code;
-use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::postgres::{self, Installation};
 use matriarch_testkit::server::Server;
-use matriarch_testkit::user;
 use serde_json::{Value, json};
 use tokio::process::Child;
-use tokio_postgres::{Client, NoTls};
 
+use crate::harness::site::{Site, connect};
 use crate::harness::verb::{self, Outcome};
 use crate::harness::{Cluster, PATIENCE, Plan, wire};
 
@@ -36,30 +32,11 @@ const PROOF: &str = "select concat_ws('|', \
     has_table_privilege('re''ad \"er\"', 'public.v', 'select'), \
     (select pg_get_userbyid(datdba) from pg_database where datname = current_database()))";
 
-struct Site {
-    dir: TestDir,
-    installation: Installation,
-    server: Server,
-}
-
 impl Site {
-    /// A server with something in it, an encrypted repository in a directory, and the file that says so.
+    /// With roles and databases that want to be quoted everywhere.
     async fn new(installation: &Installation) -> Site {
-        let dir = TestDir::new("dumps");
-        let repository = dir.create("repository");
-        let settings = Settings { location: Location::Directory(repository.clone()), patience: PATIENCE };
-        Repository::init(&settings, CreateBy::Condition).await.unwrap();
-        let (identity, recipient) = Identities::generate();
-        write(&dir.join("key.txt"), &identity);
-        write(&dir.join("other.txt"), &Identities::generate().0);
-        let archive = json!({"archive": {
-            "repositories": [{"location": repository}],
-            "compression": "lz4",
-            "encryption": {"recipients": [recipient], "identity_file": dir.join("key.txt")}
-        }});
-        write(&dir.join("archive.yml"), &matriarch_config::to_yaml(&archive));
-        let server = Server::create(installation, &dir, "data", "").await.unwrap();
-        let client = connect(&server, "postgres").await;
+        let site = Site::empty("dumps", installation, "").await;
+        let client = connect(&site.server, "postgres").await;
         for statement in [
             "create role app login password 'hush' connection limit 7",
             "create role \"re'ad \"\"er\"\"\"",
@@ -72,24 +49,13 @@ impl Site {
         ] {
             client.batch_execute(statement).await.unwrap();
         }
-        connect(&server, "shop").await.batch_execute(SHOP).await.unwrap();
-        connect(&server, ODD).await.batch_execute("create table t as select 1 as x").await.unwrap();
-        Site { dir, installation: installation.clone(), server }
+        connect(&site.server, "shop").await.batch_execute(SHOP).await.unwrap();
+        connect(&site.server, ODD).await.batch_execute("create table t as select 1 as x").await.unwrap();
+        site
     }
 
     async fn other(&self, name: &str) -> Server {
         Server::create(&self.installation, &self.dir, name, "").await.unwrap()
-    }
-
-    async fn run(&self, words: &[&str]) -> Outcome {
-        let words: Vec<String> = self.words(words);
-        verb::run(self.dir.path(), self.dir.path(), &words, &[]).await
-    }
-
-    fn words(&self, words: &[&str]) -> Vec<String> {
-        let archive = self.dir.join("archive.yml").display().to_string();
-        let all = words.iter().copied().chain(["--archive", &archive, "--scope", "main"]);
-        all.map(str::to_owned).collect()
     }
 
     /// With what leads to a server.
@@ -116,21 +82,8 @@ impl Site {
 
     /// The folder of all dumps.
     fn folder(&self) -> PathBuf {
-        let system = std::fs::read_dir(self.dir.join("repository/main")).unwrap().next().unwrap().unwrap();
-        system.path().join("dump")
+        self.incarnation().join("dump")
     }
-}
-
-fn write(path: &Path, text: &str) {
-    std::fs::write(path, text).unwrap();
-    user::give(path).unwrap();
-}
-
-async fn connect(server: &Server, database: &str) -> Client {
-    let mut config: tokio_postgres::Config = server.dsn().parse().unwrap();
-    let (client, connection) = config.dbname(database).connect(NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
 }
 
 async fn text(server: &Server, database: &str, query: &str) -> String {

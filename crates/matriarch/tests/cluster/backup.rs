@@ -3,55 +3,28 @@
 
 use std::path::{Path, PathBuf};
 
-use matriarch_archive::format::Identities;
-use matriarch_archive::repository::{CreateBy, Location, Repository, Settings};
 use matriarch_archive::wal;
 use matriarch_cli::code;
 use matriarch_config::{Document, DynamicConfig};
-use matriarch_testkit::dir::TestDir;
+use matriarch_testkit::faults;
 use matriarch_testkit::postgres::{self, Installation};
 use matriarch_testkit::server::Server;
-use matriarch_testkit::{faults, user};
 use serde_json::json;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::harness::PATIENCE;
-use crate::harness::verb::{self, Outcome};
-
-pub struct Site {
-    pub dir: TestDir,
-    installation: Installation,
-    pub server: Server,
-}
+use crate::harness::site::{Site, connect};
+use crate::harness::verb;
 
 impl Site {
-    /// A server, an encrypted repository in a directory, and the file that says so.
+    /// With a table in a tablespace.
     pub async fn new(installation: &Installation) -> Site {
-        let dir = TestDir::new("backup");
-        let repository = dir.create("repository");
-        let settings = Settings { location: Location::Directory(repository.clone()), patience: PATIENCE };
-        Repository::init(&settings, CreateBy::Condition).await.unwrap();
-        let (identity, recipient) = Identities::generate();
-        write(&dir.join("key.txt"), &identity);
-        write(&dir.join("other.txt"), &Identities::generate().0);
-        let archive = json!({"archive": {
-            "repositories": [{"location": repository}],
-            "compression": "lz4",
-            "encryption": {"recipients": [recipient], "identity_file": dir.join("key.txt")}
-        }});
-        write(&dir.join("archive.yml"), &matriarch_config::to_yaml(&archive));
-        let server = Server::create(installation, &dir, "data", "wal_keep_size = 1GB\nautovacuum = off").await.unwrap();
-        let client = connect(&server).await;
-        let space = dir.create("space");
+        let site = Site::empty("backup", installation, "wal_keep_size = 1GB\nautovacuum = off").await;
+        let client = connect(&site.server, "postgres").await;
+        let space = site.dir.create("space");
         client.batch_execute(&format!("create tablespace space location '{}'", space.display())).await.unwrap();
         client.batch_execute("create table marks (id bigint primary key) tablespace space").await.unwrap();
-        Site { dir, installation: installation.clone(), server }
-    }
-
-    pub async fn run(&self, words: &[&str]) -> Outcome {
-        let archive = self.dir.join("archive.yml").display().to_string();
-        let words: Vec<&str> = words.iter().copied().chain(["--archive", &archive, "--scope", "main"]).collect();
-        verb::run(self.dir.path(), self.dir.path(), &words, &[]).await
+        site
     }
 
     async fn backup(&self) -> String {
@@ -102,7 +75,7 @@ impl Site {
     /// Starts a restored directory.
     async fn rows_in(&self, data: &Path) -> i64 {
         let server = Server::of(&self.installation, data, "").await.unwrap();
-        let client = connect(&server).await;
+        let client = connect(&server, "postgres").await;
         while client.query_one("select pg_is_in_recovery()", &[]).await.unwrap().get(0) {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
@@ -113,31 +86,19 @@ impl Site {
     }
 }
 
-pub fn write(path: &Path, text: &str) {
-    std::fs::write(path, text).unwrap();
-    user::give(path).unwrap();
-}
-
-pub async fn connect(server: &Server) -> Client {
-    let (client, connection) = tokio_postgres::connect(&server.dsn(), NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
-}
-
 async fn text(client: &Client, query: &str) -> String {
     client.query_one(query, &[]).await.unwrap().get(0)
 }
 
 /// Any file of the repository's packs of one backup.
 pub fn pack(site: &Site, backup: &str) -> PathBuf {
-    let system = std::fs::read_dir(site.dir.join("repository/main")).unwrap().next().unwrap().unwrap();
-    system.path().join("pack").join(backup).join("000000")
+    site.incarnation().join("pack").join(backup).join("000000")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backup_destroy_restore() {
     let mut site = Site::new(postgres::any()).await;
-    let client = connect(&site.server).await;
+    let client = connect(&site.server, "postgres").await;
     site.insert(&client, 10).await;
     let first = site.backup().await;
     site.insert(&client, 20).await;
@@ -311,7 +272,7 @@ async fn keeping(site: &Site, first: &str, second: &str) {
 async fn every_major_comes_back() {
     for installation in postgres::all_majors() {
         let site = Site::new(installation).await;
-        let client = connect(&site.server).await;
+        let client = connect(&site.server, "postgres").await;
         let full = site.take(&["--incremental"]).await;
         assert_eq!(
             (full["kind"].as_str(), full["fallback"].as_str()),
@@ -340,7 +301,7 @@ async fn every_major_comes_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_stopped_is_not_taken_for_whole() {
     let site = Site::new(postgres::any()).await;
-    let client = connect(&site.server).await;
+    let client = connect(&site.server, "postgres").await;
     client
         .batch_execute("create table large as select g, repeat(md5(g::text), 20) from generate_series(1, 200000) g")
         .await

@@ -8,8 +8,9 @@ use matriarch_testkit::postgres;
 use matriarch_testkit::s3::{BUCKET, KEYS, S3Server};
 use serde_json::{Value, json};
 
-use super::backup::{Site, connect, pack, write};
+use super::backup::pack;
 use crate::harness::PATIENCE;
+use crate::harness::site::{Site, connect, write};
 
 /// Adds the bucket to the site's archive, and gives up on it soon when it is away.
 async fn with_bucket(site: &Site, server: &S3Server) -> String {
@@ -47,7 +48,7 @@ async fn either_of_two_repositories_is_enough() {
     let mut server = S3Server::start(&site.dir).unwrap();
     let bucket = with_bucket(&site, &server).await;
     let folder = format!("directory {}", site.dir.join("repository").display());
-    let client = connect(&site.server).await;
+    let client = connect(&site.server, "postgres").await;
     site.insert(&client, 10).await;
     let first = name(&site.take(&["--full"]).await);
     assert_eq!(places(&site, &first).await, [folder.clone(), bucket.clone()]);

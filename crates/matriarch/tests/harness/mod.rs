@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod fault;
 pub mod health;
 pub mod hosts;
+pub mod site;
 pub mod slots;
 pub mod storage;
 pub mod strike;
