@@ -7,7 +7,7 @@ use matriarch_testkit::etcd::{self, EtcdCluster, Plan as EtcdPlan};
 use matriarch_testkit::observer::Probe;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-use crate::harness::{Cluster, Fault, PATIENCE, Plan, Witness, health, verb};
+use crate::harness::{Cluster, Fault, PATIENCE, Plan, Witness, archived, health, verb};
 
 /// Longer than a lease and a membership live.
 const OUTAGE: Duration = Duration::from_secs(15);
@@ -153,7 +153,7 @@ async fn verbs_and_a_proxy_find_a_cluster_on_etcd_with_tls_and_a_user() {
         ("--store-password-file", text(password)),
     ];
     let flags: Vec<String> = access.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
-    let plan = flags.iter().fold(Plan::new("etcds").members(1), |plan, flag| plan.argument(flag));
+    let plan = flags.iter().fold(Plan::new("etcds").members(1).archive(), |plan, flag| plan.argument(flag));
     let cluster = plan.start().await;
 
     let config = text(cluster.member("a").join("agent.yaml"));
@@ -172,4 +172,26 @@ async fn verbs_and_a_proxy_find_a_cluster_on_etcd_with_tls_and_a_user() {
     let refused = ["--store", &format!("etcd:{}", store.hosts()), "--scope", "demo", "list"];
     let refused = verb::run(cluster.root(), &cluster.tmp, &refused, &[]).await;
     assert_ne!(refused.code, 0, "without TLS");
+    by_a_schedule(&cluster).await;
+}
+
+/// Whoever takes what is due is a process of its own, which claims it in the store with the access of its member's file.
+async fn by_a_schedule(cluster: &Cluster) {
+    let every_second =
+        [r#"archive.schedule={"full":"* * * * * *"}"#, r#"archive.dumps={"schedule":"* * * * * *","keep":1}"#];
+    cluster.verb(&["config", "set", every_second[0], every_second[1]]).await.ok();
+    archived::until(cluster, "a backup and a dump", |page| {
+        let taken = |what: &str| page[what]["last"].is_object() && page[what]["failures"] == 0;
+        taken("backups") && taken("dumps")
+    })
+    .await;
+    cluster.verb(&["config", "set", "archive.schedule=null", "archive.dumps=null"]).await.ok();
+    // The log and the claim are gone from sight at once; a backup under way ends by itself.
+    archived::until(cluster, "there is no schedule", |page| page["backups"].is_null() && page["dumps"].is_null()).await;
+    let backups = cluster.verb(&["backup", "list", "-o", "json"]).await.json();
+    let rows = backups.as_array().expect("a list");
+    let mut times: Vec<(&str, &str)> = Vec::new();
+    times.extend(rows.iter().filter_map(|row| row["start_time"].as_str().zip(row["stop_time"].as_str())));
+    times.sort_unstable();
+    assert!(!times.is_empty() && times.is_sorted_by(|one, other| one.1 <= other.1), "they overlap: {backups}");
 }
