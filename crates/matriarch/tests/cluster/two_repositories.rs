@@ -12,7 +12,15 @@ use super::backup::pack;
 use crate::harness::PATIENCE;
 use crate::harness::site::{Site, connect, write};
 
-/// Adds the bucket to the site's archive, and gives up on it soon when it is away.
+/// How many seconds the bucket is waited for: few while it is away.
+fn wait_for(site: &Site, seconds: u32) {
+    let file = site.dir.join("archive.yml");
+    let mut value = Document::parse(&std::fs::read_to_string(&file).unwrap()).unwrap().value;
+    value["archive"]["repositories"][1]["retry_for"] = json!(seconds);
+    write(&file, &matriarch_config::to_yaml(&value));
+}
+
+/// Adds the bucket to the site's archive.
 async fn with_bucket(site: &Site, server: &S3Server) -> String {
     let credentials = site.dir.join("credentials");
     write(&credentials, &format!("[x]\naws_access_key_id = {}\naws_secret_access_key = {}\n", KEYS.0, KEYS.1));
@@ -21,7 +29,7 @@ async fn with_bucket(site: &Site, server: &S3Server) -> String {
     let location = format!("s3://{BUCKET}/two");
     value["archive"]["repositories"].as_array_mut().unwrap().push(json!({
         "location": location, "endpoint": server.endpoint(), "allow_http": true, "region": "us-east-1",
-        "credentials": credentials, "retry_for": 1
+        "credentials": credentials
     }));
     write(&file, &matriarch_config::to_yaml(&value));
     let section = DynamicConfig::from_json(&value).unwrap().archive.unwrap();
@@ -87,6 +95,7 @@ async fn without_the_bucket(
     (folder, bucket): (&str, &str),
 ) {
     server.stop();
+    wait_for(site, 1);
     site.insert(client, 20).await;
     let (data, dsn) = (site.server.data().display().to_string(), site.server.dsn());
     let words = ["backup", "--data-dir", &data, "--dsn", &dsn, "-o", "json"];
@@ -105,6 +114,7 @@ async fn without_the_bucket(
     let page = planned.json();
     assert_eq!((page["backup"].as_str(), page["repository"].as_str()), (Some(&*second), Some(folder)), "{page}");
     server.run().unwrap();
+    wait_for(site, 60);
     // It lacks the newest backup, and has the first.
     site.archive_wal(client).await;
     let page = site.run(&["restore", &dry, "--dry-run", "-o", "json"]).await.json();
