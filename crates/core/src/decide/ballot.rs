@@ -77,12 +77,12 @@ impl<'a> Ballot<'a> {
     /// Why nobody is known to hold everything acknowledged, in words.
     pub fn shortage(&self) -> String {
         if self.sync.rule.is_empty() && !self.sync.asks_those_before() {
-            let lags = self.pledges.iter().map(|(name, pledge)| format!("{name} lags by {} bytes", self.lag(pledge)));
-            let lags = lags.chain([self.missing()]).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ");
-            let (leader, limit) = (&self.sync.leader, self.max_lag);
-            return format!(
-                "nobody is within maximum_lag_on_failover ({limit} bytes) of {leader} as last told; {lags}"
-            );
+            let limit = self.max_lag;
+            let reasons = self.pledges.iter().map(|(name, pledge)| match self.lag(pledge) {
+                lag if lag > limit => format!("{name} lags by {lag}, beyond maximum_lag_on_failover ({limit} bytes)"),
+                _ => format!("{name} may not lead, or is away by now"),
+            });
+            return reasons.chain([self.missing()]).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ");
         }
         format!(
             "{} of {} pledges needed to be sure that nothing acknowledged is lost; {}",
