@@ -18,6 +18,8 @@ class Row:
     # Nobody may be promoted.
     stays: bool = False
     pooler: bool = False
+    # Keeps both cores busy by itself: its goal is twice that of a quiet machine already.
+    saturates: bool = False
     # How often at most, ours and the peers': some faults last for a minute.
     runs: tuple[int, int] = (10**6, 10**6)
     # Of the peers' settings.
@@ -34,7 +36,7 @@ ROWS = (
     Row("store", "store down for 60 s", clean=True, stays=True, runs=(3, 1), settings=("default",)),
     Row("switchover", "planned switchover, plain sessions", 0.3),
     Row("switchover", "planned switchover, PgBouncer in front", 0.2, pooler=True, settings=("default",)),
-    Row("switchover-busy", "the same, 50 pgbench sessions", 0.4, clean=True, pooler=True, settings=("default",)),
+    Row("switchover-busy", "the same, 50 pgbench sessions (both cores busy)", 0.4, clean=True, pooler=True, saturates=True, settings=("default",)),
     Row("volume", "data volume frozen", 5.0, runs=(5, 1), settings=("default",)),
 )
 # What needs a cluster of its own kind: a pooler in front, a volume for each member.
@@ -100,7 +102,8 @@ def lines(results: dict) -> list[str]:
     ours = next((one["contender"] for one in results["results"] if one["product"] == "matriarch"), "matriarch-sync")
     names = [peer.removesuffix("-sync").replace("-", ", ").capitalize() for peer in peers]
     # On a saturated machine gaps may be twice as long.
-    rows = [dataclasses.replace(row, gap=row.gap * 2) if row.gap and results["load"] else row for row in ROWS]
+    doubled = [row for row in ROWS if row.gap and results["load"] and not row.saturates]
+    rows = [dataclasses.replace(row, gap=row.gap * 2) if row in doubled else row for row in ROWS]
     head = ["fault", "goal", "Matriarch", "met", *names]
     table = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
