@@ -346,6 +346,26 @@ async fn credentials_are_revoked_and_given_back() {
     }
 }
 
+/// As on a busy machine: the hash of the password takes longer than a question may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_login_outlives_the_calls_that_need_it() {
+    let dir = TestDir::new("etcd-trouble");
+    let cluster = Plan::new(etcd::current()).argument("--bcrypt-cost=15").start(&dir);
+    for command in [&["user", "add", "root:secret"][..], &["user", "grant-role", "root", "root"], &["auth", "enable"]] {
+        cluster.must(command);
+    }
+    let user = User { name: "root".to_owned(), password: Password::Text("secret".to_owned()) };
+    let hasty = Duration::from_millis(200);
+    let options =
+        EtcdOptions { user: Some(user), attempt_timeout: hasty, request_timeout: hasty, ..options(&cluster, false) };
+    let store = Arc::new(EtcdStore::open(options, "/service/demo/").expect("nothing to be refused"));
+    let early = store.read().await.unwrap_err();
+    assert!(early.to_string().contains("logging in"), "{early}");
+    assert!(!early.may_have_applied());
+    let revision = put(&store, "a", "1").await;
+    heard(&mut store.watch(), revision).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_expire_and_are_renewed() {
     let dir = TestDir::new("etcd-trouble");

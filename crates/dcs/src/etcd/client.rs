@@ -10,9 +10,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::endpoint::Endpoint;
-use super::grpc::{Connection, Fault, Metadata, Status, decode};
+use super::grpc::{Connection, Fault, decode};
+use super::login;
 use super::options::EtcdOptions;
-use super::proto::{AuthenticateRequest, AuthenticateResponse};
 
 /// A method of the API.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,6 @@ pub(super) struct Method {
     pub streamed: bool,
 }
 
-const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 /// Before the next server is tried beside one that has not answered yet.
 const STAGGER: Duration = Duration::from_millis(250);
 /// Before a question is repeated to servers that have no leader.
@@ -35,7 +34,7 @@ pub(super) struct Client {
     /// For messages.
     pub place: String,
     current: Mutex<Option<Arc<Connection>>>,
-    token: Mutex<Option<String>>,
+    pub(super) session: login::Shared,
     /// Where the next search for a server begins.
     turn: AtomicUsize,
 }
@@ -44,11 +43,15 @@ impl Client {
     pub fn new(options: EtcdOptions, place: String) -> Client {
         // Handles spread over the servers by chance.
         let turn = AtomicUsize::new(rand::random_range(0..64));
-        Client { options, place, current: Mutex::default(), token: Mutex::default(), turn }
+        Client { options, place, current: Mutex::default(), session: login::Shared::default(), turn }
     }
 
     /// Asks, and asks again where that is safe, for as long as the limit for a request allows.
-    pub async fn call<A: Message + Default>(&self, method: Method, question: &impl Message) -> Result<A, Fault> {
+    pub async fn call<A: Message + Default>(
+        self: &Arc<Self>,
+        method: Method,
+        question: &impl Message,
+    ) -> Result<A, Fault> {
         let (question, deadline) = (question.encode_to_vec(), Instant::now() + self.options.request_timeout);
         let mut logged_in_again = false;
         loop {
@@ -60,7 +63,7 @@ impl Client {
             match &fault {
                 Fault::Status(status) if status.wants_login() && !logged_in_again && self.options.user.is_some() => {
                     logged_in_again = true;
-                    *self.token.lock().await = None;
+                    self.forget_token().await;
                 }
                 Fault::Status(status)
                     if time_left && (status.try_elsewhere() || method.repeatable && status.ask_again()) =>
@@ -74,9 +77,14 @@ impl Client {
     }
 
     /// Asks once. A server that does not answer, or cannot, is left.
-    async fn attempt(&self, method: Method, question: &[u8], deadline: Instant) -> Result<bytes::Bytes, Fault> {
+    async fn attempt(
+        self: &Arc<Self>,
+        method: Method,
+        question: &[u8],
+        deadline: Instant,
+    ) -> Result<bytes::Bytes, Fault> {
         let connection = self.connection().await?;
-        let with = self.metadata(&connection).await?;
+        let with = self.metadata(&connection, deadline).await?;
         let left = deadline.saturating_duration_since(Instant::now());
         // A repeatable question gives up early, so that there is time to ask another server.
         let limit = if method.repeatable { left.min(self.options.attempt_timeout) } else { left };
@@ -154,35 +162,6 @@ impl Client {
         }
         self.turn.fetch_add(1, Ordering::Relaxed);
         Err(reasons.join("; "))
-    }
-
-    /// What goes with a call: the session's token, for which this logs in if there is none.
-    pub async fn metadata(&self, connection: &Arc<Connection>) -> Result<Metadata, Fault> {
-        let Some(user) = &self.options.user else { return Ok(Metadata::default()) };
-        let mut token = self.token.lock().await;
-        if token.is_none() {
-            let password = user.password.read().map_err(Fault::NotSent)?;
-            let question = AuthenticateRequest { name: user.name.clone(), password }.encode_to_vec();
-            let limit = self.options.attempt_timeout;
-            match connection.unary(AUTHENTICATE, &question, &Metadata::default(), limit).await {
-                Ok(answer) => *token = Some(decode::<AuthenticateResponse>(answer)?.token),
-                // A cluster whose authentication is switched off takes everybody.
-                Err(Fault::Status(Status { message, .. })) if message.contains("authentication is not enabled") => {}
-                Err(Fault::Status(status)) => return Err(Fault::Status(status)),
-                Err(Fault::NotSent(reason) | Fault::NoAnswer(reason)) => {
-                    drop(token);
-                    self.leave(connection, &reason).await;
-                    // What was asked for has not been sent yet.
-                    return Err(Fault::NotSent(format!("{}: logging in: {reason}", connection.endpoint)));
-                }
-            }
-        }
-        Ok(Metadata { token: token.clone() })
-    }
-
-    /// The token is refused: the next call logs in.
-    pub async fn forget_token(&self) {
-        *self.token.lock().await = None;
     }
 
     /// Waits for a connection, at most as long as a request may take.

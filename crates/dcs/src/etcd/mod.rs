@@ -15,6 +15,7 @@ mod client;
 mod endpoint;
 mod fault;
 mod grpc;
+mod login;
 mod options;
 mod proto;
 mod srv;

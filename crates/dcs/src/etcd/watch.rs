@@ -57,14 +57,14 @@ pub(super) async fn follow(client: Arc<Client>, prefix: String, news: watch::Sen
 
 /// One watcher, until it ends. `heard` is set once it has told something.
 async fn watch_once(
-    client: &Client,
+    client: &Arc<Client>,
     prefix: &str,
     news: &watch::Sender<Revision>,
     trouble: &mut Option<String>,
     heard: &mut bool,
 ) -> Result<(), Fault> {
     let connection = client.connection_in_time().await?;
-    let with = client.metadata(&connection).await?;
+    let with = client.metadata(&connection, Instant::now() + client.options.request_timeout).await?;
     let key = prefix.as_bytes().to_vec();
     let create = WatchCreateRequest { range_end: after_prefix(&key), key, fragment: true };
     let mut call = connection.stream(WATCH, &message(WatchAsk::Create(create)), &with).await?;
