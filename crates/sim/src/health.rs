@@ -27,6 +27,11 @@ impl World {
         !self.nodes.iter().any(|node| node.pg.writable()) && self.nodes.iter().any(lost)
     }
 
+    /// No data directory is left that PostgreSQL could use.
+    pub fn nobody_has_data(&self) -> bool {
+        self.nodes.iter().all(|node| node.disk.dir().is_none())
+    }
+
     /// Why a member is not healthy, if it is not.
     pub fn ailment(&mut self, node: NodeId) -> Option<String> {
         let primary = self.primary();

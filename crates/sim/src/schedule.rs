@@ -162,7 +162,9 @@ fn overlap(world: &mut World, rng: &mut SmallRng, profile: Profile) -> bool {
     // The leader and the only voter that had everything may both be among them: that is for people to mend.
     let several = matches!(profile, Profile::Storm | Profile::Unguarded);
     let waits = several && world.setup.synchronous.strict && !lost.is_empty();
-    if lost.len() > 1 || waits {
+    // The only copy may have gone while the others were being rewound: then it takes a backup.
+    let gone = !lost.is_empty() && world.nobody_has_data();
+    if lost.len() > 1 || gone || waits {
         return world.run_until(60_000, |world| world.trouble().is_none());
     }
     // Voters stand by their leader, and members of an asynchronous cluster promise not to take over.
