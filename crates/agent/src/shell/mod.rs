@@ -23,6 +23,7 @@ mod roles;
 mod routers;
 mod settings;
 mod show;
+mod strangers;
 mod upkeep;
 mod watchdog;
 mod wish;
@@ -319,9 +320,9 @@ impl Shell {
             self.last_why = decision.why.code;
             tracing::info!(why = decision.why.code, "{}", decision.why.text);
         }
-        self.problem = decision
-            .problem
-            .clone()
+        self.problem = self
+            .is_elsewhere()
+            .or_else(|| decision.problem.clone())
             .or_else(|| self.storage.trouble())
             .or_else(|| self.lasting.problem().map(ToOwned::to_owned))
             .or_else(|| self.other_problem());

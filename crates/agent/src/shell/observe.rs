@@ -37,7 +37,7 @@ impl Shell {
             alive,
             ailment: self.ailment(),
             pulse: self.heartbeats.pulse(),
-            support: self.heartbeats.support(),
+            support: self.support(),
             // While a newer record is on its way to the disk, the view in use is older than it, and yet the store has not
             // gone back.
             newest: match &self.unsaved {

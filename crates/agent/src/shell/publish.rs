@@ -73,7 +73,7 @@ impl Shell {
                 (Data::Ready(_) | Data::Unknown, _) => Role::Replica,
                 _ => Role::Uninitialized,
             },
-            version: concat!("4.1.5+matriarch.", env!("CARGO_PKG_VERSION")).to_owned(),
+            version: super::strangers::VERSION.to_owned(),
             xlog_location: self.position().map(|lsn| lsn.0),
             // After a restart the position received says nothing yet, or the start of a segment.
             receive_lsn: probe

@@ -76,6 +76,7 @@ impl Shell {
         self.pg
             .files
             .problem()
+            .or_else(|| self.stranger_problem())
             .or_else(watchdog)
             .or_else(address)
             .or_else(archive)

@@ -71,6 +71,34 @@ async fn no_write_fails_and_nobody_is_promoted_while_etcd_is_away() {
     assert_eq!(failed, (0, 0, 0, 0), "the primary goes on while its voters stand by it: {summary:?}");
 }
 
+/// Another program, such as Patroni, takes the lead once the lease has ended, whoever stands by the primary: beside it the
+/// primary must not outlive its lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_a_member_of_another_program_the_lease_is_the_fence() {
+    let dir = TestDir::new("etcd-store");
+    let mut store = EtcdPlan::new(etcd::current()).start(&dir);
+    let cluster = start("etcd-strangers", &store).await;
+    let port = cluster.postgres_port(&health::leader(&cluster).await);
+    let record = r#"{"conn_url": "postgres://h:1/postgres", "api_url": "http://h:2/patroni", "state": "running",
+        "role": "replica", "version": "4.1.5"}"#;
+    store.must(&["put", "/service/demo/members/p1", record]);
+    health::wait(&cluster, PATIENCE, "the leader tells", |_, rows| {
+        let told = |row: &serde_json::Value| row.to_string().contains("'p1' is run by another program (version 4.1.5)");
+        (!rows.iter().any(told)).then(|| "no member tells of p1".to_owned())
+    })
+    .await;
+
+    store.kill_all();
+    let until = Instant::now() + OUTAGE;
+    while cluster.ask(port, "SELECT 1").await.is_ok() {
+        assert!(Instant::now() < until, "the primary goes on after its lease has ended");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    store.start_all();
+    store.must(&["del", "/service/demo/members/p1"]);
+    health::well(&cluster, PATIENCE).await;
+}
+
 /// A session through a port of the proxy, and the server process that it has.
 async fn session(cluster: &Cluster, port: u16) -> (Client, String) {
     let (client, connection) = tokio_postgres::connect(&cluster.dsn(port), NoTls).await.expect("the proxy serves");
