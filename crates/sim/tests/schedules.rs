@@ -1,12 +1,16 @@
 //! Random schedules against the invariants: hundreds of every kind in a test run, more with `MATRIARCH_SIM_SEEDS`.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use matriarch_sim::mutation::{MUTATIONS, Mutation};
-use matriarch_sim::schedule::{Outcome, Profile, run};
+use matriarch_sim::schedule::{Outcome, PROFILES, Profile, run};
 
 /// Seeds that once failed, replayed before anything else: profile and seed a line.
 const KNOWN: &str = include_str!("../testdata/seeds.txt");
+
+/// Seeds of each profile that are played again to see whether they come out alike.
+const SAME_SEEDS: u64 = 5;
 
 /// Schedules per profile, unless the environment asks for more.
 fn seeds() -> u64 {
@@ -139,12 +143,18 @@ fn volumes_that_hang_fill_and_fail_lose_nothing() {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    for seed in 0..5 {
-        let (one, two) = (run(seed, Profile::Single, None, true), run(seed, Profile::Single, None, true));
-        assert_eq!((one.hash, one.lines.len()), (two.hash, two.lines.len()), "seed {seed}");
-        assert_ne!(one.hash, run(seed + 1, Profile::Single, None, true).hash);
-        let untold = run(seed, Profile::Single, None, false);
-        assert_eq!((one.time, one.acknowledged), (untold.time, untold.acknowledged), "telling changed seed {seed}");
+    for profile in PROFILES {
+        // Without the line that names the seed.
+        let mut stories = BTreeSet::new();
+        for seed in 0..SAME_SEEDS {
+            let (one, two) = (run(seed, profile, None, true), run(seed, profile, None, true));
+            assert_eq!((one.hash, &one.lines), (two.hash, &two.lines), "{profile} {seed}");
+            let untold = run(seed, profile, None, false);
+            let figures = |outcome: &Outcome| (outcome.time, outcome.acknowledged, outcome.violation.clone());
+            assert_eq!(figures(&one), figures(&untold), "telling changed {profile} {seed}");
+            stories.insert(one.lines[1..].to_vec());
+        }
+        assert_eq!(stories.len() as u64, SAME_SEEDS, "{profile}: other seeds, other runs");
     }
 }
 
