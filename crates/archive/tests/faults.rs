@@ -298,7 +298,7 @@ async fn damaged_pages_are_found_and_named() {
 #[tokio::test]
 async fn a_full_repository_is_a_clear_error() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root to mount a small file system");
+        matriarch_testkit::skipped("needs root to mount a small file system");
         return;
     }
     let dir = TestDir::new("archive");
@@ -311,7 +311,7 @@ async fn a_full_repository_is_a_clear_error() {
         .arg(&place)
         .status();
     if !mount.unwrap().success() {
-        eprintln!("skipped: mounting is not allowed here");
+        matriarch_testkit::skipped("mounting is not allowed here");
         return;
     }
     user::give(&place).unwrap();

@@ -55,7 +55,9 @@ async fn prepare(database: &Database, dir: &TestDir) {
 /// Everything on one server: a backup under writes, then marks, then a mistake; `targets` says which are restored.
 async fn comes_back(major: u32, described: Described, dir: &TestDir, every_target: bool) {
     let Some(installation) = postgres::all_majors().iter().find(|found| found.major == major) else {
-        eprintln!("skipped: PostgreSQL {major} is not installed here; scripts/install-deps --test installs it");
+        matriarch_testkit::skipped(format!(
+            "PostgreSQL {major} is not installed here; scripts/install-deps --test installs it"
+        ));
         return;
     };
     let database = Database::start(installation, dir, described, "").await;

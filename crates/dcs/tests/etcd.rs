@@ -46,7 +46,7 @@ mod distribution {
     use super::*;
     matriarch_dcs::conformance_tests!(PACE, {
         let Some(etcd) = etcd::distribution() else {
-            eprintln!("skipped: no etcd of a distribution is installed (etcd-server)");
+            matriarch_testkit::skipped("no etcd of a distribution is installed (etcd-server)");
             return;
         };
         fixture(Plan::new(etcd))

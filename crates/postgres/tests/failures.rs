@@ -343,7 +343,7 @@ async fn a_full_disk_is_named_and_harms_nothing() {
     let lab = Lab::new(&majors()[0]);
     let (mut a, disk) = (lab.node("a"), lab.path().join("disk"));
     let Some(_disk) = SmallDisk::mount(&disk, 20 * 1024) else {
-        eprintln!("skipped: mounting a small file system needs root");
+        matriarch_testkit::skipped("mounting a small file system needs root");
         return;
     };
     let b = lab.node_in("b", &disk.join("data"));

@@ -27,7 +27,7 @@ impl SmallDisk {
         let options = format!("size={mebibytes}m,mode=0755,uid={},gid={}", owner.uid, owner.gid);
         let output = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).output()?;
         if !output.status.success() {
-            eprintln!("skipped: cannot mount here: {}", String::from_utf8_lossy(&output.stderr).trim());
+            crate::skipped(format!("cannot mount here: {}", String::from_utf8_lossy(&output.stderr).trim()));
             return Ok(None);
         }
         Ok(Some(SmallDisk { path: path.to_owned() }))

@@ -2,7 +2,7 @@
 //!
 //! Owns: finding PostgreSQL of several majors ([`postgres`]), throw-away servers ([`server`], [`etcd`], [`consul`], [`s3`], [`pgbackrest`]) and
 //! their certificates ([`certificates`]), folders and ports that parallel tests do not fight over ([`dir`], [`ports`]),
-//! handles of started programs ([`process`]), programs made for a test ([`executable`]), faults of processes and files ([`faults`], [`disk`]), disks that fill, freeze
+//! handles of started programs ([`process`]), tests that cannot run here ([`mod@skipped`]), programs made for a test ([`executable`]), faults of processes and files ([`faults`], [`disk`]), disks that fill, freeze
 //! ([`volume`]), fail and forget ([`faulty`]), hosts that can be cut off, frozen and switched off ([`lab`]), a network and a store that
 //! fail at any request ([`middleman`]), the clients that
 //! remember what was acknowledged ([`ledger`]) and every answer ([`history`]), and the observer that would see two
@@ -31,5 +31,8 @@ pub mod postgres;
 pub mod process;
 pub mod s3;
 pub mod server;
+pub mod skipped;
 pub mod user;
 pub mod volume;
+
+pub use skipped::skipped;

@@ -37,7 +37,7 @@ pub fn all_majors() -> &'static [Installation] {
 pub fn bins(major: u32) -> Option<PathBuf> {
     let found = all_majors().iter().find(|installation| installation.major == major);
     if found.is_none() {
-        eprintln!("skipped: PostgreSQL {major} is not installed here; scripts/install-deps --test installs it");
+        crate::skipped(format!("PostgreSQL {major} is not installed here; scripts/install-deps --test installs it"));
     }
     found.map(|installation| installation.bins.clone())
 }

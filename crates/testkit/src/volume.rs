@@ -23,7 +23,7 @@ impl Volume {
     /// line that says why, when this machine does not let us.
     pub fn mount(path: &Path, mebibytes: u64) -> Result<Option<Volume>> {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: mounting a file system needs root");
+            crate::skipped("mounting a file system needs root");
             return Ok(None);
         }
         std::fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;

@@ -65,7 +65,9 @@ async fn prepare(database: &Database, dir: &TestDir) -> Client {
 /// A full backup, two upon it, and WAL after them; what changes in between is what a log tells in different ways.
 async fn chain_comes_back(major: u32, settings: &str, found_by: FoundBy) {
     let Some(installation) = postgres::all_majors().iter().find(|found| found.major == major) else {
-        eprintln!("skipped: PostgreSQL {major} is not installed here; scripts/install-deps --test installs it");
+        matriarch_testkit::skipped(format!(
+            "PostgreSQL {major} is not installed here; scripts/install-deps --test installs it"
+        ));
         return;
     };
     let dir = TestDir::new("increments");

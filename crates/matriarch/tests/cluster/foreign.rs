@@ -36,7 +36,9 @@ async fn run(dir: &TestDir, words: &[&str]) -> Outcome {
 async fn a_stanza_of_pgbackrest_is_restored_and_refused() {
     let installation = postgres::all_majors().iter().find(|found| found.major == 15);
     let (Some(program), Some(installation)) = (PgBackRest::program(), installation) else {
-        eprintln!("skipped: pgBackRest and PostgreSQL 15 are needed; scripts/install-deps --test installs them");
+        matriarch_testkit::skipped(
+            "pgBackRest and PostgreSQL 15 are needed; scripts/install-deps --test installs them",
+        );
         return;
     };
     let dir = TestDir::new("foreign");

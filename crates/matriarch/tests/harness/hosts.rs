@@ -102,7 +102,9 @@ impl Plan {
         let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
         let library = folders.map(|folder| folder.path().join(FAKETIME)).find(|path| path.exists());
         if library.is_none() {
-            eprintln!("skipped: no {FAKETIME} (Debian: libfaketime); scripts/install-deps --test installs it");
+            matriarch_testkit::skipped(format!(
+                "no {FAKETIME} (Debian: libfaketime); scripts/install-deps --test installs it"
+            ));
         }
         Some(Plan { wall_clocks: Some(library?), ..self })
     }

@@ -21,7 +21,7 @@ async fn server(dir: &TestDir) -> Option<Server> {
     openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout"]);
     let made = openssl.arg(&key).arg("-out").arg(&certificate).stderr(Stdio::null()).status();
     if !made.is_ok_and(|s| s.success()) {
-        eprintln!("skipped: no openssl to make a certificate with");
+        matriarch_testkit::skipped("no openssl to make a certificate with");
         return None;
     }
     user::give(&key).unwrap();

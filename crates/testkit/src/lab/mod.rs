@@ -39,14 +39,14 @@ impl Lab {
     /// Makes the bridge. `Ok(None)`, and a line that says why, when this machine does not let us: that takes root.
     pub fn build() -> Result<Option<Lab>> {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: network namespaces and mounts need root");
+            crate::skipped("network namespaces and mounts need root");
             return Ok(None);
         }
         for (program, package) in [("ip", "iproute2"), ("nft", "nftables"), ("nsenter", "util-linux")] {
             if !on_path(program) {
-                eprintln!(
-                    "skipped: {program} is not installed (Debian: {package}); scripts/install-deps --test installs it"
-                );
+                crate::skipped(format!(
+                    "{program} is not installed (Debian: {package}); scripts/install-deps --test installs it"
+                ));
                 return Ok(None);
             }
         }

@@ -15,7 +15,9 @@ async fn what_barman_has_archived_comes_back() {
     let (Some(backup), Some(archive), Some(installation)) =
         (program("barman-cloud-backup"), program("barman-cloud-wal-archive"), installation())
     else {
-        eprintln!("skipped: barman-cli-cloud and PostgreSQL 15 are needed; scripts/install-deps --test installs them");
+        matriarch_testkit::skipped(
+            "barman-cli-cloud and PostgreSQL 15 are needed; scripts/install-deps --test installs them",
+        );
         return;
     };
     let dir = TestDir::new("doors");

@@ -160,7 +160,9 @@ async fn what_is_exported_is_restored_by_barman_alone() {
     let dir = TestDir::new("export");
     let store = S3Server::start(&dir).unwrap();
     let (Some(barman), Some(installation)) = (Barman::new(&dir, &store), installation()) else {
-        eprintln!("skipped: barman-cli-cloud and PostgreSQL 15 are needed; scripts/install-deps --test installs them");
+        matriarch_testkit::skipped(
+            "barman-cli-cloud and PostgreSQL 15 are needed; scripts/install-deps --test installs them",
+        );
         return;
     };
     let described = Described::in_directory(&dir, "repository", "zstd", true);

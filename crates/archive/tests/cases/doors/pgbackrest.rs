@@ -95,7 +95,9 @@ async fn upload(server: &S3Server, from: &Path, to: &str) {
 #[tokio::test]
 async fn what_pgbackrest_has_archived_comes_back() {
     let (Some(program), Some(installation)) = (PgBackRest::program(), installation()) else {
-        eprintln!("skipped: pgBackRest and PostgreSQL 15 are needed; scripts/install-deps --test installs them");
+        matriarch_testkit::skipped(
+            "pgBackRest and PostgreSQL 15 are needed; scripts/install-deps --test installs them",
+        );
         return;
     };
     let backed = Backed::start(program, installation).await;

@@ -33,7 +33,7 @@ fn copy(from: &Path, to: &Path) {
 #[tokio::test]
 async fn what_walg_has_archived_comes_back() {
     let Some(installation) = installation() else {
-        eprintln!("skipped: PostgreSQL 15 is needed; scripts/install-deps --test installs it");
+        matriarch_testkit::skipped("PostgreSQL 15 is needed; scripts/install-deps --test installs it");
         return;
     };
     let dir = TestDir::new("doors");
