@@ -28,6 +28,8 @@ pub enum Disk {
 
 /// The write-ahead log's folder.
 const WAL: &str = "pg_wal";
+/// The folder of all tables and indexes.
+const TABLES: &str = "data/base/";
 
 impl Disk {
     /// Mounts it on a member's folder.
@@ -70,9 +72,19 @@ impl Disk {
         self.faulty().fail(Call::Sync, WAL, Errno::IO);
     }
 
-    /// Reads of tables answer with an I/O error, until [`Disk::mend`].
+    /// Reads of tables answer with an I/O error, until [`Disk::mend`]. What the kernel or PostgreSQL has in memory needs none.
     pub fn fail_reads(&mut self) {
-        self.faulty().fail(Call::Read, "data/base", Errno::IO);
+        self.faulty().fail(Call::Read, TABLES, Errno::IO);
+    }
+
+    /// Writes answer with an I/O error, but those of the write-ahead log, until [`Disk::mend`].
+    pub fn fail_writes(&mut self) {
+        self.faulty().fail_but(Call::Write, WAL, Errno::IO);
+    }
+
+    /// Syncs answer with an I/O error, but those of the write-ahead log, until [`Disk::mend`].
+    pub fn fail_syncs(&mut self) {
+        self.faulty().fail_but(Call::Sync, WAL, Errno::IO);
     }
 
     fn faulty(&self) -> &FaultyDisk {

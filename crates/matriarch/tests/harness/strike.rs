@@ -26,16 +26,23 @@ pub struct Begun {
     /// shown of a cluster means nothing before somebody has noticed that they are gone.
     postmasters: Vec<(PathBuf, i32)>,
     agents: Vec<(String, i32)>,
+    /// An agent's process that must have begun anew with another program: how often it had begun before.
+    upgraded: Option<(String, i32, usize)>,
+    /// What was asked for was called off, and nothing happened.
+    pub called_off: bool,
 }
 
 impl Trouble {
     /// What it does to the victim's disk, if it is about that.
-    fn of_disk(self) -> Option<fn(&mut Disk)> {
+    pub fn of_disk(self) -> Option<fn(&mut Disk)> {
         Some(match self {
             Trouble::PrimaryDiskFull | Trouble::ReplicaDiskFull => Disk::fill,
             Trouble::PrimaryDiskStalls | Trouble::ReplicaDiskStalls => Disk::stall,
             Trouble::PrimaryWalStalls => Disk::stall_wal,
             Trouble::PrimarySyncFails | Trouble::ReplicaSyncFails => Disk::fail_wal_syncs,
+            Trouble::PrimaryReadsFail | Trouble::ReplicaReadsFail => Disk::fail_reads,
+            Trouble::PrimaryDataWritesFail | Trouble::ReplicaDataWritesFail => Disk::fail_writes,
+            Trouble::PrimaryDataSyncFails | Trouble::ReplicaDataSyncFails => Disk::fail_syncs,
             _ => return None,
         })
     }
@@ -47,13 +54,22 @@ impl Trouble {
         let replica = others[usize::try_from(seed % others.len() as u64).expect("less than the length")].clone();
         let victim = if self.strikes_replica() { replica.clone() } else { leader };
         let chosen = usize::try_from(seed % 3).expect("less than three");
-        let mut begun =
-            Begun { trouble: self, victim, chosen, stopped: Vec::new(), postmasters: Vec::new(), agents: Vec::new() };
+        let mut begun = Begun {
+            trouble: self,
+            victim,
+            chosen,
+            stopped: Vec::new(),
+            postmasters: Vec::new(),
+            agents: Vec::new(),
+            upgraded: None,
+            called_off: false,
+        };
+        begun.remember(hosts);
         if let Some(strike) = self.of_disk() {
             strike(hosts.disk(&begun.victim));
+            self.use_disk(hosts, &begun.victim).await;
             return begun;
         }
-        begun.remember(hosts);
         let done = match self.cut(hosts, &begun, &others, &replica) {
             Some(done) => done,
             None => {
@@ -63,6 +79,20 @@ impl Trouble {
         };
         done.unwrap_or_else(|error| panic!("{self:?} of {}: {error:#}", begun.victim));
         begun
+    }
+
+    /// Has the victim do what its disk now refuses: errors of tables that it has in memory would be met much later.
+    async fn use_disk(self, hosts: &Hosts, victim: &str) {
+        match self {
+            Trouble::PrimaryReadsFail | Trouble::ReplicaReadsFail => {
+                faults::kill(&[server_process(&hosts.data(victim), "checkpointer")]);
+            }
+            Trouble::PrimaryDataWritesFail
+            | Trouble::ReplicaDataWritesFail
+            | Trouble::PrimaryDataSyncFails
+            | Trouble::ReplicaDataSyncFails => fail_checkpoint(hosts, victim, self.strikes_replica()).await,
+            _ => {}
+        }
     }
 
     /// Cuts between hosts, and hosts that stand still: `None` when it is something else.
@@ -133,9 +163,12 @@ impl Trouble {
             Trouble::SwitchoverBesideStuck => {
                 begun.stop(&[server_process(&hosts.data(replica), "walreceiver")]);
                 let to = hosts.others(&victim).into_iter().find(|name| name != replica).expect("three members");
-                switch_over(hosts, &["--candidate", &to]).await;
+                begun.called_off = !switch_over(hosts, &["--candidate", &to]).await;
             }
-            Trouble::Switchover => switch_over(hosts, &[]).await,
+            Trouble::Switchover => begun.called_off = !switch_over(hosts, &[]).await,
+            Trouble::AgentUpgraded => {
+                assert!(faults::signal(process(hosts, &victim, "agent"), Signal::USR2), "it runs");
+            }
             _ => unreachable!("cuts and disks are dealt with before"),
         }
     }
@@ -152,13 +185,39 @@ fn process(hosts: &Hosts, name: &str, verb: &str) -> i32 {
     found.next().unwrap_or_else(|| panic!("the {verb} of {name} does not run")).pid
 }
 
-/// Asks for a switchover. One that is called off, as on a machine too busy for its bounds, changes nothing and is no fault.
-async fn switch_over(hosts: &Hosts, arguments: &[&str]) {
+/// Asks for a switchover; whether it came to pass. One that is called off, as on a machine too busy for its bounds, changes
+/// nothing.
+async fn switch_over(hosts: &Hosts, arguments: &[&str]) -> bool {
     let all = [&["switchover", "--force"], arguments].concat();
     let outcome = hosts.verb(&all).await;
     if outcome.code != 0 {
         eprintln!("not switched over: {outcome}");
     }
+    outcome.code == 0
+}
+
+/// Checkpoints until one of the victim's fails.
+///
+/// # Panics
+/// When none does: then its disk has not been used.
+async fn fail_checkpoint(hosts: &Hosts, victim: &str, is_replica: bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if is_replica {
+            // It has something to do only once it has replayed one of the primary's.
+            hosts.ask("checkpoint").await.expect("the primary's disk is well");
+        }
+        match super::wire::ask(&hosts.direct(victim), "checkpoint").await {
+            Err(error) => return eprintln!("the disk of {victim} fails: {error:#}"),
+            Ok(_) => assert!(Instant::now() < deadline, "checkpoints of {victim} go on"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// How often an agent has begun.
+fn beginnings(hosts: &Hosts, name: &str) -> usize {
+    hosts.log(name).matches("agent of member").count()
 }
 
 /// Cuts a host and one store node off from everybody but each other. The outside, where verbs run, stays reachable.
@@ -194,12 +253,20 @@ impl Begun {
             | Trouble::KillChild
             | Trouble::KillRecovery
             | Trouble::PostmasterHangs
+            | Trouble::PrimaryReadsFail
+            | Trouble::ReplicaReadsFail
+            | Trouble::PrimaryDataSyncFails
+            | Trouble::ReplicaDataSyncFails
             | Trouble::PrimaryDeleted
             | Trouble::ReplicaDeleted
             | Trouble::ReplicaControlSpoiled
             | Trouble::ReplicaTablesSpoiled => (false, true),
             _ => (false, false),
         };
+        if self.trouble == Trouble::AgentUpgraded {
+            let pid = process(hosts, &self.victim, "agent");
+            self.upgraded = Some((self.victim.clone(), pid, beginnings(hosts, &self.victim)));
+        }
         if agent {
             self.agents.push((self.victim.clone(), process(hosts, &self.victim, "agent")));
         }
@@ -248,7 +315,15 @@ impl Begun {
         let deadline = Instant::now() + PATIENCE;
         let server = |(data, old): &(PathBuf, i32)| faults::postmaster(data).is_some_and(|pid| pid != *old);
         let agent = |(name, old): &(String, i32)| hosts.agent(name).is_some_and(|pid| pid != *old);
-        while !(self.postmasters.iter().all(server) && self.agents.iter().all(agent)) {
+        let program = |(name, pid, before): &(String, i32, usize)| {
+            // In the middle of it there is none with a command line.
+            assert!(hosts.agent(name).is_none_or(|now| now == *pid), "the process stays when its program is exchanged");
+            beginnings(hosts, name) > *before
+        };
+        while !(self.postmasters.iter().all(server)
+            && self.agents.iter().all(agent)
+            && self.upgraded.iter().all(program))
+        {
             assert!(Instant::now() < deadline, "not replaced after {PATIENCE:?}: {self:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -83,6 +83,8 @@ pub enum Trouble {
     ReplicaTablesSpoiled,
     /// The startup process of a replica stands still, later it goes on: nothing is replayed, WAL is received.
     ReplayStops,
+    /// SIGUSR2 to the primary's agent: another program, here the same one, takes over its process.
+    AgentUpgraded,
     /// A planned switchover.
     Switchover,
     /// The walreceiver of a replica stands still, and the primary is switched over to another one.
@@ -101,6 +103,19 @@ pub enum Trouble {
     PrimarySyncFails,
     /// Syncs of a replica's write-ahead log answer with an I/O error.
     ReplicaSyncFails,
+    /// Reads of the primary's tables answer with an I/O error, and a process of its PostgreSQL dies, so that it must read.
+    PrimaryReadsFail,
+    /// The same of a replica.
+    ReplicaReadsFail,
+    /// Writes to the primary's data answer with an I/O error, those of its write-ahead log do not, and there is a checkpoint.
+    PrimaryDataWritesFail,
+    /// The same of a replica.
+    ReplicaDataWritesFail,
+    /// Syncs of the primary's data answer with an I/O error, those of its write-ahead log do not, and there is a checkpoint:
+    /// PostgreSQL ends itself.
+    PrimaryDataSyncFails,
+    /// The same of a replica.
+    ReplicaDataSyncFails,
 }
 
 /// What must hold between the beginning and the end.
@@ -113,7 +128,7 @@ pub enum Meanwhile {
 }
 
 impl Trouble {
-    pub const ALL: [Trouble; 46] = [
+    pub const ALL: [Trouble; 53] = [
         Trouble::PrimaryCutOff,
         Trouble::PrimaryUnreachable,
         Trouble::PrimaryFromMembers,
@@ -151,6 +166,7 @@ impl Trouble {
         Trouble::ReplicaControlSpoiled,
         Trouble::ReplicaTablesSpoiled,
         Trouble::ReplayStops,
+        Trouble::AgentUpgraded,
         Trouble::Switchover,
         Trouble::SwitchoverBesideStuck,
         Trouble::PrimaryDiskFull,
@@ -160,6 +176,12 @@ impl Trouble {
         Trouble::ReplicaDiskStalls,
         Trouble::PrimarySyncFails,
         Trouble::ReplicaSyncFails,
+        Trouble::PrimaryReadsFail,
+        Trouble::ReplicaReadsFail,
+        Trouble::PrimaryDataWritesFail,
+        Trouble::ReplicaDataWritesFail,
+        Trouble::PrimaryDataSyncFails,
+        Trouble::ReplicaDataSyncFails,
     ];
 
     /// What clients may expect.
@@ -183,26 +205,15 @@ impl Trouble {
                 | Trouble::ReplicaDiskFull
                 | Trouble::ReplicaDiskStalls
                 | Trouble::ReplicaSyncFails
+                | Trouble::ReplicaReadsFail
+                | Trouble::ReplicaDataWritesFail
+                | Trouble::ReplicaDataSyncFails
                 | Trouble::KillReplica
                 | Trouble::KillRecovery
                 | Trouble::ReplayStops
                 | Trouble::ReplicaDeleted
                 | Trouble::ReplicaControlSpoiled
                 | Trouble::ReplicaTablesSpoiled
-        )
-    }
-
-    /// Whether it needs disks that fail at will.
-    fn is_of_disk(self) -> bool {
-        matches!(
-            self,
-            Trouble::PrimaryDiskFull
-                | Trouble::ReplicaDiskFull
-                | Trouble::PrimaryDiskStalls
-                | Trouble::PrimaryWalStalls
-                | Trouble::ReplicaDiskStalls
-                | Trouble::PrimarySyncFails
-                | Trouble::ReplicaSyncFails
         )
     }
 }
@@ -223,7 +234,8 @@ pub fn possible(hosts: &Hosts) -> Vec<Trouble> {
         )
     };
     let fits = |trouble: &Trouble| {
-        (hosts.store_by_network() || !of_store(trouble)) && (hosts.disks() == Disks::Faulty || !trouble.is_of_disk())
+        (hosts.store_by_network() || !of_store(trouble))
+            && (hosts.disks() == Disks::Faulty || trouble.of_disk().is_none())
     };
     Trouble::ALL.into_iter().filter(fits).collect()
 }
@@ -235,6 +247,8 @@ pub struct Endured {
     pub victim: String,
     /// The longest pause of writes, in seconds.
     pub gap: f64,
+    /// A switchover that did not come to pass.
+    pub called_off: bool,
     /// Seconds from one step to the next.
     pub steps: Vec<(&'static str, f64)>,
 }
@@ -265,7 +279,7 @@ pub async fn endure(hosts: &mut Hosts, witness: &Witness, trouble: Trouble, hold
     watch.lap("well");
     let gap = witness.longest_pause_since(from);
     eprintln!("{what}: writes paused {gap:.2} s");
-    Endured { victim: begun.victim, gap, steps: watch.laps }
+    Endured { victim: begun.victim, gap, called_off: begun.called_off, steps: watch.laps }
 }
 
 /// Where the time goes.

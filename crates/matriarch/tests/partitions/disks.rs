@@ -1,9 +1,11 @@
 //! Disks that are full, hang, answer with errors, and forget at a power cut what was not synchronised.
 
+use std::time::Duration;
+
 use crate::harness::hosts::Plan;
 use crate::harness::storage::Disks;
 use crate::harness::trouble::Trouble;
-use crate::survive_on;
+use crate::{survive_for, survive_on};
 
 /// Room for a cluster that writes for a minute.
 const MEBIBYTES: u64 = 400;
@@ -49,6 +51,20 @@ async fn errors_of_a_replicas_disk() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_of_the_primarys_disk() {
     survive_on(faulty("primary-errors").newest(), &[Trouble::PrimarySyncFails]).await;
+}
+
+/// Of everything but the write-ahead log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_of_data() {
+    let troubles = [
+        Trouble::ReplicaReadsFail,
+        Trouble::ReplicaDataWritesFail,
+        Trouble::ReplicaDataSyncFails,
+        Trouble::PrimaryDataWritesFail,
+        Trouble::PrimaryReadsFail,
+        Trouble::PrimaryDataSyncFails,
+    ];
+    survive_for(Duration::from_secs(3), faulty("data-errors").newest(), &troubles).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

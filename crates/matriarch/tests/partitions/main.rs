@@ -29,10 +29,15 @@ async fn survive(name: &'static str, troubles: &[Trouble]) {
 
 /// The same on a cluster of another kind.
 async fn survive_on(plan: Plan, troubles: &[Trouble]) {
+    survive_for(HOLD, plan, troubles).await;
+}
+
+/// The same with troubles of another length.
+async fn survive_for(hold: Duration, plan: Plan, troubles: &[Trouble]) {
     let Some(mut hosts) = plan.start().await else { return };
     let witness = Witness::attach(&hosts, Probe::Write).await;
     for (seed, trouble) in (1..).zip(troubles) {
-        endure(&mut hosts, &witness, *trouble, HOLD, seed).await;
+        endure(&mut hosts, &witness, *trouble, hold, seed).await;
     }
     witness.conclude(&hosts).await;
     health::well(&hosts, PATIENCE).await;

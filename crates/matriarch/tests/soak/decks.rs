@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use crate::harness::hosts::Plan;
 use crate::harness::storage::Disks;
 use crate::harness::trouble::{Stopwatch, Trouble, endure, possible};
-use crate::harness::witness::Pace;
+use crate::harness::witness::{Count, Pace};
 use crate::harness::{Hosts, PATIENCE, Subject, Witness, health};
 use crate::table::{Outcome, Table};
 use crate::{deck, lasts, number};
@@ -43,12 +43,20 @@ impl Course {
     }
 }
 
-/// Plays all faults.
+/// Plays all faults on as many clusters as `MATRIARCH_SOAK_DECKS` says, three by default.
 ///
 /// # Panics
-/// When anything was lost, two members took writes at one time, or somebody would have had to help.
+/// When anything was lost, a read was too old, two members took writes at one time, or somebody would have had to help.
 pub fn play(faults: usize, seed: u64) {
     let decks = usize::try_from(number("MATRIARCH_SOAK_DECKS").unwrap_or(DECKS)).expect("a number of clusters");
+    play_on(decks, faults, seed);
+}
+
+/// The same on so many clusters.
+///
+/// # Panics
+/// As [`play`] does.
+pub fn play_on(decks: usize, faults: usize, seed: u64) {
     let decks = decks.clamp(1, faults.max(1));
     eprintln!("{faults} faults on hosts, {decks} clusters side by side, MATRIARCH_SOAK_SEED={seed}");
     let course = Arc::new(Course { table: Mutex::new(Table::new(seed, faults)) });
@@ -119,10 +127,11 @@ async fn play_cluster(course: &Course, index: usize, hosts: &mut Hosts, blows: &
         watch.lap("attach");
         let endured = endure(hosts, &witness, trouble, lasts, seed).await;
         watch.lap("endure");
-        let (lost, dual) = witness.count(hosts).await;
+        let Count { wrong: lost, dual, old_reads, oldest } = witness.count(hosts).await;
         watch.lap("count");
         let steps = [&watch.laps[..1], &endured.steps, &watch.laps[2..]].concat();
-        let outcome = Outcome { gap: endured.gap, lost, dual, help: false, steps };
+        let (gap, called_off) = (endured.gap, endured.called_off);
+        let outcome = Outcome { gap, lost, dual, old_reads, oldest, called_off, help: false, steps };
         course.table().settle(number, index, &endured.victim, outcome);
     }
     let verdict = verify(&hosts.writes(), &whole.stop().await).await.expect("the primary answers");

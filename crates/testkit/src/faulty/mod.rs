@@ -47,11 +47,25 @@ pub enum Loss {
     Some(u64),
 }
 
+/// Whose calls fail.
+#[derive(Debug)]
+struct Broken {
+    text: String,
+    /// The files whose path holds the text are those that are spared.
+    spared: bool,
+    answer: Errno,
+}
+
+impl Broken {
+    fn hits(&self, path: &str) -> bool {
+        path.contains(&self.text) != self.spared
+    }
+}
+
 /// What is wrong at the moment.
 #[derive(Default)]
 struct Switches {
-    /// The answer to a call on files whose path holds a text.
-    broken: BTreeMap<Call, (String, Errno)>,
+    broken: BTreeMap<Call, Broken>,
     /// Writes and syncs of files whose path holds a text wait here for the end of the stall; `None` while there is none.
     waiting: Option<(String, Vec<mount::Job>)>,
 }
@@ -82,7 +96,7 @@ impl FaultyDisk {
     /// let us.
     pub fn mount(path: &Path) -> Result<Option<FaultyDisk>> {
         if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-            eprintln!("skipped: mounting a FUSE file system for others needs root and /dev/fuse");
+            crate::skipped("mounting a FUSE file system for others needs root and /dev/fuse");
             return Ok(None);
         }
         let backing = path.with_extension("disk");
@@ -117,7 +131,12 @@ impl FaultyDisk {
 
     /// From now on this call fails so on files whose path (below the mount) holds `text`; all files hold the empty one.
     pub fn fail(&self, call: Call, text: &str, answer: Errno) {
-        locked(&self.switches).broken.insert(call, (text.to_owned(), answer));
+        locked(&self.switches).broken.insert(call, Broken { text: text.to_owned(), spared: false, answer });
+    }
+
+    /// The same on all files but those whose path holds `text`.
+    pub fn fail_but(&self, call: Call, text: &str, answer: Errno) {
+        locked(&self.switches).broken.insert(call, Broken { text: text.to_owned(), spared: true, answer });
     }
 
     /// All calls work again.

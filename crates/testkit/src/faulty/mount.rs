@@ -34,9 +34,9 @@ impl Mounted {
     /// The error that a call on a file is to fail with.
     fn broken(&self, call: Call, number: u64) -> Result<(), Errno> {
         let switches = locked(&self.switches);
-        let Some((text, errno)) = switches.broken.get(&call) else { return Ok(()) };
-        match locked(&self.files).shown(number).contains(text.as_str()) {
-            true => Err(Errno::from_i32(errno.raw_os_error())),
+        let Some(broken) = switches.broken.get(&call) else { return Ok(()) };
+        match broken.hits(&locked(&self.files).shown(number)) {
+            true => Err(Errno::from_i32(broken.answer.raw_os_error())),
             false => Ok(()),
         }
     }

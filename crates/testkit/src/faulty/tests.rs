@@ -80,11 +80,18 @@ fn calls_fail_and_stall_at_will() {
     fs::create_dir(dir.join("mnt/wal")).unwrap();
     let [mut wal, mut other] = ["mnt/wal/1", "mnt/other"].map(|name| File::create(dir.join(name)).unwrap());
     wal.write_all(b"x").unwrap();
+    other.write_all(b"x").unwrap();
     disk.fail(Call::Sync, "wal/", Errno::IO);
     assert_eq!(wal.sync_all().unwrap_err().raw_os_error(), Some(Errno::IO.raw_os_error()));
     other.sync_all().unwrap();
     disk.fail(Call::Write, "", Errno::NOSPC);
     assert_eq!(other.write(b"y").unwrap_err().raw_os_error(), Some(Errno::NOSPC.raw_os_error()));
+    disk.fail_but(Call::Write, "wal/", Errno::IO);
+    wal.write_all(b"x").unwrap();
+    assert_eq!(other.write(b"y").unwrap_err().raw_os_error(), Some(Errno::IO.raw_os_error()));
+    disk.fail(Call::Read, "other", Errno::IO);
+    // Opened anew, it is not in the kernel's memory.
+    assert_eq!(fs::read(dir.join("mnt/other")).unwrap_err().raw_os_error(), Some(Errno::IO.raw_os_error()));
     disk.mend();
     wal.sync_all().unwrap();
 

@@ -2,10 +2,16 @@
 //!
 //! Lists only grow at their end. So all that is ever seen of one list must be beginnings of one another; what was
 //! acknowledged must be in all that is asked for later; and in the end. Registers count their versions: one write a version.
+//! What plain reads show is judged by its age ([`reads`]).
+
+mod reads;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::Serialize;
+
+pub use reads::{Key, OldRead};
 
 use super::{Answer, Event, Fate, Finals, Op};
 
@@ -28,19 +34,8 @@ pub enum Anomaly {
     Forked { register: i64, version: i64 },
     /// A register's write began after a later version was acknowledged, or the last version is gone.
     RegisterLost { register: i64, version: i64 },
-}
-
-/// A read without a write that one database would not have answered. A primary that has been deposed, and does not know it
-/// yet, may answer so: it can acknowledge nothing, but nobody stops it from reading.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct OldRead {
-    pub list: i64,
-    /// The first value that is missing, or that nobody else saw.
-    pub value: i64,
-    /// When it began, in seconds since the start.
-    pub begun: f64,
-    /// Whether it saw something that did not stay, rather than too little.
-    pub vanished: bool,
+    /// A plain read showed the past for longer than is tolerated.
+    TooOld(OldRead),
 }
 
 /// What a history proves.
@@ -50,7 +45,15 @@ pub struct Verdict {
     pub unknown: u64,
     pub failed: u64,
     pub anomalies: Vec<Anomaly>,
+    /// Plain reads that showed the past, those that were too old among them.
     pub old_reads: Vec<OldRead>,
+}
+
+impl Verdict {
+    /// The age of the oldest plain read, in seconds.
+    pub fn oldest_read(&self) -> f64 {
+        self.old_reads.iter().map(|read| read.age).fold(0.0, f64::max)
+    }
 }
 
 /// One look at a list.
@@ -62,8 +65,9 @@ struct Sight<'a> {
     wrote: bool,
 }
 
-/// Checks a history against itself and against what is there in the end.
-pub fn check(events: &[Event], finals: &Finals) -> Verdict {
+/// Checks a history against itself and against what is there in the end. A plain read may show the past for as long as is
+/// `tolerated` after a newer write was acknowledged.
+pub fn check(events: &[Event], finals: &Finals, tolerated: Duration) -> Verdict {
     let count = |wanted: fn(&Fate) -> bool| events.iter().filter(|event| wanted(&event.fate)).count() as u64;
     let mut verdict = Verdict {
         acknowledged: count(|fate| matches!(fate, Fate::Done(_))),
@@ -74,9 +78,13 @@ pub fn check(events: &[Event], finals: &Finals) -> Verdict {
     for (list, sights) in sights(events, finals) {
         let last = finals.lists.get(&list).map_or(&[][..], Vec::as_slice);
         check_values(list, &sights, events, last, &mut verdict.anomalies);
-        check_order(list, &sights, last, &mut verdict);
+        check_order(list, &sights, last, &mut verdict.anomalies);
+        verdict.old_reads.extend(reads::of_list(list, &sights, last));
     }
-    check_registers(events, finals, &mut verdict.anomalies);
+    let writes = check_registers(events, finals, &mut verdict.anomalies);
+    verdict.old_reads.extend(reads::of_registers(events, &writes));
+    let too_old = verdict.old_reads.iter().filter(|read| read.age > tolerated.as_secs_f64());
+    verdict.anomalies.extend(too_old.cloned().map(Anomaly::TooOld));
     verdict
 }
 
@@ -86,7 +94,7 @@ fn sights<'a>(events: &'a [Event], finals: &'a Finals) -> BTreeMap<i64, Vec<Sigh
         let (list, wrote) = match event.op {
             Op::Append { list, .. } => (list, true),
             Op::Read { list } => (list, false),
-            Op::Write { .. } => continue,
+            Op::Write { .. } | Op::Look { .. } => continue,
         };
         let known = all.entry(list).or_default();
         if let Fate::Done(Answer::List(values)) = &event.fate {
@@ -125,14 +133,14 @@ fn check_values(list: i64, sights: &[Sight<'_>], events: &[Event], last: &[i64],
     found.extend(unexpected.into_iter().map(|value| Anomaly::Unexpected { list, value }));
 }
 
-/// Whether all that was seen is one line of history, in the order of time.
-fn check_order(list: i64, sights: &[Sight<'_>], last: &[i64], verdict: &mut Verdict) {
-    let mut by_begin: Vec<&Sight<'_>> = sights.iter().collect();
+/// Whether all that appends saw is one line of history, in the order of time.
+fn check_order(list: i64, sights: &[Sight<'_>], last: &[i64], found: &mut Vec<Anomaly>) {
+    let mut by_begin: Vec<&Sight<'_>> = sights.iter().filter(|sight| sight.wrote).collect();
+    let mut by_end = by_begin.clone();
     by_begin.sort_by(|a, b| a.begun.total_cmp(&b.begun));
-    let mut by_end: Vec<&Sight<'_>> = sights.iter().filter(|sight| sight.wrote).collect();
     by_end.sort_by(|a, b| a.ended.total_cmp(&b.ended));
     let mut ended = by_end.into_iter().peekable();
-    // The longest list that an append has shown and that was acknowledged before the moment looked at.
+    // The longest list that was acknowledged before the moment looked at.
     let mut known: &[i64] = &[];
     for sight in by_begin {
         while let Some(earlier) = ended.next_if(|earlier| earlier.ended < sight.begun) {
@@ -140,22 +148,12 @@ fn check_order(list: i64, sights: &[Sight<'_>], last: &[i64], verdict: &mut Verd
                 known = earlier.values;
             }
         }
-        let missing = known.iter().find(|value| !sight.values.contains(value));
-        match (missing, sight.wrote) {
-            (Some(value), true) => verdict.anomalies.push(Anomaly::Stale { list, value: *value }),
-            (Some(value), false) => {
-                verdict.old_reads.push(OldRead { list, value: *value, begun: sight.begun, vanished: false });
-            }
-            (None, _) => {}
+        if let Some(value) = known.iter().find(|value| !sight.values.contains(value)) {
+            found.push(Anomaly::Stale { list, value: *value });
         }
-        let Some(at) = fork(sight.values, last) else { continue };
-        let (seen, elsewhere) = (sight.values.get(at).copied(), last.get(at).copied());
-        match (sight.wrote, seen) {
-            (true, _) => verdict.anomalies.push(Anomaly::Diverging { list, at, seen, elsewhere }),
-            (false, Some(value)) => {
-                verdict.old_reads.push(OldRead { list, value, begun: sight.begun, vanished: true });
-            }
-            (false, None) => {}
+        if let Some(at) = fork(sight.values, last) {
+            let (seen, elsewhere) = (sight.values.get(at).copied(), last.get(at).copied());
+            found.push(Anomaly::Diverging { list, at, seen, elsewhere });
         }
     }
 }
@@ -174,7 +172,8 @@ struct Written {
     ended: f64,
 }
 
-fn check_registers(events: &[Event], finals: &Finals, found: &mut Vec<Anomaly>) {
+/// Gives back the writes that were acknowledged.
+fn check_registers(events: &[Event], finals: &Finals, found: &mut Vec<Anomaly>) -> Vec<Written> {
     let mut writes: Vec<Written> = events.iter().filter_map(written).collect();
     writes.sort_by(|a, b| a.begun.total_cmp(&b.begun));
     let mut values: BTreeMap<(i64, i64), i64> = BTreeMap::new();
@@ -200,6 +199,7 @@ fn check_registers(events: &[Event], finals: &Finals, found: &mut Vec<Anomaly>) 
             found.push(Anomaly::RegisterLost { register, version });
         }
     }
+    writes
 }
 
 /// A write that began after another had been acknowledged makes a later version.

@@ -87,13 +87,14 @@ impl Clients {
         Ok(Clients { shared, tasks })
     }
 
-    /// Ends the clients, reads what is there, and judges. `dsn` leads to the primary.
-    pub async fn conclude(mut self, dsn: &str) -> Result<Verdict> {
+    /// Ends the clients, reads what is there, and judges. `dsn` leads to the primary; plain reads may show the past for as
+    /// long as is `tolerated`.
+    pub async fn conclude(mut self, dsn: &str, tolerated: Duration) -> Result<Verdict> {
         self.shared.stop.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
         let finals = finals(&dsn.parse()?, self.shared.base).await?;
         let events = std::mem::take(&mut *self.shared.events());
-        Ok(check(&events, &finals))
+        Ok(check(&events, &finals, tolerated))
     }
 }
 
@@ -120,8 +121,9 @@ impl Shared {
         let value = self.next.fetch_add(1, Ordering::Relaxed);
         let list = value / (LENGTH * WIDTH) * WIDTH + random.random_range(0..WIDTH);
         match random.random_range(0..10) {
-            0..=5 => Op::Append { list, value },
-            6..=7 => Op::Read { list },
+            0..=4 => Op::Append { list, value },
+            5..=6 => Op::Read { list },
+            7 => Op::Look { register: random.random_range(0..WIDTH) },
             _ => Op::Write { register: random.random_range(0..WIDTH), value },
         }
     }
@@ -158,6 +160,9 @@ fn statement(base: i64, op: Op) -> String {
              returning version, previous",
             base + register
         ),
+        Op::Look { register } => {
+            format!("select version, value from history_registers where key = {}", base + register)
+        }
     }
 }
 
@@ -166,11 +171,10 @@ fn answer(op: Op, messages: &[SimpleQueryMessage]) -> Option<Answer> {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     });
+    let two = || Some((row?.get(0)?.parse().ok()?, row?.get(1)?.parse().ok()?));
     match op {
-        Op::Write { .. } => {
-            let row = row?;
-            Some(Answer::Written { version: row.get(0)?.parse().ok()?, previous: row.get(1)?.parse().ok()? })
-        }
+        Op::Write { .. } => two().map(|(version, previous)| Answer::Written { version, previous }),
+        Op::Look { .. } => two().map(|(version, value)| Answer::Register { version, value }),
         // A list that nobody has appended to has no row.
         Op::Read { .. } if row.is_none() => Some(Answer::List(Vec::new())),
         Op::Append { .. } | Op::Read { .. } => numbers(row?.get(0)?).map(Answer::List),

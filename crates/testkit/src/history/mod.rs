@@ -3,7 +3,7 @@
 //! The [`ledger`](crate::ledger) asks one question: is what was acknowledged still there? A history asks more: did every
 //! answer come from one and the same database, in the order in which things happened? Clients append to lists and write
 //! registers through the read-write port; each answer shows the whole list, or the version and value that were there before,
-//! so it is evidence about all writes before it.
+//! so it is evidence about all writes before it. A plain read may show the past for a time, and no longer.
 //!
 //! Owns: the clients ([`clients`]), what they saw ([`Event`]) and the verdict ([`mod@check`]).
 //! Must not: know how the cluster is made, or judge what it cannot know: a lost connection leaves both outcomes open.
@@ -12,7 +12,7 @@
 pub mod check;
 pub mod clients;
 
-pub use check::{Anomaly, Verdict, check};
+pub use check::{Anomaly, Key, OldRead, Verdict, check};
 pub use clients::Clients;
 
 use std::collections::BTreeMap;
@@ -28,6 +28,8 @@ pub enum Op {
     Read { list: i64 },
     /// Overwrites a register, and reads what was there, in one statement.
     Write { register: i64, value: i64 },
+    /// Reads a register.
+    Look { register: i64 },
 }
 
 /// What a client was told.
@@ -37,6 +39,8 @@ pub enum Answer {
     List(Vec<i64>),
     /// The version that the write made, and the value before it.
     Written { version: i64, previous: i64 },
+    /// A register as it was read.
+    Register { version: i64, value: i64 },
 }
 
 /// How it ended.
