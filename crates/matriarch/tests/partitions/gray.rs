@@ -53,7 +53,13 @@ async fn a_replica_that_does_not_replay_for_a_while_catches_up() {
 /// Its sessions go on meanwhile, so nothing but the attempt to open one tells.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_postmaster_that_hangs_is_ended() {
-    survive_on(Plan::new("hangs"), &[Trouble::PostmasterHangs]).await;
+    let Some(mut hosts) = Plan::new("hangs").start().await else { return };
+    let witness = Witness::attach(&hosts, Probe::Write).await;
+    let data = hosts.data(&health::leader(&hosts).await);
+    let old = faults::postmaster(&data);
+    endure(&mut hosts, &witness, Trouble::PostmasterHangs, crate::HOLD, 0).await;
+    assert_ne!(faults::postmaster(&data), old, "it was ended");
+    witness.conclude(&hosts).await;
 }
 
 /// The walsender of a replica that stands still would hold up the stop of the primary.
