@@ -219,6 +219,13 @@ impl World {
             }
             self.check_voters_kept(before, &sync);
             self.check_accepted_loss(before, &sync);
+            let strictly = self.setup.synchronous.needed * u32::from(self.setup.synchronous.strict);
+            if before.rule.needed >= strictly && sync.rule.needed < strictly {
+                self.violate(format!(
+                    "the rule of a strict cluster asks for {} instead of {strictly}",
+                    sync.rule.needed
+                ));
+            }
             if before.epoch == sync.epoch && (&before.leader, &before.incarnation) != (&sync.leader, &sync.incarnation)
             {
                 self.violate(format!("epoch {} has two leaders: {} and {}", sync.epoch, before.leader, sync.leader));

@@ -76,10 +76,26 @@ pub enum Mutation {
     WipedStoreFounded,
     /// The boot clock stands still while the machine sleeps.
     ClockStopsAsleep,
+    /// A lease is counted from the answer, not from when its renewal was sent.
+    LeaseFromAnswer,
+    /// A lease is counted as long as Consul may keep the session: twice its time to live.
+    LeaseOfTwiceTheTtl,
+    /// A key that a reading still shows is taken as proof that its lease lives, as after a store's own leader has changed.
+    LeaseByWatch,
+    /// A member that has not answered counts as one that promised.
+    SilencePromises,
+    /// A takeover does not compare the rule.
+    TakeoverUncompared,
+    /// A takeover does not compare the pledges that it counts, and withdrawals leave `sync` as it is.
+    PledgesUncompared,
+    /// A member leads that is not to.
+    TagIgnored,
+    /// A strict rule shrinks as any other.
+    StrictShrinks,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 32] = [
+pub const MUTATIONS: [Mutation; 40] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -112,6 +128,14 @@ pub const MUTATIONS: [Mutation; 32] = [
     Mutation::SerialIgnored,
     Mutation::WipedStoreFounded,
     Mutation::ClockStopsAsleep,
+    Mutation::LeaseFromAnswer,
+    Mutation::LeaseOfTwiceTheTtl,
+    Mutation::LeaseByWatch,
+    Mutation::SilencePromises,
+    Mutation::TakeoverUncompared,
+    Mutation::PledgesUncompared,
+    Mutation::TagIgnored,
+    Mutation::StrictShrinks,
 ];
 
 impl Mutation {
@@ -123,12 +147,17 @@ impl Mutation {
             | Mutation::ResumeWithoutWithdrawal
             | Mutation::WithdrawnPledgesCount
             | Mutation::SuspectsWithoutRule
-            | Mutation::SuspicionAlone => Profile::Suspicion,
-            Mutation::ClockStopsAsleep => Profile::Clocks,
+            | Mutation::SuspicionAlone
+            | Mutation::TakeoverUncompared
+            | Mutation::PledgesUncompared => Profile::Suspicion,
+            Mutation::ClockStopsAsleep | Mutation::LeaseFromAnswer => Profile::Clocks,
             Mutation::AnybodyStandsBy
             | Mutation::PledgedStandBy
             | Mutation::ExpiredLeaseIgnored
-            | Mutation::PromiseIgnored => Profile::Outage,
+            | Mutation::PromiseIgnored
+            | Mutation::SilencePromises
+            | Mutation::LeaseOfTwiceTheTtl
+            | Mutation::LeaseByWatch => Profile::Outage,
             Mutation::OldStoreTrusted | Mutation::SerialIgnored | Mutation::WipedStoreFounded => Profile::StoreLoss,
             Mutation::FenceOneFewer
             | Mutation::PreviousRuleIgnored
@@ -139,6 +168,7 @@ impl Mutation {
             | Mutation::ZonesIgnored => Profile::Cascade,
             Mutation::IncarnationsIgnored | Mutation::CrashCalledClean => Profile::DataLoss,
             Mutation::DeposedKeepsRunning => Profile::Freezing,
+            Mutation::TagIgnored | Mutation::StrictShrinks => Profile::Overlapping,
             Mutation::GuardMissing => Profile::Steps,
             Mutation::PublishBeforeBarrier | Mutation::BarrierTooEarly | Mutation::ProposalForgotten => {
                 Profile::RuleChanges
@@ -157,7 +187,8 @@ impl World {
     /// Has members configured otherwise than they were.
     pub(crate) fn mutated(&self, synchronous: Synchronous) -> Synchronous {
         let ignored = self.setup.mutation == Some(Mutation::ZonesIgnored);
-        Synchronous { zones: if ignored { Zones::Ignore } else { synchronous.zones }, ..synchronous }
+        let strict = synchronous.strict && self.setup.mutation != Some(Mutation::StrictShrinks);
+        Synchronous { zones: if ignored { Zones::Ignore } else { synchronous.zones }, strict, ..synchronous }
     }
 
     /// Has `decide` remember something else than it did.
@@ -186,6 +217,9 @@ impl World {
     pub(crate) fn mutate_observation(&self, node: NodeId, observation: &mut Observation) {
         let Some(mutation) = self.setup.mutation else { return };
         mutate_ears(mutation, observation, self.setup.ttl);
+        if mutation == Mutation::SilencePromises {
+            self.have_everybody_promise(node, observation);
+        }
         let me = &self.nodes[node].name;
         let Some(view) = &mut observation.store else { return };
         let nobody_leads = view.leader.is_none();
@@ -258,9 +292,27 @@ impl World {
         }
     }
 
+    /// Members that say nothing are shown to have promised not to take over.
+    fn have_everybody_promise(&self, node: NodeId, observation: &mut Observation) {
+        let until = observation.now + self.setup.ttl;
+        for other in self.nodes.iter().filter(|other| other.name != self.nodes[node].name) {
+            let Some(incarnation) = other.disk.dir().and_then(|dir| dir.incarnation.clone()) else { continue };
+            let silent = Support { incarnation, epoch: 0, heard: 0, promised_until: None };
+            let support = observation.support.entry(other.name.clone()).or_insert(silent);
+            support.promised_until = support.promised_until.max(Some(until));
+        }
+    }
+
     /// Does something else than what was decided.
     pub(crate) fn mutate_decision(&self, decision: &mut Decision) {
         match self.setup.mutation {
+            Some(Mutation::TakeoverUncompared) => tamper::take_over_uncompared(decision, key::SYNC),
+            Some(Mutation::PledgesUncompared) => {
+                tamper::withdraw_unnumbered(decision);
+                for other in &self.nodes {
+                    tamper::take_over_uncompared(decision, &key::pledge(&other.name));
+                }
+            }
             Some(Mutation::SuspectsWithoutRule) => tamper::take_over_uncompared(decision, key::LEADER),
             Some(Mutation::FenceOneFewer | Mutation::SuspicionAlone) => tamper::drop_invented(decision),
             Some(Mutation::DeposedKeepsRunning) => {

@@ -253,7 +253,7 @@ impl World {
             use_rewind: self.setup.use_rewind,
             clone_after_rewind: true,
             clone_diverged: true,
-            may_lead: !self.nodes[node].nofailover,
+            may_lead: !self.nodes[node].nofailover || self.setup.mutation == Some(Mutation::TagIgnored),
             from_archive: false,
             zone: self.setup.zones.get(node).cloned(),
             hold_timeout: 5_000,

@@ -31,15 +31,17 @@ impl World {
     }
 
     pub(super) fn answered(&mut self, node: NodeId, request: u64, applied: bool, view: Rc<View>) {
+        let answered = self.counts_from_answer(node);
         let agent = &mut self.nodes[node].agent;
         let Some(pending) = agent.pending.take_if(|pending| pending.request == request) else {
             self.take_view(node, view);
             return self.poke(node, 1);
         };
-        if let Some(lease) = pending.lease {
+        if let Some(mut lease) = pending.lease {
             if applied {
+                lease.renewed = answered.unwrap_or(lease.renewed);
                 agent.lease = Some(lease);
-                self.arm_guard(node, lease.renewed + self.setup.ttl);
+                self.arm_guard(node, lease.renewed + self.lease_time());
             } else {
                 self.request(node, Ask::Revoke(lease.id));
             }
@@ -74,17 +76,40 @@ impl World {
     }
 
     pub(super) fn renewed(&mut self, node: NodeId, request: u64, alive: bool) {
+        let answered = self.counts_from_answer(node);
         let agent = &mut self.nodes[node].agent;
         let Some((_, sent)) = agent.renewing.take_if(|(id, _)| *id == request) else { return };
         match (&mut agent.lease, alive) {
             (Some(lease), true) => {
-                lease.renewed = lease.renewed.max(sent);
-                let until = lease.renewed + self.setup.ttl;
+                lease.renewed = lease.renewed.max(answered.unwrap_or(sent));
+                let until = lease.renewed + self.lease_time();
                 self.arm_guard(node, until);
             }
             (lease, _) => *lease = None,
         }
         self.poke(node, 1);
+    }
+
+    /// How long a lease is taken to last from when its renewal was sent.
+    pub(super) fn lease_time(&self) -> Millis {
+        let twice = self.setup.mutation == Some(Mutation::LeaseOfTwiceTheTtl);
+        self.setup.ttl * if twice { 2 } else { 1 }
+    }
+
+    /// The time of an answer, for a mutation that counts from it.
+    fn counts_from_answer(&self, node: NodeId) -> Option<Millis> {
+        (self.setup.mutation == Some(Mutation::LeaseFromAnswer)).then(|| self.clock(node))
+    }
+
+    /// For a mutation: a key of ours in the store renews its lease.
+    pub(super) fn trust_reading(&mut self, node: NodeId, view: &View) {
+        let now = self.clock(node);
+        let Some(lease) = &mut self.nodes[node].agent.lease else { return };
+        if view.leader_lease == Some(lease.id) {
+            lease.renewed = now;
+            let until = now + self.lease_time();
+            self.arm_guard(node, until);
+        }
     }
 
     /// The guard learns how long PostgreSQL may be writable.

@@ -17,6 +17,7 @@ pub use state::{Agent, HeldLease, Pending, Snapshot};
 use crate::disk::Disk;
 use crate::event::{AgentEvent, Ask, Event, PgEvent};
 use crate::heartbeat::Ear;
+use crate::mutation::Mutation;
 use crate::node::NodeId;
 use crate::server::Process;
 use crate::store::View;
@@ -129,7 +130,10 @@ impl World {
             agent.maybe = None;
             agent.pending = None;
             agent.lease = Some(lease);
-            self.arm_guard(node, lease.renewed + self.setup.ttl);
+            self.arm_guard(node, lease.renewed + self.lease_time());
+        }
+        if self.setup.mutation == Some(Mutation::LeaseByWatch) {
+            self.trust_reading(node, &view);
         }
         if let Some(dir) = self.nodes[node].disk.dir_mut()
             && view.cluster.initialize.as_ref().is_some_and(|system| system.value == dir.system)
@@ -140,7 +144,7 @@ impl World {
     }
 
     fn observation(&mut self, node: NodeId, snapshot: Snapshot) -> Observation {
-        let (ttl, now) = (self.setup.ttl, self.clock(node));
+        let (ttl, now) = (self.lease_time(), self.clock(node));
         let agent = &mut self.nodes[node].agent;
         let mut server = snapshot.server;
         if let Server::Running(running) = &mut server {
