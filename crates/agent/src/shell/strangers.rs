@@ -13,8 +13,18 @@ use super::Shell;
 pub const VERSION: &str = concat!("4.1.5+matriarch.", env!("CARGO_PKG_VERSION"));
 const OURS: &str = "+matriarch.";
 
+fn is_ours(record: &MemberRecord) -> bool {
+    record.version.contains(OURS)
+}
+
 fn stranger(view: &ClusterView) -> Option<(&MemberName, &MemberRecord)> {
-    view.members.iter().find(|(_, record)| !record.version.contains(OURS))
+    view.members.iter().find(|(_, record)| !is_ours(record))
+}
+
+/// Whoever is not ours is none of the members that a decision counts on, votes for or admits.
+pub fn without(mut view: ClusterView) -> ClusterView {
+    view.members.retain(|_, record| is_ours(record));
+    view
 }
 
 impl Shell {
@@ -67,5 +77,7 @@ mod tests {
         assert!(stranger(&view).is_none());
         view.members.insert("p".parse().expect("a name"), record("4.1.5"));
         assert_eq!(stranger(&view).map(|(name, _)| name.as_str()), Some("p"));
+        let ours: Vec<_> = without(view).members.into_keys().map(|name| name.to_string()).collect();
+        assert_eq!(ours, ["a", "b"]);
     }
 }
