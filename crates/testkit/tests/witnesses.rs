@@ -1,12 +1,14 @@
-//! The ledger and the observer against real servers: they must notice what they are there to notice.
+//! The ledger, the history and the observer against real servers: they must notice what they are there to notice.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use matriarch_testkit::dir::TestDir;
+use matriarch_testkit::history::{Anomaly, Clients};
 use matriarch_testkit::ledger::{Ledger, Options, verify};
 use matriarch_testkit::observer::{Observer, Probe, Report};
-use matriarch_testkit::{postgres, server::Server};
+use matriarch_testkit::{postgres, server::Server, user};
 use rustix::process::Signal;
+use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn an_outage_is_a_gap_and_a_deleted_row_is_lost_data() {
@@ -40,6 +42,77 @@ async fn an_outage_is_a_gap_and_a_deleted_row_is_lost_data() {
     let row = client.query_one("delete from ledger where id = (select min(id) from ledger) returning id", &[]).await;
     let deleted: i64 = row.unwrap().get(0);
     assert_eq!(verify(&server.dsn(), &book).await.unwrap().lost, [deleted]);
+}
+
+/// A port that leads to the first server, and every other time to the second. The first connection lasts; those after it to the
+/// first server do not for long, else all would soon stay where writes are taken.
+async fn fork(one: u16, two: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("there are free ports");
+    let port = listener.local_addr().expect("it is bound").port();
+    tokio::spawn(async move {
+        for (number, target) in [one, two].into_iter().cycle().enumerate() {
+            let Ok((mut client, _)) = listener.accept().await else { return };
+            let short = number > 0 && target == one;
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(("127.0.0.1", target)).await?;
+                let limit = Duration::from_millis(if short { 300 } else { 60_000 });
+                let talk = tokio::io::copy_bidirectional(&mut client, &mut server);
+                let _ = tokio::time::timeout(limit, talk).await;
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    port
+}
+
+async fn ask(server: &Server, statement: &str) -> Result<String, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(&server.dsn(), tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    client
+        .query_one(&format!("select ({statement})::text"), &[])
+        .await?
+        .try_get::<_, Option<String>>(0)
+        .map(Option::unwrap_or_default)
+}
+
+/// Waits until a register of the history has come so far.
+async fn at_version(server: &Server, version: i64) {
+    let reached = format!("select max(version) >= {version} from history_registers");
+    let wait = async {
+        while ask(server, &reached).await.ok().as_deref() != Some("true") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("it gets on");
+}
+
+/// A standby that has stopped replaying answers as a primary does that has been deposed and that nobody cuts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_from_the_past_are_found_and_fail_when_they_are_too_old() {
+    let dir = TestDir::new("history");
+    let installation = postgres::any();
+    let one = Server::create(installation, &dir, "one", "").await.unwrap();
+    let data = dir.join("two");
+    let mut copy = user::command(installation.bins.join("pg_basebackup"));
+    copy.args(["-h", "127.0.0.1", "-U", "postgres", "-R", "-c", "fast", "-p"]).arg(one.port().to_string());
+    assert!(copy.arg("-D").arg(&data).current_dir(dir.path()).status().unwrap().success());
+    let two = Server::of(installation, &data, "").await.unwrap();
+    for (tolerated, fails) in [(Duration::from_secs(60), false), (Duration::from_millis(300), true)] {
+        let port = fork(one.port(), two.port()).await;
+        let dsn = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
+        let clients = Clients::start(&dsn, 4, 1).await.unwrap();
+        at_version(&two, 5).await;
+        ask(&two, "pg_wal_replay_pause()").await.unwrap();
+        // Reads grow old.
+        let begun = Instant::now();
+        at_version(&one, 30).await;
+        tokio::time::sleep(Duration::from_secs(1).saturating_sub(begun.elapsed())).await;
+        ask(&two, "pg_wal_replay_resume()").await.unwrap();
+        let verdict = clients.conclude(&one.dsn(), tolerated).await.unwrap();
+        assert!(verdict.oldest_read() > 0.3 && verdict.oldest_read() < 60.0, "{verdict:?}");
+        assert_eq!(!verdict.anomalies.is_empty(), fails, "{verdict:?}");
+        assert!(verdict.anomalies.iter().all(|found| matches!(found, Anomaly::TooOld(_))), "{verdict:?}");
+    }
 }
 
 async fn seen(observer: &Observer, what: impl Fn(&Report) -> bool) {

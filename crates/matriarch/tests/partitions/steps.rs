@@ -104,7 +104,9 @@ async fn killed_at_each_step_of_a_failover() {
         }
     }
     assert!(saboteur.missed().is_empty(), "not met in {ROUNDS} rounds: {:?}", saboteur.missed());
-    endure(&mut hosts, &witness, Trouble::Switchover, Duration::ZERO, 1).await;
+    for trouble in [Trouble::Switchover, Trouble::AgentUpgraded] {
+        endure(&mut hosts, &witness, trouble, Duration::ZERO, 1).await;
+    }
     witness.conclude(&hosts).await;
 }
 
