@@ -3,7 +3,7 @@
 //! Owns: the loop that observes, decides and acts ([`Shell`]), the leases ([`storage`]), PostgreSQL's jobs
 //! ([`jobs`]), a new cluster from a backup ([`restored`]) or a dump ([`dumped`]), one that goes back ([`in_place`]), a member from a backup ([`from_backup`]), the guard process ([`guard`]), heartbeats between agents ([`heartbeat`]),
 //! what outlives a restart ([`lasting`]), the address that follows the primary ([`virtual_ip`]), WAL on its way to the archive
-//! ([`archive`]), whose turn it is to take a scheduled backup or dump ([`chores`]), and what the API shows and does ([`shared`], [`rest`]).
+//! ([`archive`]) and commits that wait for it (`durability`), whose turn it is to take a scheduled backup or dump ([`chores`]), and what the API shows and does ([`shared`], [`rest`]).
 //! Must not: decide anything about who leads; that is `matriarch_core::decide`'s. Start reading at [`Shell::run`].
 
 pub mod archive;
@@ -14,6 +14,7 @@ mod conf_files;
 mod copy;
 mod data_dir;
 pub mod dumped;
+mod durability;
 mod event;
 mod from_backup;
 pub mod guard;

@@ -10,6 +10,8 @@ use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::sql::PendingRestart;
 use matriarch_postgres::{Instance, Probe, Sql, SqlError};
 
+use crate::durability::names;
+
 /// How long PostgreSQL may take to say how it is.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// How long a replica that receives nothing may take to replay its local WAL before we ask again.
@@ -51,7 +53,8 @@ pub fn running(probe: &Probe, end: Option<Lsn>, upstreams: &BTreeMap<String, Mem
         streaming: probe.receiver.as_ref().is_some_and(|receiver| receiver.status == "streaming"),
         caught_up: end.is_some(),
         upstream,
-        synchronous_standby_names: probe.synchronous_standby_names.clone(),
+        // Whom commits wait for beside the rule's voters is no matter of decisions.
+        synchronous_standby_names: names::rule(&probe.synchronous_standby_names),
         replicas,
     }
 }

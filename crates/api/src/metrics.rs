@@ -248,6 +248,10 @@ fn of_archive(page: &mut Page, archive: &ArchiveStatus) {
     for (repository, tail) in archive.repositories.iter().filter_map(|row| Some((&row.name, row.tail.as_ref()?))) {
         page.sample("matriarch_archive_tail_behind_bytes", &[("repository", repository)], tail.behind);
     }
+    if let Some(durability) = &archive.durability {
+        let help = "1 if nothing is acknowledged before every repository holds it.";
+        page.gauge("matriarch_archive_durable", help, u8::from(durability.holds));
+    }
     page.family("matriarch_archived_files", "counter", "Files of WAL that every repository has confirmed.");
     page.sample("matriarch_archived_files_total", &[], archive.archived);
     page.family("matriarch_archive_failures", "counter", "Attempts to archive WAL that failed.");

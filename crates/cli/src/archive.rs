@@ -1,8 +1,8 @@
 //! `archive`: what is archived, and whether repositories do what they must.
 
 use matriarch_api::{
-    ArchiveCheckRow, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchivedFile, BackupFailure, BackupRun,
-    ScheduledBackups, ScheduledDumps,
+    ArchiveCheckRow, ArchiveDurability, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchivedFile,
+    BackupFailure, BackupRun, ScheduledBackups, ScheduledDumps,
 };
 use serde::Serialize;
 
@@ -38,6 +38,9 @@ struct Page {
     waiting: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_waiting: Option<ArchivedFile>,
+    /// Whether commits wait for the archive; only when that is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    durability: Option<ArchiveDurability>,
     /// Scheduled backups; only with a schedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     backups: Option<ScheduledBackups>,
@@ -84,6 +87,7 @@ fn page(leader: Option<&str>, members: Vec<Line>) -> Page {
         last_failure: best.last_failure,
         waiting,
         oldest_waiting: oldest,
+        durability: best.durability,
         backups: best.backups,
         dumps: best.dumps,
         members,
@@ -109,6 +113,10 @@ fn parts(page: &Page) -> Vec<Part> {
     }
     if let Some(failure) = &page.last_failure {
         line(Tone::Bad, "Last failure:", format!("{} at {}: {}", failure.file, failure.at, failure.why));
+    }
+    if let Some(durability) = &page.durability {
+        let (tone, text) = durable(durability);
+        line(tone, "Durability:", text);
     }
     for (tone, name, text) in page.backups.iter().flat_map(scheduled).chain(page.dumps.iter().flat_map(dumps)) {
         line(tone, name, text);
@@ -152,6 +160,18 @@ fn parts(page: &Page) -> Vec<Part> {
     }
     parts.push(Part::Grid(members));
     parts
+}
+
+/// What an acknowledged commit is worth.
+fn durable(durability: &ArchiveDurability) -> (Tone, String) {
+    let ArchiveDurability { mode, holds, problem } = durability;
+    let why = problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+    match (*holds, mode.as_str(), problem) {
+        (true, _, None) => (Tone::Plain, format!("{mode}: every repository holds what is acknowledged")),
+        (true, _, Some(_)) => (Tone::Bad, format!("{mode}: commits wait for a repository{why}")),
+        (false, "required", _) => (Tone::Bad, format!("{mode}: commits wait until the tail is there{why}")),
+        (false, _, _) => (Tone::Bad, format!("{mode}: commits do NOT wait for every repository at the moment{why}")),
+    }
 }
 
 /// What is to be said of scheduled backups.

@@ -34,8 +34,8 @@ mod yaml;
 pub use address::{Address, BadAddress, Listen, PoolerAddress};
 pub use cron::{Cron, Zone};
 pub use dynamic::archive::{
-    Archive, ArchiveLocation, ArchiveRepository, CloneMembers, Compression, CreateBy, Encryption, Retention, Schedule,
-    ServerSideEncryption,
+    Archive, ArchiveLocation, ArchiveRepository, CloneMembers, Compression, CreateBy, Durability, Encryption,
+    Retention, Schedule, ServerSideEncryption,
 };
 pub use dynamic::dumps::{DumpFormat, Dumps};
 pub use dynamic::{

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use matriarch_config::{
-    Archive, ArchiveLocation, ArchiveRepository, CloneMembers, Compression, Crash, Document, DumpFormat, DynamicConfig,
-    Retention, ServerSideEncryption, Slot, SlotKind, SynchronousMode, to_yaml, validate,
+    Archive, ArchiveLocation, ArchiveRepository, CloneMembers, Compression, Crash, Document, DumpFormat, Durability,
+    DynamicConfig, Retention, ServerSideEncryption, Slot, SlotKind, SynchronousMode, to_yaml, validate,
 };
 use serde_json::{Value, json};
 
@@ -328,12 +328,44 @@ fn an_archive_is_understood() {
     assert_eq!((least.clone, least.clone_max_age), (CloneMembers::Never, Duration::from_secs(8 * 86_400)));
     // As a version without these keys has kept it.
     let mut older = serde_json::to_value(&archive).unwrap();
-    older.as_object_mut().unwrap().retain(|key, _| !key.starts_with("clone"));
+    older.as_object_mut().unwrap().retain(|key, _| !key.starts_with("clone") && !key.starts_with("durability"));
     let older: Archive = serde_json::from_value(older).unwrap();
     assert_eq!((older.clone, older.clone_max_age), (least.clone, least.clone_max_age));
+    assert_eq!((older.durability, older.durability_timeout), (Durability::None, Duration::from_secs(3)));
+    assert_eq!((least.durability, least.durability_timeout), (Durability::None, Duration::from_secs(3)));
     let one = json!({"repositories": [{"location": "/a"}], "clone": "when_possible", "clone_max_age": "36h"});
     let one = read(json!({ "archive": one })).archive.unwrap();
     assert_eq!((one.clone, one.clone_max_age), (CloneMembers::WhenPossible, Duration::from_secs(36 * 3600)));
+}
+
+#[test]
+fn commits_can_wait_for_an_archive_that_has_a_tail() {
+    let section = |more: Value| {
+        let mut section = json!({"repositories": [{"location": "/a"}]});
+        section.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        section
+    };
+    let one = section(json!({"durability": "required", "durability_timeout": "500ms"}));
+    let config = read(json!({"synchronous_mode": false, "archive": one}));
+    assert_eq!(DynamicConfig::from_json(&config.to_json()).unwrap(), config);
+    let archive = config.archive.unwrap();
+    assert_eq!((archive.durability, archive.durability_timeout), (Durability::Required, Duration::from_millis(500)));
+    let without = section(json!({"durability": "preferred", "tail": 0}));
+    assert_eq!(
+        shown(&json!({"archive": without})),
+        [
+            "archive.durability: commits would wait for the tail, which is switched off; remove `tail: 0`, or set `durability: none`"
+        ]
+    );
+    let archive = section(json!({"durability": "preferred"}));
+    let local = json!({"synchronous_mode": false, "archive": archive, "postgresql": {"parameters": {"synchronous_commit": "local"}}});
+    assert_eq!(
+        shown(&local),
+        [
+            "postgresql.parameters.synchronous_commit: 'local' does not wait until the archive holds the commit, as archive.durability promises; \
+             remove it (roles and sessions can still choose it for themselves), or set `archive.durability: none`"
+        ]
+    );
 }
 
 #[test]

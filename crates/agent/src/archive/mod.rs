@@ -13,6 +13,7 @@
 mod ahead;
 mod backfill;
 mod client;
+mod echo;
 mod open;
 mod serve;
 mod tail;
@@ -28,13 +29,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use matriarch_api::{ArchiveCheckRow, ArchiveStatus, ScheduledBackups, ScheduledDumps};
+use matriarch_api::{ArchiveCheckRow, ArchiveDurability, ArchiveStatus, ScheduledBackups, ScheduledDumps};
 use matriarch_archive::configured::Identity;
 use matriarch_core::{Lsn, Timeline};
 use matriarch_postgres::Instance;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::tail::Tails;
+use crate::durability::Tail;
 
 /// What does not change while an agent runs.
 #[derive(Clone, Debug)]
@@ -62,6 +64,8 @@ pub struct Charge {
     pub archives: bool,
     /// The line of data in the directory: another one is archived under another name.
     pub line: Option<String>,
+    /// How many connections of each tail commits wait for; zero: they do not.
+    pub votes: usize,
 }
 
 /// What the member's PostgreSQL is, as far as archiving goes.
@@ -93,6 +97,14 @@ pub struct Board {
     tails: Mutex<Tails>,
     backups: Mutex<Option<ScheduledBackups>>,
     dumps: Mutex<Option<ScheduledDumps>>,
+    durability: Mutex<Option<Awaited>>,
+}
+
+/// How commits stand to the archive, and the repositories that they wait for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Awaited {
+    pub shown: ArchiveDurability,
+    pub repositories: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -115,6 +127,13 @@ impl Board {
         let (tails, flushed) = (self.tails(), self.flushed());
         for row in &mut status.repositories {
             row.tail = tails.row(&row.name, flushed);
+        }
+        if let Some(awaited) = &*self.durability.lock().unwrap_or_else(PoisonError::into_inner) {
+            for row in &mut status.repositories {
+                let is_awaited = awaited.repositories.contains(&row.name);
+                row.tail.iter_mut().for_each(|tail| tail.awaited = is_awaited);
+            }
+            status.durability = Some(awaited.shown.clone());
         }
         status.backups = self.backups.lock().unwrap_or_else(PoisonError::into_inner).clone();
         status.dumps = self.dumps.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -205,6 +224,16 @@ impl Archiver {
     /// Nothing that could be archived is left, as far as is known.
     pub fn is_idle(&self) -> bool {
         !self.started || self.board.shown().idle
+    }
+
+    /// The tails that commits may wait for.
+    pub(crate) fn tails(&self) -> Vec<Tail> {
+        self.board.tails().all()
+    }
+
+    /// How commits stand to the archive.
+    pub(crate) fn show_durability(&self, awaited: Option<Awaited>) {
+        *self.board.durability.lock().unwrap_or_else(PoisonError::into_inner) = awaited;
     }
 
     /// How scheduled backups stand.

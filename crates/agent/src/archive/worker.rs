@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::backfill::{Failure, backfill};
 use super::open::{NOT_BEGUN, Opened, Opening, check, open};
-use super::tail::tidy;
+use super::tail::{Manner, tidy};
 use super::waiting::{self, Waiting};
 use super::wire::Answer;
 use super::{Ask, Board, Charge, Place, Shown, Standing};
@@ -217,7 +217,7 @@ impl Worker {
             self.waiting.clear();
             return;
         };
-        self.run_tails(section.tail);
+        self.run_tails(&section);
         if self.look {
             self.look_around();
         }
@@ -247,11 +247,13 @@ impl Worker {
         }
     }
 
-    fn run_tails(&mut self, interval: Duration) {
+    fn run_tails(&mut self, section: &matriarch_config::Archive) {
         let primary = matches!(self.told.standing, Standing::Primary(_));
-        if primary && !interval.is_zero() {
+        if primary && !section.tail.is_zero() {
             let (archives, _) = self.opened.borrow().some();
-            self.board.tails().run(&archives, &self.place.instance, interval);
+            let votes = self.told.votes;
+            let interval = if votes > 0 { Duration::ZERO } else { section.tail };
+            self.board.tails().run(&archives, &self.place.instance, Manner { interval, votes });
         } else {
             self.board.tails().end();
         }

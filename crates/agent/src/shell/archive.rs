@@ -37,6 +37,7 @@ impl Shell {
             standing: self.archive_standing(),
             archives: probe.is_some_and(|probe| probe.archives),
             line: self.pg.line.clone(),
+            votes: self.tail_votes(),
         };
         self.archiver.tell(charge, flushed);
     }
@@ -50,7 +51,7 @@ impl Shell {
         })
     }
 
-    fn archive_standing(&self) -> Standing {
+    pub(super) fn archive_standing(&self) -> Standing {
         let ends = matches!(self.pg.busy(), Some(Job::StopFast | Job::StopImmediate | Job::Restart));
         let runs = !matches!(self.pg.server, Server::Stopped);
         match &self.pg.probe {

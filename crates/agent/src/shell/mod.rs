@@ -7,6 +7,7 @@ mod ailment;
 mod archive;
 mod blow;
 mod chores;
+mod durability;
 mod ending;
 mod events;
 mod founding;
@@ -89,6 +90,7 @@ pub struct Shell {
     guard: GuardLink,
     archiver: Archiver,
     chores: chores::Chores,
+    waiting: durability::Waiting,
     in_place: in_place::Work,
     virtual_ip: VirtualIp,
     guard_state: watch::Receiver<GuardState>,
@@ -149,6 +151,7 @@ impl Shell {
         Shell {
             archiver: Archiver::new(archive, shared.archive.clone()),
             chores: chores::Chores::default(),
+            waiting: durability::Waiting::default(),
             in_place: in_place::Work::default(),
             pg: Pg::new(options.clone(), sender.clone()),
             storage: Storage::new(store, sender.clone(), crate::policy::ttl(&config)),
@@ -330,6 +333,7 @@ impl Shell {
             self.act(action, restricted);
         }
         self.keep_archive();
+        let awaited = self.keep_durability(now);
         self.keep_chores(now);
         let replaced = self.keep_in_place(now);
         self.tell_guard(now);
@@ -345,7 +349,7 @@ impl Shell {
         self.keep_certificates_and_log(now);
         let asked = self.look_for_routers(now);
         let rested = self.storage.rests_until(now).unwrap_or(Millis::MAX);
-        let wake = decision.next_wake.min(restart).min(rested).min(asked).min(replaced);
+        let wake = decision.next_wake.min(restart).min(rested).min(asked).min(replaced).min(awaited);
         if restricted { wake.max(now + 20) } else { wake }
     }
 

@@ -12,6 +12,7 @@ use matriarch_postgres::conf::{self, Upstream};
 use matriarch_postgres::{Source, hba};
 
 use super::Shell;
+use crate::durability::names::with_tails;
 use crate::event::Event;
 use crate::from_backup;
 use crate::jobs::JobContext;
@@ -159,7 +160,7 @@ impl Shell {
                 slot: self.config.postgresql.use_slots.then(|| self.options.name().slot()),
             }),
             incarnation: self.pg.incarnation(),
-            synchronous_standby_names: settings.synchronous_standby_names.clone(),
+            synchronous_standby_names: with_tails(&settings.synchronous_standby_names, &self.tail_names()),
             tls: self.options.tls.clone(),
             log_for_program: self.options.stream_postgres_log,
             // What keeps them in step asks the primary.

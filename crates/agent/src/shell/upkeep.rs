@@ -81,6 +81,7 @@ impl Shell {
             .or_else(address)
             .or_else(archive)
             .or_else(archiver)
+            .or_else(|| self.durability_problem())
             .or_else(|| self.chores_problem())
             .or_else(|| self.in_place_problem())
             .or_else(|| self.founding_problem())

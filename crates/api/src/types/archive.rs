@@ -38,6 +38,9 @@ pub struct ArchiveStatus {
     /// What stands in the way, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Whether commits wait for the archive; only of a primary whose configuration asks for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub durability: Option<ArchiveDurability>,
     /// Scheduled backups, of all members; only with a schedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backups: Option<ScheduledBackups>,
@@ -72,7 +75,22 @@ pub struct ArchiveTail {
     pub stored: String,
     /// Bytes that the primary has flushed since.
     pub behind: u64,
+    /// Commits wait until it is stored.
+    pub awaited: bool,
     /// Why nothing is stored at the moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// Commits that wait for the archive.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ArchiveDurability {
+    /// `preferred` or `required`.
+    pub mode: String,
+    /// Nothing is acknowledged at the moment before every repository holds it.
+    pub holds: bool,
+    /// Why that is not so, or why commits wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }

@@ -12,7 +12,9 @@ mod member;
 mod page;
 mod request;
 
-pub use archive::{ArchiveCheckRow, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchiveTail, ArchivedFile};
+pub use archive::{
+    ArchiveCheckRow, ArchiveDurability, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchiveTail, ArchivedFile,
+};
 pub use backups::{BackupFailure, BackupLog, BackupRun, ScheduledBackup, ScheduledBackups};
 pub use cluster::{
     ClusterDetail, ClusterStatus, HistoryLine, KnownRow, Lag, MemberRow, PreviousRuleView, RouterRow, RuleView,

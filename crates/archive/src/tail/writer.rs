@@ -64,6 +64,9 @@ pub struct Progress {
     pub received: Lsn,
     /// Everything before it is held by the repository.
     pub stored: Lsn,
+    /// While it streams: from here on it has put away everything up to `stored`, at the start of a segment. What is before it comes
+    /// as segments.
+    pub begun: Option<Lsn>,
     /// How many chunks were put away.
     pub chunks: u64,
     /// Why nothing is put away at the moment.
@@ -177,9 +180,10 @@ impl<'a> Writer<'a> {
         from: From,
         size: u64,
     ) -> Writer<'a> {
-        stream.acknowledge(Positions { write: from.lsn, flush: from.lsn, apply: Lsn::ZERO });
+        stream.acknowledge(Positions { write: from.lsn, flush: from.lsn, apply: from.lsn });
         progress.send_modify(|progress| {
             (progress.timeline, progress.received, progress.stored) = (from.timeline, from.lsn, from.lsn);
+            progress.begun = Some(Segment::at(from.timeline, from.lsn, size).start(size));
         });
         Writer {
             settings,
@@ -276,7 +280,8 @@ impl<'a> Writer<'a> {
 
     fn stored(&mut self, end: Lsn) {
         self.put = None;
-        self.stream.acknowledge(Positions { write: self.stream.position(), flush: end, apply: Lsn::ZERO });
+        // Whoever waits until a commit can be seen elsewhere (`remote_apply`) is not to wait for us for ever.
+        self.stream.acknowledge(Positions { write: self.stream.position(), flush: end, apply: end });
         self.progress.send_modify(|progress| {
             (progress.stored, progress.trouble) = (end, None);
             progress.chunks += 1;

@@ -1,7 +1,9 @@
 //! The archive: which repositories, and in which form objects lie there.
 
+pub(super) mod durability;
 mod store;
 
+pub use durability::Durability;
 pub use store::ServerSideEncryption;
 
 use std::fmt;
@@ -32,6 +34,12 @@ pub struct Archive {
     /// How long WAL that fills no segment yet may wait; zero: until it does.
     #[serde(with = "as_seconds")]
     pub tail: Duration,
+    /// Whether commits wait for the tail.
+    #[serde(default)]
+    pub durability: Durability,
+    /// How long a repository may hold up commits where that is not required.
+    #[serde(default = "durability::timeout", with = "as_seconds")]
+    pub durability_timeout: Duration,
     /// When backups are taken; never without it.
     pub schedule: Option<Schedule>,
     /// What is kept of them.
@@ -259,6 +267,21 @@ pub(crate) const ARCHIVE: &[Key] = &[
          whole cluster costs so much and not a segment. One small object each time that something was written. 0: not at all.",
     )
     .default("1"),
+    key(
+        "durability",
+        Kind::Choice(&["none", "preferred", "required"]),
+        "Whether a commit waits until every repository holds it, beside the voters that `synchronous_mode` asks for, so that the loss of the whole \
+         cluster loses nothing that was acknowledged. It costs each commit a write to the store. `none`: the tail follows within `tail`. `preferred`: commits \
+         wait, but for a repository that has not answered for `durability_timeout` no longer, until it has caught up; members and metrics say so. \
+         `required`: commits wait as long as it takes, also after a start and a takeover until the tail is there.",
+    )
+    .default("\"none\""),
+    key(
+        "durability_timeout",
+        Kind::Seconds { min: 0.2, max: 3600.0 },
+        "With `durability: preferred`: how long a repository that does not answer, or an agent that is started anew, may hold up commits.",
+    )
+    .default("3"),
     refused("repository", "there may be several, so it is a list", "write `repositories: [{location: …}]`", &[]),
     key(
         "schedule",
@@ -479,6 +502,7 @@ pub(crate) fn rule(section: &Map<String, Value>, path: &str, problems: &mut Prob
         problems.add(&path, "an archive without a repository keeps nothing", "name one, or remove `archive`");
     }
     readable(section, path_of_section, problems);
+    durability::rule(section, path_of_section, problems);
     let mut seen = Vec::new();
     for (index, repository) in repositories.iter().enumerate() {
         let path = format!("{path}[{index}]");

@@ -342,19 +342,24 @@ fn retention_rule(postgresql: &Map<String, Value>, path: &str, problems: &mut Pr
 pub(crate) fn rule(config: &Map<String, Value>, path: &str, problems: &mut Problems) {
     archive::parameters_rule(config, path, problems);
     let synchronous = config.get("synchronous_mode").and_then(Value::as_str) != Some("off");
+    let durable = archive::durability::is_waited_for(config);
     let commit = config
         .get("postgresql")
         .and_then(|postgresql| postgresql.get("parameters"))
         .and_then(Value::as_object)
         .and_then(|map| map.iter().find(|(name, _)| name.eq_ignore_ascii_case("synchronous_commit")));
     if let Some((name, Value::String(value))) = commit
-        && synchronous
+        && (synchronous || durable)
         && ["off", "local", "remote_write", "false", "no", "0"].contains(&value.to_ascii_lowercase().as_str())
     {
+        let (who, promise, way_out) = match synchronous {
+            true => ("a voter has flushed", "synchronous_mode", "`synchronous_mode: \"off\"`"),
+            false => ("the archive holds the commit", "archive.durability", "`archive.durability: none`"),
+        };
         problems.add(
             join(&join(&join(path, "postgresql"), "parameters"), name),
-            format!("'{value}' does not wait until a voter has flushed, as synchronous_mode promises"),
-            "remove it (roles and sessions can still choose it for themselves), or set `synchronous_mode: \"off\"`",
+            format!("'{value}' does not wait until {who}, as {promise} promises"),
+            format!("remove it (roles and sessions can still choose it for themselves), or set {way_out}"),
         );
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use matriarch_testkit::faults;
-use matriarch_testkit::ledger::{Book, Ledger, Options, verify};
+use matriarch_testkit::ledger::{Book, Ledger, Options, Verdict, verify};
 use matriarch_testkit::postgres;
 use matriarch_testkit::server::Server;
 use rustix::process::Signal;
@@ -45,15 +45,15 @@ async fn destroy(cluster: &mut Cluster, round: u32) -> (Book, f64) {
 }
 
 /// Moves every data directory away, or back.
-fn move_data(cluster: &Cluster, from: &str, to: &str) {
+pub fn move_data(cluster: &Cluster, from: &str, to: &str) {
     for name in cluster.names() {
         let member = cluster.member(&name);
         std::fs::rename(member.join(from), member.join(to)).expect("it is ours");
     }
 }
 
-/// Restores, starts, and says how many seconds before the end the oldest missing acknowledgement was.
-async fn missing(cluster: &Cluster, archive: &Path, target: &Path, book: &Book, at: f64) -> f64 {
+/// Restores, starts, and compares.
+pub async fn restored(cluster: &Cluster, archive: &Path, target: &Path, book: &Book) -> Verdict {
     let (archive, data) = (archive.display().to_string(), target.display().to_string());
     cluster.verb(&["restore", &data, "--archive", &archive, "--scope", "demo", "--place-wal"]).await.ok();
     let trust = cluster.root().join("trust.conf");
@@ -71,6 +71,12 @@ async fn missing(cluster: &Cluster, archive: &Path, target: &Path, book: &Book, 
     let verdict = verify(&server.dsn(), book).await.expect("it answers");
     assert!(verdict.duplicates.is_empty() && verdict.unexpected.is_empty(), "{verdict:?}");
     assert!(verdict.present > 0, "nothing of this round is there: {verdict:?}");
+    verdict
+}
+
+/// How many seconds before the end the oldest missing acknowledgement was.
+async fn missing(cluster: &Cluster, archive: &Path, target: &Path, book: &Book, at: f64) -> f64 {
+    let verdict = restored(cluster, archive, target, book).await;
     let lost = book.entries.iter().filter(|entry| verdict.lost.contains(&entry.id));
     lost.map(|entry| at - entry.ended).fold(0.0, f64::max)
 }

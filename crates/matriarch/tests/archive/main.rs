@@ -6,6 +6,7 @@ mod harness;
 mod clones;
 mod destroyed;
 mod dumps;
+mod durable;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
