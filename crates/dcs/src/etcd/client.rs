@@ -129,9 +129,10 @@ impl Client {
 
     /// The first server that answers, in turn; each gets a head start before the next is tried beside it.
     async fn connect(&self) -> Result<Connection, String> {
-        let mut endpoints = timeout(self.options.connect_timeout * 3, self.options.servers.find())
-            .await
-            .unwrap_or_else(|_| Err("its servers could not be looked up in time".to_owned()))?;
+        let mut endpoints =
+            timeout(self.options.connect_timeout * 3, self.options.servers.find(&self.options.resolv_conf))
+                .await
+                .unwrap_or_else(|_| Err("its servers could not be looked up in time".to_owned()))?;
         let turn = self.turn.load(Ordering::Relaxed) % endpoints.len();
         endpoints.rotate_left(turn);
         let tls = match endpoints.iter().any(|endpoint| endpoint.tls) {

@@ -1,6 +1,7 @@
 //! Where etcd's servers are: given as addresses, or found by SRV records each time somebody connects.
 
 use std::fmt;
+use std::path::Path;
 
 use super::srv;
 
@@ -60,7 +61,7 @@ impl fmt::Display for Servers {
 
 impl Servers {
     /// The servers as they are known now, never empty.
-    pub(super) async fn find(&self) -> Result<Vec<Endpoint>, String> {
+    pub(super) async fn find(&self, resolv_conf: &Path) -> Result<Vec<Endpoint>, String> {
         let (domain, suffix) = match self {
             Self::Listed(endpoints) if endpoints.is_empty() => return Err("no server is named".to_owned()),
             Self::Listed(endpoints) => return Ok(endpoints.clone()),
@@ -70,7 +71,8 @@ impl Servers {
         let mut found = Vec::new();
         for (service, tls) in [("_etcd-client-ssl", true), ("_etcd-client", false)] {
             let name = format!("{service}{suffix}._tcp.{domain}");
-            let records = srv::lookup(&name).await.map_err(|error| format!("looking up {name}: {error}"))?;
+            let records =
+                srv::lookup(resolv_conf, &name).await.map_err(|error| format!("looking up {name}: {error}"))?;
             found.extend(records.into_iter().map(|record| Endpoint { host: record.target, port: record.port, tls }));
             // One of the two is what the cluster offers; TLS wins.
             if !found.is_empty() {

@@ -12,6 +12,8 @@ use crate::tls::TlsFiles;
 pub struct EtcdOptions {
     /// Its servers.
     pub servers: Servers,
+    /// Names the name servers that SRV records are asked of: the system's `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
     /// For those that speak TLS.
     pub tls: TlsFiles,
     /// Whom to log in as; nobody, or whom the client certificate names, when none.
@@ -49,6 +51,7 @@ impl EtcdOptions {
     pub fn new(servers: Servers) -> EtcdOptions {
         EtcdOptions {
             servers,
+            resolv_conf: "/etc/resolv.conf".into(),
             tls: TlsFiles::default(),
             user: None,
             connect_timeout: Duration::from_secs(1),

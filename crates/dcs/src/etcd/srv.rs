@@ -2,6 +2,7 @@
 //! are bring caches, tasks and a megabyte, and the C library's own cannot be called without `unsafe`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,9 +24,10 @@ pub(super) struct Record {
     pub target: String,
 }
 
-/// Asks the system's name servers, one after the other; the records by priority, none if the name has none.
-pub(super) async fn lookup(name: &str) -> Result<Vec<Record>, String> {
-    let text = std::fs::read_to_string("/etc/resolv.conf").map_err(|error| format!("/etc/resolv.conf: {error}"))?;
+/// Asks the name servers that a file names, one after the other; the records by priority, none if the name has none.
+pub(super) async fn lookup(resolv_conf: &Path, name: &str) -> Result<Vec<Record>, String> {
+    let place = resolv_conf.display();
+    let text = std::fs::read_to_string(resolv_conf).map_err(|error| format!("{place}: {error}"))?;
     lookup_at(&name_servers(&text), name).await
 }
 
@@ -39,12 +41,17 @@ async fn lookup_at(servers: &[SocketAddr], name: &str) -> Result<Vec<Record>, St
             Err(_) => reasons.push(format!("{server}: no answer within {:.1} s", PATIENCE.as_secs_f64())),
         }
     }
-    Err(if reasons.is_empty() { "/etc/resolv.conf names no server".to_owned() } else { reasons.join("; ") })
+    Err(if reasons.is_empty() { "no name server is known".to_owned() } else { reasons.join("; ") })
 }
 
+/// With a port (`127.0.0.1:5353`, `[::1]:5353`) where a system knows how to say it.
 fn name_servers(resolv_conf: &str) -> Vec<SocketAddr> {
     let servers = resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
-    servers.filter_map(|address| Some(SocketAddr::new(address.trim().parse::<IpAddr>().ok()?, 53))).collect()
+    let read = |address: &str| {
+        let plain = address.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+        plain.or_else(|_| address.parse::<SocketAddr>()).ok()
+    };
+    servers.filter_map(|address| read(address.trim())).collect()
 }
 
 async fn ask(server: SocketAddr, question: &[u8]) -> Result<Vec<Record>, String> {
@@ -219,8 +226,11 @@ mod tests {
 
     #[test]
     fn name_servers_are_those_of_resolv_conf() {
-        let found = name_servers("# x\nsearch a\nnameserver 10.0.0.1\n nameserver\tfe80::1\nnameserver junk\n");
-        assert_eq!(found, ["10.0.0.1:53".parse().unwrap(), "[fe80::1]:53".parse().unwrap()]);
+        let found = name_servers(
+            "# x\nsearch a\nnameserver 10.0.0.1\n nameserver\tfe80::1\nnameserver junk\nnameserver 10.0.0.2:5353\n",
+        );
+        let wanted = ["10.0.0.1:53", "[fe80::1]:53", "10.0.0.2:5353"].map(|server| server.parse().unwrap());
+        assert_eq!(found, wanted);
     }
 
     /// A port that is free for UDP may be taken for TCP, by any connection of another test: then the next one is tried.

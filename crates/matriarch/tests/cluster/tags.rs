@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::faults;
+use matriarch_testkit::observer::Probe;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{Cluster, PATIENCE, Plan, health, wire};
+use crate::harness::{Cluster, Fault, PATIENCE, Plan, Witness, fault, health, wire};
 
 /// Longer than a voter may be away before the rule is changed, and than a leader's lease.
 pub const LONG: Duration = Duration::from_secs(8);
@@ -149,6 +150,50 @@ async fn copies_reads_and_votes_go_by_tags() {
     }
 }
 
+/// Waits until the leader has read of a member's tag.
+async fn is_known(cluster: &Cluster, leader: &str, name: &str, tag: &str, value: i64) {
+    let begun = Instant::now();
+    loop {
+        let answer = wire::http(cluster.api_port(leader), "GET", "/cluster", None, "").await.expect("it answers");
+        let page: Value = serde_json::from_str(&answer.body).expect("it is JSON");
+        let rows = page["members"].as_array().cloned().unwrap_or_default();
+        if rows.iter().any(|row| row["name"] == name && row["tags"][tag] == value) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{name} is not known with {tag} {value}: {page:#}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The primary fails under `FIRST 1`: once while nothing is written, so that all replicas have the same and only their
+/// priorities tell them apart, and once under writes.
+async fn fails_over_by_priority(cluster: &Cluster, leader: &str, first: &str, second: &str) {
+    cluster.tag(second, json!({"sync_priority": 5, "failover_priority": 2})).await;
+    is_known(cluster, leader, second, "failover_priority", 2).await;
+    faults::kill(&[fault::postmaster(&cluster.data(leader))]);
+    // By their names it would be the other one's turn.
+    feeds(cluster, second, &[leader, first]).await;
+    asks(cluster, second, "FIRST 1", &[first, leader]).await;
+    arrives(cluster, first, 2).await;
+    health::well(cluster, PATIENCE).await;
+    assert_eq!(health::leader(cluster).await, second, "the higher failover_priority wins among equals");
+
+    let witness = Witness::attach(cluster, Probe::Status).await;
+    let struck = Fault::KillPostmaster.strike(cluster, 1).await;
+    assert_eq!(struck.victim, second);
+    witness.writes_again("the primary of a cluster with FIRST 1 was killed").await;
+    struck.replaced();
+    health::well(cluster, PATIENCE).await;
+    let now = health::leader(cluster).await;
+    // Those that are left in the order of their priorities: 7, 5, and 1 unless tagged.
+    let voters: Vec<&str> = [first, second, leader].into_iter().filter(|name| *name != now).collect();
+    asks(cluster, &now, "FIRST 1", &voters).await;
+    witness.conclude(cluster).await;
+    cluster.be_patient().await;
+    cluster.verb(&["switchover", "--candidate", leader, "--force"]).await.ok();
+    asks(cluster, leader, "FIRST 1", &[first, second]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_voters_are_those_of_the_highest_priority() {
     let cluster = Cluster::start("priority").await;
@@ -164,6 +209,7 @@ async fn the_first_voters_are_those_of_the_highest_priority() {
     })
     .await;
     arrives(&cluster, &first, 1).await;
+    fails_over_by_priority(&cluster, &leader, &first, &second).await;
     cluster.tag(&first, json!({"sync_priority": 0})).await;
     asks(&cluster, &leader, "FIRST 1", &[&second]).await;
     set(&cluster, "synchronous_mode=quorum").await;

@@ -345,6 +345,15 @@ impl Hosts {
         self.dir.join("log").join(format!("{name}.log"))
     }
 
+    /// What a member's PostgreSQL has logged.
+    pub fn postgres_log(&self, name: &str) -> String {
+        matriarch_testkit::dir::tail(&self.postgres_log_file(name), u64::MAX)
+    }
+
+    fn postgres_log_file(&self, name: &str) -> PathBuf {
+        self.dir.join("log").join(format!("{name}-postgresql.log"))
+    }
+
     fn index(&self, name: &str) -> usize {
         let known = self.hosts.iter().position(|host| host.node.name() == name);
         known.unwrap_or_else(|| panic!("no member {name}"))
@@ -446,7 +455,7 @@ impl Hosts {
             "scope": "main",
             "virtual_ip": virtual_ip,
             "name": name,
-            "log": {"postgresql": self.dir.join("log").join(format!("{name}-postgresql.log"))},
+            "log": {"postgresql": self.postgres_log_file(name)},
             "restapi": {"listen": format!("{address}:{API}"), "token": TOKEN},
             engine: store,
             "bootstrap": {"dcs": self.plan.dynamic, "initdb": initdb},
