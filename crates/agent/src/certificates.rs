@@ -4,13 +4,13 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use matriarch_api::CertificateRow;
-use matriarch_config::LocalConfig;
+use matriarch_config::{LocalConfig, Store};
 use x509_parser::pem::Pem;
 
 const DAY: i64 = 86_400;
 
-/// Every certificate that the local configuration names: the server's, the authorities, and the roles' own; of a file
-/// with several the one that ends first (of a server's file the first, which is its own). A file that cannot be read
+/// Every certificate that the local configuration names: the server's, the authorities, the roles' own, and what the store is
+/// shown; of a file with several the one that ends first (of a server's file the first, which is its own). A file that cannot be read
 /// has a row that says so. Reads the files.
 pub fn certificates(config: &LocalConfig) -> Vec<CertificateRow> {
     let local = &config.postgresql;
@@ -23,6 +23,14 @@ pub fn certificates(config: &LocalConfig) -> Vec<CertificateRow> {
     for (name, role) in [("replication", &authentication.replication), ("rewind", authentication.rewind())] {
         named.extend(role.sslcert.iter().map(|file| (name.to_owned(), file.as_path())));
         named.extend(role.sslrootcert.iter().map(|file| (format!("{name} ca"), file.as_path())));
+    }
+    let (cert, ca) = match &config.store {
+        Store::Etcd(etcd) => (&etcd.cert, &etcd.cacert),
+        Store::Consul(consul) => (&consul.cert, &consul.cacert),
+        Store::Sqlite { .. } => (&None, &None),
+    };
+    for (purpose, file) in [("store", cert), ("store ca", ca)] {
+        named.extend(file.iter().map(|file| (purpose.to_owned(), file.as_path())));
     }
     let now = Timestamp::now();
     named.into_iter().map(|(purpose, path)| row(purpose, path, now)).collect()
@@ -107,6 +115,27 @@ mod tests {
         assert!((9..=10).contains(&rows[0].days_left) && (399..=400).contains(&rows[1].days_left), "{rows:?}");
         assert!(rows[0].not_after.ends_with('Z'), "{rows:?}");
         assert_eq!(problem(&rows), None);
+    }
+
+    #[test]
+    fn what_the_store_is_shown_is_told_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        make(dir.path(), "agent", "10");
+        let mut json = serde_json::json!({
+            "scope": "main", "name": "a",
+            "etcd3": {"hosts": ["10.0.0.1:2379"], "protocol": "https", "cert": file("agent.crt"), "key": file("agent.key")},
+            "postgresql": {"listen": "127.0.0.1:5432", "data_dir": "/d/data"},
+        });
+        let told = |json: &serde_json::Value| {
+            let rows = certificates(&LocalConfig::from_json(json).unwrap());
+            rows.into_iter().map(|row| (row.purpose, row.subject)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&json), [("store".to_owned(), "CN=agent".to_owned())]);
+        json["etcd3"]["cacert"] = serde_json::json!(file("none.crt"));
+        assert!(
+            matches!(told(&json).as_slice(), [_, (ca, reason)] if ca == "store ca" && reason.contains("No such file"))
+        );
     }
 
     #[test]

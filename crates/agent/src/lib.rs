@@ -30,6 +30,7 @@ mod postgres_log;
 pub mod rest;
 pub mod restored;
 pub mod shared;
+mod shared_config;
 mod shell;
 mod sighting;
 mod slots;

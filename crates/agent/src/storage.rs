@@ -58,8 +58,14 @@ pub struct Storage {
     renewing_member: bool,
     /// Until then nothing is written.
     rest_until: Millis,
-    /// Why nothing can be written, as long as that lasts.
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
+}
+
+/// Why nothing can be written, as long as that lasts.
+struct Trouble {
+    reason: String,
+    /// A record could not be written. That a lease can be renewed says nothing then: a full store renews, and takes no more.
+    of_write: bool,
 }
 
 impl Storage {
@@ -83,7 +89,7 @@ impl Storage {
 
     /// Why the store takes no changes, while it does not.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.as_ref().map(|reason| format!("the store takes no changes: {reason}"))
+        self.trouble.as_ref().map(|trouble| format!("the store takes no changes: {}", trouble.reason))
     }
 
     /// When the next write may be tried, if that is not now.
@@ -103,14 +109,26 @@ impl Storage {
         }
     }
 
+    /// A lease was renewed.
+    fn kept(&mut self) {
+        if self.trouble.as_ref().is_none_or(|trouble| !trouble.of_write) {
+            self.wrote();
+        }
+    }
+
     /// A write has failed: said once, and not tried again at once.
     pub fn could_not_write(&mut self, what: &str, error: &StoreError) {
+        self.failed(what, error, true);
+    }
+
+    fn failed(&mut self, what: &str, error: &StoreError, of_write: bool) {
         self.rest_until = boot_clock_ms() + REST;
         let reason = error.to_string();
-        if self.trouble.as_ref() != Some(&reason) {
+        let before = self.trouble.take();
+        if before.as_ref().is_none_or(|before| before.reason != reason) {
             tracing::warn!("{what}: {reason}");
-            self.trouble = Some(reason);
         }
+        self.trouble = Some(Trouble { reason, of_write: of_write || before.is_some_and(|before| before.of_write) });
     }
 
     /// A handle on the store itself.
@@ -190,7 +208,7 @@ impl Storage {
         self.renewing = false;
         match result {
             Ok(()) => {
-                self.wrote();
+                self.kept();
                 let ours = self.leader.is_some_and(|held| held.id == lease.id);
                 if ours {
                     self.leader = Some(lease);
@@ -203,7 +221,7 @@ impl Storage {
                 true
             }
             Err(error) => {
-                self.could_not_write("the leader lease could not be renewed", &error);
+                self.failed("the leader lease could not be renewed", &error, false);
                 false
             }
         }
@@ -258,12 +276,17 @@ impl Storage {
         });
     }
 
-    /// Takes the answer about the membership lease into account; true when the record must be written again.
-    pub fn member_done(&mut self, lease: Result<Held, StoreError>) -> bool {
+    /// Takes the answer about the membership lease into account, which was renewed or written under; true when the record must
+    /// be written again.
+    pub fn member_done(&mut self, lease: Result<Held, StoreError>, written: bool) -> bool {
         self.renewing_member = false;
         match lease {
             Ok(held) => {
-                self.wrote();
+                if written {
+                    self.wrote()
+                } else {
+                    self.kept()
+                }
                 self.member = Some(held);
                 false
             }
@@ -272,7 +295,8 @@ impl Storage {
                 true
             }
             Err(error) => {
-                self.could_not_write("our member record could not be written", &error);
+                let what = if written { "written" } else { "kept" };
+                self.failed(&format!("our member record could not be {what}"), &error, written);
                 true
             }
         }
@@ -345,3 +369,35 @@ fn translate(txn: transaction::Txn, leader: Option<Held>, member: Option<Held>) 
 
 /// A snapshot or why there is none.
 pub type ReadResult = Result<Snapshot, StoreError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_renewal_says_nothing_of_what_cannot_be_written() {
+        let (events, _heard) = tokio::sync::mpsc::unbounded_channel();
+        let mut storage = Storage::new(Arc::new(matriarch_dcs::MemoryStore::new()), events, 5_000);
+        let held = Held { id: LeaseId(1), renewed: 0, until: 5_000 };
+        let full = || StoreError::Full { place: "here".to_owned() };
+        let away = || StoreError::Unavailable { place: "here".to_owned(), reason: "refused".to_owned() };
+        let says = |storage: &Storage, word: &str| storage.trouble().is_some_and(|trouble| trouble.contains(word));
+
+        // A full store renews leases.
+        assert!(storage.member_done(Err(full()), true));
+        storage.renewed(held, Ok(()));
+        storage.member_done(Ok(held), false);
+        assert!(says(&storage, "NOSPACE"));
+        storage.renewed(held, Err(away()));
+        assert!(says(&storage, "refused"), "the newest reason is told");
+        storage.renewed(held, Ok(()));
+        assert!(says(&storage, "refused"), "until something was written");
+        storage.member_done(Ok(held), true);
+        assert_eq!(storage.trouble(), None);
+
+        storage.renewed(held, Err(away()));
+        assert!(says(&storage, "refused"));
+        storage.renewed(held, Ok(()));
+        assert_eq!(storage.trouble(), None, "nothing else had failed");
+    }
+}

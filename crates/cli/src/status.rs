@@ -87,8 +87,13 @@ fn summary(view: &View, page: &Page) -> Vec<Part> {
         line(tone, "Durability:", text);
     }
     if let Some(store) = &detail.store {
-        let (tone, state) = if store.reachable { (Tone::Plain, "") } else { (Tone::Bad, ", does not answer") };
-        line(tone, "Store:", format!("{} (revision {}{state})", store.address, store.revision));
+        let state = match &store.problem {
+            Some(problem) => format!("; {problem}"),
+            None if store.reachable => String::new(),
+            None => "; it cannot be read".to_owned(),
+        };
+        let tone = if state.is_empty() { Tone::Plain } else { Tone::Bad };
+        line(tone, "Store:", format!("{} (revision {}){state}", store.address, store.revision));
     }
     let versions: std::collections::BTreeSet<String> = view
         .answers

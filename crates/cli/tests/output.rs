@@ -44,7 +44,8 @@ async fn pages_for_people() {
             established: false,
             previous: Some(PreviousRuleView { leader: "a".into(), voters: vec!["b".into(), "c".into()], needed: 1 }),
         });
-        seen.matriarch.store.as_mut().unwrap().reachable = false;
+        let store = seen.matriarch.store.as_mut().unwrap();
+        (store.reachable, store.problem) = (false, Some("the store demo/store.db refuses us".into()));
     }
     for verb in ["list", "topology", "status"] {
         snapshot(&format!("{verb}-in-trouble"), &cluster.ok(verb).await);

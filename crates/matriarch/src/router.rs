@@ -118,6 +118,12 @@ pub async fn announce(
     }
 }
 
+/// The record may be gone although its lease lives: somebody wiped the store.
+async fn renew(store: &dyn Store, key: &str, held: LeaseId, put: impl Fn(LeaseId) -> Txn) -> Result<(), StoreError> {
+    store.keep_alive(held).await?;
+    if store.is_under(key, held).await? { Ok(()) } else { store.commit(put(held)).await.map(drop) }
+}
+
 async fn tell(
     store: &dyn Store,
     key: &str,
@@ -132,7 +138,7 @@ async fn tell(
     if let Some(held) = *lease {
         let done = match changed {
             true => store.commit(put(held)).await.map(drop),
-            false => store.keep_alive(held).await,
+            false => renew(store, key, held, put).await,
         };
         match done {
             Err(StoreError::LeaseGone { .. }) => *lease = None,

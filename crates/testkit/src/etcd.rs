@@ -1,7 +1,8 @@
 //! Real etcd servers for tests: one or three, with TLS or users, killed, frozen, restored at will.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ use crate::user;
 
 /// How long a server may take to answer, on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A key of nobody.
+const FILLER: &str = "/filler";
 
 /// An installed etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -282,6 +285,44 @@ impl EtcdCluster {
     }
 
     fn ctl_at(&self, nodes: &[usize], arguments: &[&str]) -> Output {
+        self.ctl_command(nodes, arguments).output().expect("etcdctl runs")
+    }
+
+    /// Writes until its quota is used up (give it a small one: `--quota-backend-bytes`).
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub fn fill(&self) {
+        let value = "x".repeat(1 << 20);
+        for _ in 0..64 {
+            let mut command = self.ctl_command(&[0], &["put", FILLER]);
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut child = command.spawn().expect("etcdctl runs");
+            child.stdin.take().expect("it was asked for").write_all(value.as_bytes()).expect("it reads");
+            let output = child.wait_with_output().expect("it ends");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            if said.contains("database space exceeded") {
+                return;
+            }
+            assert!(output.status.success(), "etcdctl put: {said}");
+        }
+        panic!("64 MiB do not fill it");
+    }
+
+    /// Makes room again, as its documentation says.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn make_room(&self) {
+        self.must(&["del", FILLER]);
+        let status = self.must(&["endpoint", "status", "--write-out=fields"]);
+        let revision = status.lines().find_map(|line| line.strip_prefix("\"Revision\" :"));
+        self.must(&["compact", revision.expect("it tells its revision").trim()]);
+        self.must(&["defrag"]);
+        self.must(&["alarm", "disarm"]);
+    }
+
+    fn ctl_command(&self, nodes: &[usize], arguments: &[&str]) -> Command {
         let urls: Vec<String> = nodes.iter().map(|node| self.url(&self.clients[*node])).collect();
         let mut command = Command::new(current().server.with_file_name("etcdctl"));
         command.arg("--endpoints").arg(urls.join(","));
@@ -291,7 +332,8 @@ impl EtcdCluster {
             command.arg("--cacert").arg(authority.ca());
             command.arg("--cert").arg(authority.cert("client")).arg("--key").arg(authority.key("client"));
         }
-        command.args(arguments).output().expect("etcdctl runs")
+        command.args(arguments);
+        command
     }
 
     /// Saves what the first node holds now.

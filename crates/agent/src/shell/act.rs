@@ -25,7 +25,8 @@ impl Shell {
             Action::Run(Job::StopFast) if self.stopping => self.begin(Job::StopFast),
             _ if restricted => {}
             Action::Commit(change) => {
-                if self.storage.commit(change.purpose, change.txn)
+                let txn = self.with_what_was_known(change.purpose, change.txn);
+                if self.storage.commit(change.purpose, txn)
                     && let Some(unsaved) = &mut self.unsaved
                 {
                     unsaved.fresh = false;

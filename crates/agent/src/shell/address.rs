@@ -21,7 +21,8 @@ impl Shell {
     }
 
     fn may_not_have_it(&self) -> bool {
-        let given_up = self.sync().is_some_and(|sync| sync.leader != *self.options.name() || sync.released.is_some());
+        let given_up =
+            self.newest_sync().is_some_and(|sync| sync.leader != *self.options.name() || sync.released.is_some());
         given_up
             || match &self.pg.server {
                 Server::Stopped => true,

@@ -61,6 +61,9 @@ struct Seen {
 
 impl Shell {
     pub(super) fn keep_chores(&mut self, now: Millis) {
+        if self.past.is_shown() {
+            return;
+        }
         for chore in Chore::ALL {
             self.look_after(chore, now);
             self.keep_chore(chore, now);

@@ -21,11 +21,11 @@ impl Shell {
                     self.storage.read();
                 }
             }
-            Event::MemberWritten { lease } => self.member_done(lease),
+            Event::MemberWritten { lease } => self.member_done(lease, true),
             Event::MemberRenewed { lease } => {
                 // As it should be: nothing to decide.
                 let news = lease.is_err() || self.storage.trouble().is_some();
-                self.member_done(lease);
+                self.member_done(lease, false);
                 return news;
             }
             Event::JobDone(done) => {
@@ -84,8 +84,8 @@ impl Shell {
         true
     }
 
-    fn member_done(&mut self, lease: Result<Held, StoreError>) {
-        if self.storage.member_done(lease) {
+    fn member_done(&mut self, lease: Result<Held, StoreError>, written: bool) {
+        if self.storage.member_done(lease, written) {
             self.published.member = None;
         }
     }

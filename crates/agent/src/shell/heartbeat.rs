@@ -84,7 +84,7 @@ impl Shell {
 
     /// Whom the store names as the leader of the newest epoch, also while its key has expired.
     pub(super) fn leader_to_hear(&self) -> Option<Target> {
-        let sync = self.sync().filter(|sync| sync.released.is_none() && sync.leader != *self.options.name())?;
+        let sync = self.newest_sync().filter(|sync| sync.released.is_none() && sync.leader != *self.options.name())?;
         let (agent, postgres) = self.neighbours.0.get(&sync.leader)?.clone();
         Some(Target { name: sync.leader.clone(), epoch: sync.epoch, agent, postgres })
     }

@@ -16,6 +16,7 @@ mod heartbeat;
 mod in_place;
 mod limits;
 mod observe;
+mod past;
 mod pooler_role;
 mod publish;
 mod reading;
@@ -66,11 +67,14 @@ pub struct Shell {
     config_revision: Option<Revision>,
     /// `config` as last read: a leader writes it again into a store that has lost it.
     config_text: Option<String>,
+    /// Why it is not in force as it stands there.
+    config_problem: Option<String>,
     storage: Storage,
     watch: watch::Receiver<Revision>,
     events: UnboundedReceiver<Event>,
     sender: UnboundedSender<Event>,
     reading: Option<Reading>,
+    past: past::Past,
     read_at: Option<jiff::Timestamp>,
     /// A change was made or may have been made that the view does not show yet.
     view_is_old: bool,
@@ -166,7 +170,9 @@ impl Shell {
             config,
             config_revision: None,
             config_text: None,
+            config_problem: None,
             reading: None,
+            past: past::Past::default(),
             read_at: None,
             view_is_old: false,
             memory: Memory::default(),
@@ -327,7 +333,9 @@ impl Shell {
             .is_elsewhere()
             .or_else(|| decision.problem.clone())
             .or_else(|| self.storage.trouble())
+            .or_else(|| self.shared.store_error().map(|error| format!("the store cannot be read: {error}")))
             .or_else(|| self.lasting.problem().map(ToOwned::to_owned))
+            .or_else(|| self.config_problem.clone())
             .or_else(|| self.other_problem());
         for action in decision.actions {
             self.act(action, restricted);
@@ -355,7 +363,8 @@ impl Shell {
 
     /// The newest epoch is ours, and something gives us authority: the lease, or those who stand by us.
     fn leads(&self) -> bool {
-        let ours = self.sync().is_some_and(|sync| sync.leader == *self.options.name() && sync.released.is_none());
+        let ours =
+            self.newest_sync().is_some_and(|sync| sync.leader == *self.options.name() && sync.released.is_none());
         ours && self.authority.is_some_and(|until| until > boot_clock_ms())
     }
 

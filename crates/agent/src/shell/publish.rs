@@ -61,8 +61,6 @@ impl Shell {
         let options = &self.options;
         let probe = self.pg.probe.as_ref();
         let standby = probe.is_none_or(|probe| probe.in_recovery);
-        let reading = self.reading.as_ref();
-        let sync = reading.and_then(|reading| reading.view.sync.as_ref());
         let pending_restarts = self.pg.pending_restarts();
         MemberRecord {
             conn_url: format!("postgres://{}/postgres", options.postgres_address),
@@ -96,7 +94,8 @@ impl Shell {
             scheduled_restart: self.scheduled_restart(),
             pause: self.config.pause,
             incarnation: self.incarnation_that_counts(),
-            epoch: sync.map_or(0, |sync| sync.value.epoch),
+            // Not what a store shows that went back in time: routers would take a primary for one of old.
+            epoch: self.newest_sync().map_or(0, |sync| sync.epoch),
             // A proxy that comes through the socket would lend its identity to whoever it serves.
             unix_socket: self.socket_is_safe.then(|| options.instance.socket_path().to_string_lossy().into_owned()),
             host_id: Some(options.host_id.clone()),
@@ -190,7 +189,7 @@ impl Shell {
             return;
         };
         let timeline = probe.timeline;
-        if self.published.history == timeline || !self.leads() || self.view_is_old {
+        if self.published.history == timeline || !self.leads() || self.view_is_old || self.past.is_shown() {
             return;
         }
         let Some(reading) = &self.reading else { return };

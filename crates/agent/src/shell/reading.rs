@@ -1,9 +1,9 @@
 //! What the store says, and what became of changes sent to it.
 
-use matriarch_config::DynamicConfig;
 use matriarch_dcs::Committed;
 
 use super::Shell;
+use crate::shared_config;
 use crate::storage::CommitDone;
 use crate::view::Reading;
 
@@ -38,7 +38,10 @@ impl Shell {
         if fresh {
             self.view_is_old = false;
         }
-        self.new_config(&reading);
+        self.look_back(&reading);
+        if !self.past.is_shown() || self.config_revision.is_none() {
+            self.new_config(&reading);
+        }
         self.neighbours.take_in(&reading.view);
         self.reading = Some(reading);
         self.notice_wish();
@@ -60,18 +63,25 @@ impl Shell {
         if self.config_revision == Some(config.revision) {
             return;
         }
-        let parsed = serde_json::from_str(&config.value)
-            .map_err(|error| error.to_string())
-            .and_then(|value| DynamicConfig::from_json(&value).map_err(|problems| problems.to_string()));
-        match parsed {
-            Ok(parsed) => {
-                self.storage.set_ttl(crate::policy::ttl(&parsed));
-                self.heartbeats.suspect_after(crate::policy::suspect_after(&parsed));
-                self.config = parsed;
-            }
-            Err(problems) => {
-                tracing::error!("the cluster configuration is refused, the last good one stays: {problems}")
-            }
+        let parsed = shared_config::read(&config.value);
+        self.config_problem = parsed.as_ref().err().map(|problems| {
+            let instead = match self.config_revision {
+                Some(_) => "the last good one stays",
+                None => "this agent, which knows no earlier one, goes on without what is refused",
+            };
+            format!("the cluster's configuration in the store is refused, {instead}: {problems}")
+        });
+        if let Some(problem) = &self.config_problem {
+            tracing::error!("{problem}");
+        }
+        let usable = match parsed {
+            Ok(parsed) => Some(parsed),
+            Err(_) => self.config_revision.is_none().then(|| shared_config::without_what_is_refused(&config.value)),
+        };
+        if let Some(parsed) = usable {
+            self.storage.set_ttl(crate::policy::ttl(&parsed));
+            self.heartbeats.suspect_after(crate::policy::suspect_after(&parsed));
+            self.config = parsed;
         }
         self.config_revision = Some(config.revision);
         self.config_text = Some(config.value.clone());

@@ -110,6 +110,17 @@ impl Shell {
         }
     }
 
+    fn store_view(&self, revision: u64) -> StoreView {
+        let (address, error) = (self.shared.store.describe(), self.shared.store_error());
+        StoreView {
+            engine: engine(&address).to_owned(),
+            address,
+            reachable: error.is_none(),
+            revision,
+            problem: error.or_else(|| self.storage.trouble()),
+        }
+    }
+
     fn cluster_status(&self, own: &MemberRecord) -> ClusterStatus {
         let Some(reading) = &self.reading else {
             return ClusterStatus { scope: self.options.scope.clone(), ..ClusterStatus::default() };
@@ -158,16 +169,20 @@ impl Shell {
                 routers: routers(view),
                 restore: reading.in_place.as_ref().and_then(|record| record.value.sentence()),
                 system_identifier: view.initialize.as_ref().map(|initialize| initialize.value.clone()),
-                store: Some(StoreView {
-                    engine: "sqlite".to_owned(),
-                    address: self.shared.store.describe(),
-                    reachable: self.shared.store_error().is_none(),
-                    revision: view.revision,
-                }),
+                store: Some(self.store_view(view.revision)),
                 seen_by: self.options.name().to_string(),
                 seen_at: self.read_at.map(|at| at.to_string()),
             },
         }
+    }
+}
+
+/// As configurations name it.
+fn engine(address: &str) -> &'static str {
+    match address.split_once(':') {
+        Some(("etcd", _)) => "etcd",
+        Some(("consul" | "consuls", _)) => "consul",
+        _ => "sqlite",
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Upkeep {
 
 /// Files are looked at again after this time: certificates end in days, a log grows in hours.
 const FILES: Millis = 60_000;
+/// A certificate that has ended is about to be replaced.
+const REPLACED: Millis = 5_000;
 /// How long a replica may look for its stream before that is a problem.
 const STREAM_PATIENCE: Millis = 3_000;
 
@@ -41,7 +43,10 @@ impl Shell {
         if now < self.upkeep.files_due {
             return;
         }
-        self.upkeep.files_due = now + FILES.max(self.config.loop_wait.as_millis() as Millis);
+        self.upkeep.files_due = match certificates::problem(&self.certificates()) {
+            Some(_) => now + REPLACED,
+            None => now + FILES.max(self.config.loop_wait.as_millis() as Millis),
+        };
         let (place, local) = (self.upkeep.certificates.clone(), self.local.clone());
         let log = (!self.options.stream_postgres_log).then(|| self.options.postgres_log.clone());
         tokio::task::spawn_blocking(move || {
@@ -92,7 +97,8 @@ impl Shell {
 
     /// New slots and slots to drop are seen to at once, everything else every `loop_wait`.
     pub(super) fn keep_slots(&mut self, now: Millis) {
-        if self.upkeep.task.as_ref().is_some_and(|task| !task.is_finished()) || self.pg.busy().is_some() {
+        let waits = self.pg.busy().is_some() || self.past.is_shown();
+        if waits || self.upkeep.task.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
         let archive_slot = self.archive_slot();

@@ -277,6 +277,9 @@ pub struct StoreView {
     pub reachable: bool,
     /// Revision of the last read.
     pub revision: u64,
+    /// Why it cannot be read, or takes no changes, when that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// One line of `/history`: `[timeline, lsn, reason, timestamp, new_leader]`, the timeline that ended and where.

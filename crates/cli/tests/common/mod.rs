@@ -223,6 +223,7 @@ fn sample(a: &str, b: &str, c: &str) -> ClusterStatus {
                 address: "demo/store.db".into(),
                 reachable: true,
                 revision: 42,
+                problem: None,
             }),
             ..ClusterDetail::default()
         },

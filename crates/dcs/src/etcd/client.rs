@@ -113,6 +113,9 @@ impl Client {
         *current = None;
         let connection = Arc::new(self.connect().await.map_err(Fault::NotSent)?);
         tracing::debug!(store = %self.place, server = %connection.endpoint, "connected");
+        // A token names the moment of the log it was given at, and a server that was put back to an older copy keeps whoever
+        // shows one of a moment that it has not reached waiting, until they give up: a new connection logs in anew.
+        self.forget_token().await;
         *current = Some(Arc::clone(&connection));
         Ok(connection)
     }

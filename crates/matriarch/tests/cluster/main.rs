@@ -19,6 +19,7 @@ mod noticing;
 mod patronictl;
 mod requests;
 mod sizes;
+mod store_troubles;
 mod strict;
 mod tags;
 mod two_repositories;

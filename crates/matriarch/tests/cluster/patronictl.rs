@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::etcd::{self, EtcdCluster, Plan as EtcdPlan};
+use matriarch_testkit::faults;
+use serde_json::Value;
 
-use crate::harness::{Cluster, PATIENCE, Plan, health};
+use crate::harness::{Cluster, PATIENCE, Plan, fault, health};
+use crate::tags::until;
 
 /// A cluster over etcd with Patroni's command line before it.
 struct Patronictl {
@@ -83,6 +86,48 @@ impl Patronictl {
     async fn well(&self) -> String {
         health::well(&self.cluster, PATIENCE).await;
         health::leader(&self.cluster).await
+    }
+
+    /// patronictl writes past the members: they refuse the configuration that they cannot read, say so and keep the last good
+    /// one, and an agent that knows none goes on without the key.
+    async fn misspells_a_key(&self, replica: &str) {
+        self.ok(&["edit-config", "demo", "--force", "-s", "synchronous_mod=on", "-p", "work_mem=9MB"]).await;
+        assert!(self.ok(&["show-config", "demo"]).await.contains("synchronous_mod: "), "it is in the store");
+        let is_told = |why: &'static str| {
+            health::wait(&self.cluster, PATIENCE, "every member says what it refuses", move |_, rows| {
+                let says = |row: &Value, words: &str| row["problem"].as_str().is_some_and(|text| text.contains(words));
+                let all = rows.iter().all(|row| says(row, "synchronous_mod: "));
+                (!all || !rows.iter().any(|row| says(row, why))).then(|| format!("not all, or none says '{why}'"))
+            })
+        };
+        is_told("the last good one stays").await;
+        for name in self.cluster.names() {
+            let shown = self.cluster.ask(self.cluster.postgres_port(&name), "SHOW work_mem").await;
+            assert_eq!(shown.expect("it answers"), "8MB", "{name}");
+        }
+        let agent = fault::agent(&self.cluster, replica);
+        faults::kill(&[agent]);
+        is_told("without what is refused").await;
+        until(&self.cluster, replica, "SHOW work_mem", |shown| shown == "9MB").await;
+
+        self.ok(&["edit-config", "demo", "--force", "-s", "synchronous_mod=null", "-p", "work_mem=8MB"]).await;
+        for name in self.cluster.names() {
+            until(&self.cluster, &name, "SHOW work_mem", |shown| shown == "8MB").await;
+        }
+        self.well().await;
+    }
+
+    /// What was changed in a member's own file is in force on that member.
+    async fn reloads_what_changed(&self, leader: &str, replica: &str) {
+        let setting = "SHOW log_min_duration_statement";
+        self.cluster.rewrite(replica, |local| {
+            local["postgresql"]["parameters"]["log_min_duration_statement"] = serde_json::json!("71s");
+        });
+        let told = self.ok(&["reload", "demo", replica, "--force"]).await;
+        assert!(told.contains(&format!("Reload request received for member {replica}")), "{told}");
+        until(&self.cluster, replica, setting, |shown| shown == "71s").await;
+        let other = self.cluster.ask(self.cluster.postgres_port(leader), setting).await;
+        assert_ne!(other.expect("it answers"), "71s", "nobody else was asked");
     }
 }
 
@@ -159,14 +204,8 @@ async fn patronictl_configures_pauses_and_restarts() {
     patroni.until(&["list"], |list| row(list, &replica).contains("Quorum Standby")).await;
     let work_mem = ["query", "demo", "-U", "postgres", "-c", "show work_mem", "-r", "leader"];
     patroni.until(&work_mem, |out| out.contains("8MB")).await;
-    let refused = patroni.run(&["edit-config", "demo", "--force", "-s", "synchronous_mod=on"]).await;
-    let said = text(&refused.stdout) + &text(&refused.stderr);
-    // patronictl writes past the members; they refuse what they cannot read and keep the last good configuration.
-    eprintln!("a misspelt key: {said}");
-    patroni.until(&work_mem, |out| out.contains("8MB")).await;
-    patroni.ok(&["edit-config", "demo", "--force", "-s", "synchronous_mod=null"]).await;
-
-    patroni.ok(&["reload", "demo", &replica, "--force"]).await;
+    patroni.misspells_a_key(&replica).await;
+    patroni.reloads_what_changed(&leader, &replica).await;
     let restarted = patroni.ok(&["restart", "demo", &replica, "--force"]).await;
     assert!(restarted.contains(&format!("Success: restart on member {replica}")), "{restarted}");
     patroni.well().await;

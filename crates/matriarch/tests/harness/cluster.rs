@@ -279,12 +279,17 @@ impl Cluster {
 
     /// Changes a member's file, and has it read.
     pub async fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        self.rewrite(name, change);
+        self.verb(&["reload", name]).await.ok();
+    }
+
+    /// Changes a member's file; nobody reads it yet.
+    pub fn rewrite(&self, name: &str, change: impl FnOnce(&mut Value)) {
         let file = self.member(name).join("agent.yaml");
         let text = std::fs::read_to_string(&file).expect("it is ours");
         let mut local = Document::parse(&text).expect("it is YAML").value;
         change(&mut local);
         std::fs::write(&file, local.to_string()).expect("it is ours");
-        self.verb(&["reload", name]).await.ok();
     }
 
     /// Runs one statement through a port and gives back the first value.

@@ -52,7 +52,7 @@ impl Shell {
     }
 
     fn is_void(&self) -> bool {
-        let record = self.reading.as_ref().and_then(|reading| reading.in_place.as_ref());
+        let record = self.present().and_then(|reading| reading.in_place.as_ref());
         let line = self.pg.line.as_deref().filter(|_| matches!(self.pg.data, Data::Ready(_)));
         record.zip(line).is_some_and(|(record, line)| record.value.voids(line))
     }
@@ -70,7 +70,7 @@ impl Shell {
     }
 
     fn request_of_ours(&self) -> Option<&Request> {
-        let record = self.reading.as_ref()?.in_place.as_ref()?;
+        let record = self.present()?.in_place.as_ref()?;
         record.value.under_way().filter(|request| request.member.as_ref() == Some(self.options.name()))
     }
 
@@ -81,7 +81,7 @@ impl Shell {
 
     /// Does what is to be done now; when to look again.
     pub(super) fn keep_in_place(&mut self, now: Millis) -> Millis {
-        let Some(reading) = &self.reading else { return Millis::MAX };
+        let Some(reading) = self.reading.as_ref().filter(|_| !self.past.is_shown()) else { return Millis::MAX };
         let seen = reading.in_place.clone();
         let record = seen.as_ref().map(|seen| seen.value.clone()).unwrap_or_default();
         let Some(request) = record.under_way().cloned() else {
