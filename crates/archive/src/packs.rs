@@ -41,14 +41,11 @@ pub trait Sink: Send + Sync + 'static {
     fn worker(why: String) -> Self::Error;
 }
 
-/// Reads every pack, `workers` at a time.
-pub async fn read<S: Sink>(
-    archive: &Archive,
-    manifest: &Manifest,
-    workers: usize,
-    sink: &Arc<S>,
-) -> Result<(), S::Error> {
-    let packs = by_pack(archive, manifest)?;
+/// Frames in their order, by the names of their packs.
+pub type Packs = BTreeMap<String, Vec<Frame>>;
+
+/// Reads the frames of every pack, `workers` packs at a time.
+pub async fn read<S: Sink>(archive: &Archive, packs: Packs, workers: usize, sink: &Arc<S>) -> Result<(), S::Error> {
     let turns = Arc::new(Semaphore::new(workers.max(1)));
     let mut all: JoinSet<Result<(), S::Error>> = JoinSet::new();
     for (name, frames) in packs {
@@ -68,10 +65,10 @@ pub async fn read<S: Sink>(
     Ok(())
 }
 
-/// The frames that the manifest names, in their order, by the names of their packs.
-fn by_pack(archive: &Archive, manifest: &Manifest) -> Result<BTreeMap<String, Vec<Frame>>, RepositoryError> {
+/// The frames that the manifest names.
+pub fn by_pack(archive: &Archive, manifest: &Manifest) -> Result<Packs, RepositoryError> {
     let (own, needs) = (&manifest.summary.backup, manifest.summary.needs());
-    let mut packs: BTreeMap<String, Vec<Frame>> = BTreeMap::new();
+    let mut packs = Packs::new();
     for line in &manifest.lines {
         let (backup, pack, index, at, length, sha256, parts) = match line {
             Line::Frame(pack, index, at, length, sha256, parts) => (Some(own), pack, index, at, length, sha256, parts),
@@ -225,9 +222,30 @@ impl Frame {
         self.parts.iter().filter(|(file, ..)| *file != NOWHERE).map(|(.., length)| length).sum()
     }
 
-    fn fits(&self, content: &[u8]) -> bool {
+    /// Where it begins in its pack.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// SHA-256 of its content, in hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.sha256
+    }
+
+    /// Whether all of its content belongs somewhere.
+    pub fn is_whole(&self) -> bool {
+        self.parts.iter().all(|(file, ..)| *file != NOWHERE)
+    }
+
+    /// Whether this is its content.
+    pub fn fits(&self, content: &[u8]) -> bool {
         let length: u64 = self.parts.iter().map(|(.., length)| length).sum();
         length == content.len() as u64 && hex(&sha256(content)) == self.sha256
+    }
+
+    #[cfg(test)]
+    pub fn of_parts(parts: Vec<(u32, u64, u64)>) -> Frame {
+        Frame { index: 0, at: 0, length: 0, sha256: String::new(), parts }
     }
 }
 

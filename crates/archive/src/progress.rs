@@ -11,6 +11,7 @@ pub struct Progress(Arc<Count>);
 struct Count {
     done: AtomicU64,
     total: AtomicU64,
+    there: AtomicU64,
 }
 
 impl Progress {
@@ -22,6 +23,17 @@ impl Progress {
     /// Bytes there are in all; 0 while that is not known.
     pub fn total(&self) -> u64 {
         self.0.total.load(Ordering::Relaxed)
+    }
+
+    /// Those of the bytes that are done which an earlier try has done.
+    pub fn there(&self) -> u64 {
+        self.0.there.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that an earlier try has done.
+    pub(crate) fn found(&self, bytes: u64) {
+        self.0.there.fetch_add(bytes, Ordering::Relaxed);
+        self.add(bytes);
     }
 
     pub(crate) fn add(&self, bytes: u64) {

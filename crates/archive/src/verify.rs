@@ -63,7 +63,7 @@ pub async fn verify(archive: &Archive, backup: &str, options: &Options) -> Resul
     let summary = manifest.summary.clone();
     let reader =
         Arc::new(Reader { found: Mutex::default(), files: files(&manifest), progress: options.progress.clone() });
-    packs::read(archive, &manifest, options.workers, &reader).await?;
+    packs::read(archive, packs::by_pack(archive, &manifest)?, options.workers, &reader).await?;
     let found = std::mem::take(&mut *reader.found.lock().unwrap_or_else(PoisonError::into_inner));
     let mut report = Report {
         backup: backup.to_owned(),

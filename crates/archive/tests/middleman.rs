@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
+#[path = "cases/going_on.rs"]
+mod going_on;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,7 +30,7 @@ use matriarch_postgres::replication::Target as Server;
 use matriarch_postgres::{Binaries, Credentials, Source};
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::middleman::{Fault, Middleman};
-use matriarch_testkit::postgres;
+use matriarch_testkit::postgres::{self, Installation};
 use matriarch_testkit::s3::S3Server;
 use tokio::sync::{oneshot, watch};
 
@@ -87,11 +89,16 @@ struct Site {
 
 impl Site {
     async fn new() -> Site {
+        Site::of(postgres::any(), "").await
+    }
+
+    async fn of(installation: &Installation, settings: &str) -> Site {
         let dir = TestDir::new("middleman");
         let server = S3Server::start(&dir).unwrap();
         let middleman = Middleman::before(&server.endpoint()).unwrap();
         let described = Described::in_bucket(&server, "none", true);
-        let database = Database::start(postgres::any(), &dir, described, "max_wal_senders = 5").await;
+        let settings = format!("max_wal_senders = 5\n{settings}");
+        let database = Database::start(installation, &dir, described, &settings).await;
         let client = database.client().await;
         client.batch_execute("create table marks (id bigint primary key)").await.unwrap();
         Site { dir, database, middleman, _server: server }
@@ -250,6 +257,8 @@ async fn restores(site: &Site, faulty: &Archive, rows: i64) {
                 }
                 Err(error) => {
                     assert!(!data.join("global/pg_control").exists(), "{number} {fault:?}: {error}");
+                    going_on::until_done(faulty, &wanted, &site.database.options(&data)).await;
+                    assert_eq!(tree(&data), expected, "{number} {fault:?}: {error}");
                 }
             }
             let _ = std::fs::remove_dir_all(&data);

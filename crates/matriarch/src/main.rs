@@ -75,7 +75,8 @@ enum Mode {
         long_about = "Restores a backup into an empty directory, and sets PostgreSQL up to replay WAL from the archive to the \
         target when it is started; no agent is needed for that. Before anything is written it makes sure that the archive \
         reaches the target, and otherwise says what it does reach. An interrupted restore leaves a directory that PostgreSQL \
-        refuses to start.\n\nWith --in-place a cluster that runs goes back itself: the leader restores beside its data while \
+        refuses to start. The same command goes on there: what lies in the directory is read and compared with the backup's digests, and \
+        only the rest is fetched. A newer backup may have come meanwhile, so name the one that was begun with --backup.\n\nWith --in-place a cluster that runs goes back itself: the leader restores beside its data while \
         everything goes on; then every PostgreSQL stops, the restored data takes the place of the old, and the other members copy \
         it. The old data stays beside it until '--confirm' removes it or '--undo' puts it back. Whatever fails before that leaves \
         the cluster as it was.",

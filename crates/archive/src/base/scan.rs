@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 pub use matriarch_postgres::conf::RESTORE_SOURCE as SOURCE;
 
 use super::page::relation_file;
+use crate::restore::{NOTES, RECORD};
 
 /// Folders whose content PostgreSQL makes anew; they must be there.
 const EMPTIED: [&str; 8] =
     ["pg_wal", "pg_replslot", "pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans"];
 /// Files of the top folder that belong to the running server, to another backup, or to this very copy.
-const LEFT_OUT: [&str; 12] = [
+const LEFT_OUT: [&str; 14] = [
     "postmaster.pid",
     "postmaster.opts",
     "backup_label",
@@ -28,6 +29,8 @@ const LEFT_OUT: [&str; 12] = [
     "backup_manifest",
     "standby.signal",
     SOURCE,
+    RECORD,
+    NOTES,
 ];
 /// Copied by itself, last.
 pub const CONTROL: &str = "global/pg_control";
@@ -187,6 +190,7 @@ mod tests {
             "pg_xact/0000",
             "backup_label",
             "standby.signal",
+            "matriarch_restoring.json",
             "conf.d/mine.conf",
         ] {
             let path = dir.path().join(path);

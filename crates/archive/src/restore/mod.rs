@@ -1,28 +1,33 @@
 //! Restoring a base backup and its WAL into an empty directory.
 //!
 //! [`plan`] looks before anything is written: which backup, which WAL, whether the target can be reached. [`restore`] does
-//! it; `pg_control` is written last, so that what was cut off cannot be started. Recovery itself is PostgreSQL's, by the
-//! settings that are left for it.
+//! it; `pg_control` is written last, so that what was cut off cannot be started; it is gone on with by the next restore of the same
+//! backup into that directory. Recovery itself is PostgreSQL's, by the settings that are left for it.
 
+mod begun;
 mod chain;
 mod choose;
 mod history;
 mod holder;
 mod plan;
 mod settings;
+mod there;
 mod write;
 
+pub(crate) use begun::RECORD;
+pub use begun::is_unfinished;
 pub(crate) use chain::from_tail;
 pub use choose::{choose, furthest};
 pub use history::{BadHistory, History, Switch};
 pub use holder::{Held, Holder};
 pub use plan::{FromTail, Plan, Wanted, Window, plan, window};
 pub use settings::{AtTarget, without_ours};
+pub(crate) use there::NOTES;
 pub(crate) use write::Tree;
 
 pub use matriarch_config::{RestoreTarget as Target, moment};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,16 +40,22 @@ use matriarch_core::{Lsn, Timeline};
 use crate::archive::{Archive, ArchiveError};
 use crate::base::{self, Manifest, NOWHERE};
 use crate::door::Stock;
+use crate::format::{self, HEADER, hex, sha256};
 use crate::packs;
 use crate::progress::Progress;
 use crate::repository::RepositoryError;
 use crate::tail::TailError;
-use crate::wal::WalName;
+use crate::wal::{Segment, WalName};
+use begun::Record;
+use there::Notes;
+
+/// What a file is called until it is whole.
+const PARTLY: &str = ".restoring";
 
 /// Where a restore goes, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The new data directory: absent or empty.
+    /// The new data directory: absent, empty, or what an unfinished restore of the same backup has left.
     pub data: PathBuf,
     /// New places of tablespaces, by their object identifier. Others go where they were.
     pub tablespaces: BTreeMap<u32, PathBuf>,
@@ -105,6 +116,38 @@ pub enum RestoreError {
         /// Which.
         path: PathBuf,
     },
+    /// What was cut off there is another restore.
+    #[error(
+        "{path} holds an unfinished restore of backup {left}, and this one is of {wanted}: go on with that one ({options}), or \
+         empty {path} and the places of its tablespaces first", path = path.display()
+    )]
+    OtherBackup {
+        /// The directory.
+        path: PathBuf,
+        /// What is there.
+        left: String,
+        /// What was to be restored.
+        wanted: String,
+        /// By which the one that is there goes on.
+        options: String,
+    },
+    /// Something lies where a restore is to go on.
+    #[error(
+        "{data} holds an unfinished restore, and {path} is not of it: move that away and the restore goes on, or restore into \
+         another directory", path = path.display(), data = data.display()
+    )]
+    Stranger {
+        /// What does not belong there.
+        path: PathBuf,
+        /// The directory.
+        data: PathBuf,
+    },
+    /// Two restores into one directory.
+    #[error("another process restores into {path}; wait for it, or end it", path = path.display())]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Two things would lie in one place.
     #[error("{0}")]
     Place(String),
@@ -153,9 +196,12 @@ pub struct Took {
     pub files: Duration,
     /// WAL that was put in place.
     pub wal: Duration,
+    /// Bytes that an earlier try had restored already.
+    pub there: u64,
 }
 
-/// Restores what was planned. Dropped or failed, it leaves a directory without `pg_control`, which PostgreSQL refuses.
+/// Restores what was planned. Dropped or failed, it leaves a directory without `pg_control`, which PostgreSQL refuses; called again
+/// with the same backup and places it goes on.
 pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Result<Took, RestoreError> {
     let begun = Instant::now();
     let name = archive.place().manifest(&plan.summary.backup);
@@ -163,11 +209,21 @@ pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Resul
     let broken = |why: String| RestoreError::from(archive.repository().corrupt(&name, why));
     let control = STANDARD.decode(&manifest.summary.control).map_err(|error| broken(error.to_string()))?;
     let tree = Arc::new(Tree::new(&manifest, options).map_err(broken)?);
-    let prepared = Arc::clone(&tree);
-    blocking(move || prepared.prepare()).await?;
+    let record = Record::new(archive, &manifest.summary, tree.tablespaces().clone());
+    let (beginning, data) = (Arc::clone(&tree), options.data.clone());
+    let begin = move || Ok((beginning.begin(&record)?, Arc::new(Notes::open(&data)?)));
+    let (goes_on, notes) = blocking(begin).await?;
     options.progress.expect(manifest.summary.size);
-    let sink = Arc::new(Files { tree: Arc::clone(&tree), progress: options.progress.clone() });
-    packs::read(archive, &manifest, options.workers, &sink).await?;
+    let mut packs = packs::by_pack(archive, &manifest)?;
+    if goes_on {
+        let how = (options.workers, &options.progress);
+        packs = there::missing(packs, &manifest.lines, &tree, &notes, how).await?;
+        let needed = plan.complete.iter().filter(|_| options.place_wal);
+        let (keep, tidying) = (needed.map(Segment::to_string).collect::<BTreeSet<_>>(), Arc::clone(&tree));
+        blocking(move || tidying.keep_wal(&keep)).await?;
+    }
+    let sink = Arc::new(Files { tree: Arc::clone(&tree), notes, progress: options.progress.clone() });
+    packs::read(archive, packs, options.workers, &sink).await?;
     let last = Last { label: manifest.summary.backup_label.clone(), control };
     complete(archive.into(), plan, options, tree, last, begun).await
 }
@@ -214,10 +270,11 @@ async fn complete(
         tree.settings(&settings)?;
         tree.unbind()?;
         tree.text("recovery.signal", "")?;
-        tree.control(&last.control)
+        tree.control(&last.control)?;
+        tree.done()
     })
     .await?;
-    Ok(Took { files: begun.elapsed().saturating_sub(wal), wal })
+    Ok(Took { files: begun.elapsed().saturating_sub(wal), wal, there: options.progress.there() })
 }
 
 /// Looks whether everything is there that the backup consists of, also in earlier backups, and returns its manifest.
@@ -252,6 +309,10 @@ async fn place_wal(holder: Holder<'_>, plan: &Plan, options: &Options, tree: &Ar
             }
         }
         for segment in &plan.complete {
+            if is_placed(holder, *segment, tree).await? {
+                options.progress.found(size);
+                continue;
+            }
             let content = holder.wal(&WalName::Segment(*segment)).await?;
             place(segment.to_string(), content).await?;
             options.progress.add(size);
@@ -265,9 +326,25 @@ async fn place_wal(holder: Holder<'_>, plan: &Plan, options: &Options, tree: &Ar
     Ok(())
 }
 
+/// Whether an earlier try has put this very segment in place: its object says which content it has.
+async fn is_placed(holder: Holder<'_>, segment: Segment, tree: &Arc<Tree>) -> Result<bool, RestoreError> {
+    let looked = Arc::clone(tree);
+    let digest = move || Ok(looked.placed(&segment.to_string()).map(|content| hex(&sha256(&content))));
+    let (Some(archive), Some(digest)) = (holder.archive(), blocking(digest).await?) else { return Ok(false) };
+    let name = archive.place().wal(&WalName::Segment(segment));
+    let size = match archive.repository().size(&name).await {
+        // It may be in the incarnation that this one came from: it is fetched again from wherever it is.
+        Err(error) if error.is_absent() => return Ok(false),
+        size => size?,
+    };
+    let header = archive.repository().range(&name, 0..size.min(HEADER)).await?;
+    Ok(format::identity_of(&header).is_ok_and(|found| found == digest))
+}
+
 /// What the frames hold goes into the files.
 struct Files {
     tree: Arc<Tree>,
+    notes: Arc<Notes>,
     progress: Progress,
 }
 
@@ -283,6 +360,7 @@ impl packs::Sink for Files {
             }
             rest = after;
         }
+        self.notes.add(frame, content)?;
         self.progress.add(frame.used());
         Ok(())
     }

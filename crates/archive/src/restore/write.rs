@@ -1,17 +1,19 @@
 //! Writing the new directory.
 
 mod learned;
+mod left;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 use matriarch_postgres::conf;
 
 use super::settings;
-use super::{Options, RestoreError};
+use super::{Options, PARTLY, RestoreError};
 use crate::base::{CONTROL, Line, Manifest, Tablespace};
 use learned::Learned;
 
@@ -28,12 +30,14 @@ pub struct Tree {
     tablespaces: BTreeMap<String, PathBuf>,
     learned: Learned,
     owner: Option<(u32, u32)>,
+    /// Held while anything is written.
+    lock: OnceLock<File>,
 }
 
 impl Tree {
     /// Lays the manifest's paths out under the new places. The error says what is wrong with the manifest.
     pub fn new(manifest: &Manifest, options: &Options) -> Result<Tree, String> {
-        let mut tree = Tree::places(&manifest.summary.tablespaces, options);
+        let mut tree = Tree::laid_out(&manifest.summary.tablespaces, options);
         for line in &manifest.lines {
             match line {
                 Line::Folder(path, mode) => tree.folders.push((tree.locate(path)?, *mode)),
@@ -45,7 +49,7 @@ impl Tree {
         Ok(tree)
     }
 
-    fn places(known: &[Tablespace], options: &Options) -> Tree {
+    fn laid_out(known: &[Tablespace], options: &Options) -> Tree {
         let mut tablespaces = BTreeMap::new();
         let mut links = Vec::new();
         for tablespace in known {
@@ -54,8 +58,8 @@ impl Tree {
             tablespaces.insert(tablespace.oid.to_string(), place);
         }
         let (data, owner) = (options.data.clone(), options.owner);
-        let learned = Learned::default();
-        Tree { data, folders: Vec::new(), files: Vec::new(), links, tablespaces, learned, owner }
+        let (folders, files) = (Vec::new(), Vec::new());
+        Tree { data, folders, files, links, tablespaces, learned: Learned::default(), owner, lock: OnceLock::new() }
     }
 
     /// A path of a backup must not lead out of the place that it is restored to.
@@ -72,23 +76,50 @@ impl Tree {
         })
     }
 
-    /// Makes the folders and links. Refuses places that hold anything before it makes the first.
+    /// Where tablespaces go, by their object identifiers.
+    pub fn tablespaces(&self) -> &BTreeMap<String, PathBuf> {
+        &self.tablespaces
+    }
+
+    fn places(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.data).chain(self.links.iter().map(|(_, place)| place))
+    }
+
+    /// Makes the folders and links in a place that must be empty.
     pub fn prepare(&self) -> Result<(), RestoreError> {
-        let places = || std::iter::once(&self.data).chain(self.links.iter().map(|(_, place)| place));
-        for place in places() {
+        self.apart()?;
+        self.free()?;
+        self.make()
+    }
+
+    /// Refuses places that hold anything.
+    fn free(&self) -> Result<(), RestoreError> {
+        for place in self.places() {
             match fs::read_dir(place).map(|mut entries| entries.next().is_some()) {
                 Ok(true) => return Err(RestoreError::NotEmpty { path: place.clone() }),
                 Ok(false) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(RestoreError::write(place)(error)),
             }
-            let inside = places().find(|other| *other != place && place.starts_with(other));
-            if let Some(other) = inside.or_else(|| places().filter(|other| *other == place).nth(1)) {
+        }
+        Ok(())
+    }
+
+    /// Refuses places that lie in each other.
+    fn apart(&self) -> Result<(), RestoreError> {
+        for place in self.places() {
+            let inside = self.places().find(|other| *other != place && place.starts_with(other));
+            if let Some(other) = inside.or_else(|| self.places().filter(|other| *other == place).nth(1)) {
                 let why = format!("{} lies in {}, where something else goes", place.display(), other.display());
                 return Err(RestoreError::Place(format!("{why}; give each tablespace a place of its own")));
             }
         }
-        for place in places() {
+        Ok(())
+    }
+
+    /// Makes the folders and links that are not there.
+    fn make(&self) -> Result<(), RestoreError> {
+        for place in self.places() {
             self.folder(place, 0o700)?;
         }
         for (path, mode) in &self.folders {
@@ -96,7 +127,10 @@ impl Tree {
         }
         for (link, place) in &self.links {
             // The scan followed the link, so its folder may have been made in the link's place only if it was not listed.
-            symlink(place, link).map_err(RestoreError::write(link))?;
+            match symlink(place, link) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_link_to(link, place) => {}
+                made => made.map_err(RestoreError::write(link))?,
+            }
             if let Some((uid, gid)) = self.owner {
                 std::os::unix::fs::lchown(link, Some(uid), Some(gid)).map_err(RestoreError::write(link))?;
             }
@@ -187,7 +221,7 @@ impl Tree {
 
     fn place(&self, name: &str, content: &[u8]) -> Result<(), RestoreError> {
         let path = self.data.join(name);
-        let temporary = self.data.join(format!("{name}.restoring"));
+        let temporary = self.data.join(format!("{name}{PARTLY}"));
         let write = || -> io::Result<()> {
             let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
             file.write_all_at(content, 0)?;
@@ -198,6 +232,10 @@ impl Tree {
         write().map_err(RestoreError::write(&path))?;
         sync_folder(path.parent().unwrap_or(&self.data))
     }
+}
+
+fn is_link_to(link: &Path, place: &Path) -> bool {
+    fs::read_link(link).is_ok_and(|found| found == place)
 }
 
 fn sync_folder(path: &Path) -> Result<(), RestoreError> {

@@ -81,6 +81,7 @@ impl Code for RestoreError {
             RestoreError::Archive(error) => error.code(),
             RestoreError::Incomplete { source, .. } => source.code(),
             RestoreError::Write { .. } => code::IO,
+            RestoreError::Busy { .. } => code::TEMPORARY,
             RestoreError::Worker(_) => code::SOFTWARE,
             _ => code::DATA,
         }

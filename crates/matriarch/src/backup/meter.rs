@@ -23,7 +23,7 @@ impl Meter {
         let task = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(pause).await;
-                let line = line(what, progress.done(), progress.total(), began.elapsed());
+                let line = line(what, (progress.done(), progress.there()), progress.total(), began.elapsed());
                 let line = if on_terminal { format!("\r\x1b[K{line}") } else { format!("{line}\n") };
                 // Whoever cannot be told does not need to know.
                 let _ = std::io::stderr().write_all(line.as_bytes());
@@ -42,12 +42,16 @@ impl Drop for Meter {
     }
 }
 
-fn line(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
-    let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
+/// `there`: those of the bytes that are done which an earlier try has done; they took no time now.
+fn line(what: &str, (done, there): (u64, u64), total: u64, elapsed: Duration) -> String {
+    let rate = done.saturating_sub(there) as f64 / elapsed.as_secs_f64().max(0.001);
     let mut line = format!("{what}: {}", units::bytes(done));
     if total > 0 {
         let percent = (done as f64 / total as f64 * 100.0).min(100.0);
         line.push_str(&format!(" of {} ({percent:.0} %)", units::bytes(total)));
+    }
+    if there > 0 {
+        line.push_str(&format!(", {} were there already", units::bytes(there)));
     }
     line.push_str(&format!(", {}/s", units::bytes(rate as u64)));
     if total > done && rate >= 1.0 {
@@ -79,8 +83,10 @@ mod tests {
     #[test]
     fn says_how_much_how_fast_and_how_long() {
         let second = Duration::from_secs(1);
-        assert_eq!(line("backup", 1 << 20, 4 << 20, second), "backup: 1 MB of 4 MB (25 %), 1 MB/s, 3 s left");
-        assert_eq!(line("backup", 1 << 20, 1 << 30, second), "backup: 1 MB of 1 GB (0 %), 1 MB/s, 18 min left");
-        assert_eq!(line("backup", 0, 0, second), "backup: 0, 0/s");
+        assert_eq!(line("backup", (1 << 20, 0), 4 << 20, second), "backup: 1 MB of 4 MB (25 %), 1 MB/s, 3 s left");
+        assert_eq!(line("backup", (1 << 20, 0), 1 << 30, second), "backup: 1 MB of 1 GB (0 %), 1 MB/s, 18 min left");
+        assert_eq!(line("backup", (0, 0), 0, second), "backup: 0, 0/s");
+        let goes_on = line("restore", (3 << 20, 2 << 20), 5 << 20, second);
+        assert_eq!(goes_on, "restore: 3 MB of 5 MB (60 %), 2 MB were there already, 1 MB/s, 2 s left");
     }
 }

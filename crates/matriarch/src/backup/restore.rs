@@ -13,13 +13,13 @@ use matriarch_archive::archive::Archive;
 use matriarch_archive::base::{SOURCE, Summary};
 use matriarch_archive::configured::ORIGIN;
 use matriarch_archive::progress::Progress;
-use matriarch_archive::restore::{self, AtTarget, Options, Plan, Target, Wanted, Window};
+use matriarch_archive::restore::{self, AtTarget, Options, Plan, RestoreError, Target, Wanted, Window};
 use matriarch_cli::{Failure, Grid, Part, Tone, Ui, code, units};
 use matriarch_postgres::{Owner, owner};
 use serde::Serialize;
 
 use super::archives::{Found, WhereArgs, find};
-use super::fail::failed;
+use super::fail::{Code, failed};
 use super::fetch::{Source, command};
 use super::in_place;
 use super::list::seconds;
@@ -55,7 +55,7 @@ impl GoalArgs {
 /// `restore`.
 #[derive(Args, Clone, Debug)]
 pub struct RestoreArgs {
-    /// The new data directory: absent or empty
+    /// The new data directory: absent or empty, or what an unfinished restore of the same backup has left, which goes on then
     #[arg(value_name = "DIRECTORY", required_unless_present_any = ["in_place", "confirm", "undo"])]
     data: Option<PathBuf>,
     #[command(flatten)]
@@ -157,6 +157,8 @@ struct Page {
     /// Where the WAL ends.
     reach: String,
     window: Reach,
+    /// Bytes that an earlier try had restored there.
+    there_already: u64,
     dry_run: bool,
 }
 
@@ -211,28 +213,40 @@ pub async fn restore(args: RestoreArgs, which: &Which, ui: &mut Ui) -> anyhow::R
     let now = Timestamp::now();
     let name = format!("{}-{}", plan.summary.system_identifier, now.strftime("%Y%m%dT%H%M%SZ"));
     let options = options(&args, &found, &archive, &plan, &data, &name)?;
-    let page = page(&args, &archive, &plan, window, data, name);
+    let mut page = page(&args, &archive, &plan, window, data, name);
     if args.dry_run {
         restore::check(&archive, &plan).await.map_err(failed)?;
         return ui.show(&page, || parts(&page));
     }
-    follow(&options, restore::restore(&archive, &plan, &options)).await?;
+    let remedy = format!("the same with --backup {} goes on, or remove it", page.backup);
+    page.there_already = follow(&options, restore::restore(&archive, &plan, &options), &remedy).await?.there;
     ui.show(&page, || parts(&page))
 }
 
-/// Does it, and tells how far it is, until it is done or somebody wants an end of it.
+/// Does it, and tells how far it is, until it is done or somebody wants an end of it: then, what to do about it.
 async fn follow(
     options: &Options,
-    work: impl Future<Output = Result<restore::Took, restore::RestoreError>>,
-) -> anyhow::Result<()> {
+    work: impl Future<Output = Result<restore::Took, RestoreError>>,
+    remedy: &str,
+) -> anyhow::Result<restore::Took> {
     let _meter = Meter::start("restore", &options.progress);
     tokio::select! {
-        restored = work => restored.map(drop).map_err(failed),
+        restored = work => restored.map_err(|error| cut_off(error, &options.data, remedy)),
         () = interrupted()? => {
-            let text = format!("interrupted: {} is not complete and cannot be started; remove it", options.data.display());
+            let data = options.data.display();
+            let text = format!("interrupted: {data} is not complete and cannot be started; {remedy}");
             Err(Failure::new(code::TEMPORARY, text).into())
         }
     }
+}
+
+/// What went wrong, and how it goes on if that was in the middle of it.
+fn cut_off(error: RestoreError, data: &Path, remedy: &str) -> anyhow::Error {
+    let midway = matches!(error, RestoreError::Archive(_) | RestoreError::Write { .. } | RestoreError::Worker(_));
+    if !(midway && restore::is_unfinished(data)) {
+        return failed(error);
+    }
+    Failure::new(error.code(), format!("{error}; {} is not complete: {remedy}", data.display())).into()
 }
 
 /// The incarnation and the plan that serve the target: of the newest incarnation that does, in the repository that leads
@@ -368,6 +382,7 @@ fn page(
         wal: segments as u64 * archive.incarnation().segment_size,
         reach: plan.reach.to_string(),
         window: Reach::of(plan, window),
+        there_already: 0,
         dry_run: args.dry_run,
     }
 }
@@ -400,6 +415,10 @@ fn parts(page: &Page) -> Vec<Part> {
     }
     let mut parts = vec![Part::Line(Tone::Strong, title), Part::Grid(grid)];
     parts.extend(page.window.gap());
+    if page.there_already > 0 {
+        let text = format!("An earlier try had restored {} of it", units::bytes(page.there_already));
+        parts.push(Part::Line(Tone::Plain, text));
+    }
     if !page.dry_run {
         let text = format!("Start it with: pg_ctl -D {} start", page.directory.display());
         parts.push(Part::Line(Tone::Plain, text));

@@ -297,7 +297,7 @@ async fn every_major_comes_back() {
 }
 
 /// Killed in the middle, a backup is none, and the next one is not disturbed; interrupted, it leaves nothing. A restore that
-/// is killed wherever it may be cannot be started, or is complete.
+/// is killed wherever it may be cannot be started, or is complete; begun again it goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_stopped_is_not_taken_for_whole() {
     let site = Site::new(postgres::any()).await;
@@ -331,9 +331,14 @@ async fn what_is_stopped_is_not_taken_for_whole() {
         assert_eq!(packs() > before, left, "{signal}");
     }
     assert_eq!(site.run(&["backup", "list", "-o", "json"]).await.json(), json!([]));
-    site.backup().await;
+    let first = site.backup().await;
     site.run(&["backup", "verify"]).await.ok();
+    restores_go_on(&site).await;
+    interrupted(&site, &first).await;
+}
 
+async fn restores_go_on(site: &Site) {
+    let mut gone_on = Vec::new();
     for (number, step) in
         ["", "base", "base/1", "pg_tblspc", "matriarch_archive.json", "backup_label"].iter().enumerate()
     {
@@ -349,7 +354,53 @@ async fn what_is_stopped_is_not_taken_for_whole() {
         child.kill().await.unwrap();
         let complete = data.join("recovery.signal").exists() && data.join("backup_label").exists();
         assert!(complete || !data.join("global/pg_control").exists(), "killed after {step}");
+        if !data.join("global/pg_control").exists() {
+            let (path, space) = (data.display().to_string(), format!("space={}-space", data.display()));
+            let again = site.run(&["restore", &path, "--tablespace", &space, "-o", "json"]).await.json();
+            assert!(again["there_already"].as_u64() <= again["size"].as_u64(), "{again}");
+            gone_on.push(data);
+        }
     }
+    assert_eq!(site.rows_in(gone_on.last().expect("not all of them were over")).await, 0);
+}
+
+/// A restore that is ended by a person says how it goes on, and then goes on; of another backup it does not.
+async fn interrupted(site: &Site, first: &str) {
+    let mut slow = Document::parse(&std::fs::read_to_string(site.dir.join("archive.yml")).unwrap()).unwrap().value;
+    slow["archive"]["repositories"][0]["download_limit"] = json!(2 << 20);
+    let file = site.dir.join("slow.yml");
+    std::fs::write(&file, matriarch_config::to_yaml(&slow)).unwrap();
+    let (data, space) = (site.dir.join("interrupted"), site.dir.join("interrupted-space"));
+    let (path, option) = (data.display().to_string(), format!("space={}", space.display()));
+    let mut command = tokio::process::Command::new(verb::program());
+    command.args(["restore", "--scope", "main", &path, "--tablespace", &option, "--archive"]).arg(&file);
+    command.current_dir(site.dir.path()).stderr(std::process::Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    while !walk(&data.join("base")).iter().any(|file| std::fs::metadata(file).is_ok_and(|meta| meta.len() > 1 << 20)) {
+        assert!(child.try_wait().unwrap().is_none(), "it was over before it could be stopped");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let pid = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let ended = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(i32::from(code::TEMPORARY)), "{told}");
+    assert!(told.contains(&format!("--backup {first} goes on")), "{told}");
+
+    let second = site.backup().await;
+    let newest = site.run(&["restore", &path, "--tablespace", &option]).await;
+    newest.refused_naming(code::DATA, &[first, &second, &format!("--backup {first}"), "or empty"]);
+    // The WAL between the two is not archived.
+    let same = |place: &str| {
+        ["restore", &path, "--backup", first, "--to", "immediate", "--tablespace", place].map(str::to_owned)
+    };
+    let run = async |words: [String; 8]| site.run(&words.each_ref().map(String::as_str)).await;
+    let moved = run(same("space=/nonexistent/space")).await;
+    moved.refused_naming(code::DATA, &["/nonexistent/space", &space.display().to_string(), "--tablespace"]);
+    let done = run(same(&option)).await;
+    assert!(done.ok().contains("An earlier try had restored"), "{done}");
+    assert_eq!(site.rows_in(&data).await, 0);
+    run(same(&option)).await.refused_naming(code::DATA, &["is not empty"]);
 }
 
 /// Killed, a drill leaves its server and its directory to the next one; interrupted, it leaves nothing.

@@ -74,7 +74,7 @@ impl NewFile {
 impl Tree {
     /// A directory of which no more is known than its tablespaces.
     pub fn bare(tablespaces: &[Tablespace], options: &Options) -> Tree {
-        let mut tree = Tree::places(tablespaces, options);
+        let mut tree = Tree::laid_out(tablespaces, options);
         tree.folders = EXPECTED.iter().map(|name| (tree.data.join(name), 0o700)).collect();
         tree
     }

@@ -155,7 +155,7 @@ pub async fn restore(args: &RestoreArgs, data: &Path, foreign: &Foreign, ui: &mu
     let options = options(args, &stock, &plan, data, &name)?;
     let page = page(args, &stock, &plan, window, &options, name);
     if !args.dry_run {
-        follow(&options, restore::restore_from(&stock, &plan, &options)).await?;
+        follow(&options, restore::restore_from(&stock, &plan, &options), "remove it").await?;
     }
     ui.show(&page, || parts(&page))
 }
