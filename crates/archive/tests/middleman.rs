@@ -38,7 +38,7 @@ use tokio::sync::{oneshot, watch};
 const HANG: Duration = Duration::from_secs(1);
 
 /// All of them; the first are those that differ most.
-const FAULTS: [Fault; 16] = [
+const FAULTS: [Fault; 17] = [
     Fault::After,
     Fault::CutOff,
     Fault::Status(503),
@@ -55,6 +55,7 @@ const FAULTS: [Fault; 16] = [
     Fault::Status(429),
     Fault::Status(412),
     Fault::Status(500),
+    Fault::Torn,
 ];
 
 fn all() -> bool {

@@ -3,12 +3,16 @@
 
 mod common;
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{bucket, directory, init, s3};
-use matriarch_archive::repository::{CreateBy, Location, PutNew, Repository, RepositoryError, Settings, digest_name};
+use common::{PATIENT, bucket, directory, init, s3};
+use matriarch_archive::repository::{
+    CreateBy, Location, PutNew, Repository, RepositoryError, S3, Settings, digest_name,
+};
 use matriarch_testkit::dir::TestDir;
+use matriarch_testkit::middleman::{Fault, Middleman};
 use matriarch_testkit::s3::S3Server;
 use rustix::process::Signal;
 
@@ -164,6 +168,72 @@ async fn a_write_outlasts_a_store_that_hangs() {
     let (written, repository) = writing.await.unwrap();
     written.unwrap();
     assert_eq!(&repository.get("wal/1").await.unwrap()[..], b"content");
+}
+
+/// The part that a request is about, of an object that is written in parts.
+fn part(target: &str) -> Option<char> {
+    target.split("partNumber=").nth(1)?.chars().next()
+}
+
+/// Connections break in the middle of large objects: what has arrived is not sent again.
+#[tokio::test]
+async fn a_transfer_that_breaks_goes_on_where_it_was() {
+    let dir = TestDir::new("archive");
+    let server = S3Server::start(&dir).unwrap();
+    init(&bucket(&server, "p")).await;
+    let middleman = Middleman::before(&server.endpoint()).unwrap();
+    let location = Location::S3(Box::new(S3 { endpoint: Some(middleman.endpoint()), ..s3(&server, "p") }));
+    let repository = Repository::open(&Settings { location, patience: PATIENT }).await.unwrap();
+    let content = Bytes::from((0..5_u32 << 20).flat_map(u32::to_le_bytes).collect::<Vec<u8>>());
+
+    let mut broken = BTreeSet::new();
+    middleman.plan(move |request| {
+        let part = part(&request.target)?;
+        let fault = match part {
+            '2' => Fault::Torn,
+            '3' => Fault::After,
+            _ => return None,
+        };
+        broken.insert(part).then_some(fault)
+    });
+    let mut upload = repository.upload("a/large", 2).await.unwrap();
+    for piece in content.chunks(2 << 20) {
+        upload.write(content.slice_ref(piece)).await.unwrap();
+    }
+    upload.finish().await.unwrap();
+    let seen = middleman.seen();
+    let begun = seen.iter().filter(|request| request.target.contains("?uploads")).count();
+    let mut parts: Vec<char> = seen.iter().filter_map(|request| part(&request.target)).collect();
+    parts.sort_unstable();
+    assert_eq!((begun, parts), (1, vec!['1', '2', '2', '3', '3']), "{seen:?}");
+
+    let cut_off_once = || {
+        middleman.well();
+        let mut is_first = true;
+        middleman.plan(move |_| std::mem::take(&mut is_first).then_some(Fault::CutOff));
+    };
+    let ranges = || -> Vec<Option<String>> {
+        let asked = middleman.seen();
+        asked.iter().map(|request| request.header("range").map(str::to_owned)).collect()
+    };
+    cut_off_once();
+    let read = repository.range("a/large", 1 << 20..9 << 20).await.unwrap();
+    assert!(read == content[1 << 20..9 << 20]);
+    assert_eq!(ranges(), [Some("bytes=1048576-9437183".to_owned()), Some("bytes=5242880-9437183".to_owned())]);
+    cut_off_once();
+    assert!(repository.get("a/large").await.unwrap() == content);
+    assert_eq!(ranges(), [None, Some("bytes=10485760-20971519".to_owned())]);
+
+    // The store keeps no parts of what was given up.
+    middleman.well();
+    let mut upload = repository.upload("a/given-up", 2).await.unwrap();
+    upload.write(content.slice(..9 << 20)).await.unwrap();
+    drop(upload);
+    let deadline = Instant::now() + PATIENT;
+    while !middleman.seen().iter().any(|request| request.method == "DELETE" && request.target.contains("uploadId=")) {
+        assert!(Instant::now() < deadline, "the store is not told: {:?}", middleman.seen());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

@@ -18,6 +18,8 @@ use wire::{Answer, read_answer, read_request};
 pub enum Fault {
     /// The connection breaks before the server hears of it.
     Before,
+    /// The connection breaks half-way through the body of the request; the server does not hear of it.
+    Torn,
     /// The server does it, and its answer gets lost.
     After,
     /// Nothing happens for so long; then the connection breaks.
@@ -149,6 +151,10 @@ fn serve(shared: &Shared, mut client: TcpStream) -> Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     while let Some(mut request) = read_request(&mut reader)? {
         let fault = shared.judge(&mut request);
+        if fault == Some(Fault::Torn) {
+            return request.read_half(&mut reader);
+        }
+        request.read(&mut reader)?;
         match fault {
             Some(Fault::Before) => return Ok(()),
             Some(Fault::Hang(time)) => {

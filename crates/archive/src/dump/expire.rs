@@ -257,7 +257,7 @@ async fn look(archive: &Archive) -> Result<BTreeMap<String, Seen>, RepositoryErr
     let (place, repository) = (archive.place(), archive.repository());
     let folder = place.dump_folder();
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
-    for entry in repository.list(&folder).await? {
+    for entry in repository.list_with_parts(&folder).await? {
         let rest = entry.name.strip_prefix(&format!("{folder}/"));
         let Some((dump, file)) = rest.and_then(|rest| rest.split_once('/')) else { continue };
         let known = seen.entry(dump.to_owned()).or_default();

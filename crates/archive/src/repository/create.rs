@@ -110,7 +110,7 @@ impl Repository {
                 }
                 Err(error) => self.error("create", name, error),
             };
-            if self.is_directory || !error.is_outage() || Instant::now() + pause > deadline {
+            if self.directory.is_some() || !error.is_outage() || Instant::now() + pause > deadline {
                 return Err(error);
             }
             tracing::debug!(object = name, %error, "creating an object is tried again");

@@ -9,6 +9,7 @@ mod error;
 mod location;
 mod mark;
 mod pace;
+mod parts;
 mod upload;
 
 pub use create::{CreateBy, PutNew, digest_name};
@@ -16,9 +17,11 @@ pub use error::RepositoryError;
 pub(crate) use error::chain;
 pub use location::{Azure, Gcs, Location, S3, ServerSide};
 pub use mark::Mark;
+pub(crate) use parts::is_part;
 pub use upload::Upload;
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +76,7 @@ pub struct Repository {
     name: String,
     patience: Duration,
     /// A directory whose file system was unmounted looks like an empty one, so it is looked at before each write.
-    is_directory: bool,
+    directory: Option<PathBuf>,
     mark: Mark,
     /// Of whatever is written.
     attributes: Attributes,
@@ -146,7 +149,10 @@ impl Repository {
             prefix,
             name,
             patience: settings.patience,
-            is_directory: matches!(settings.location, Location::Directory(_)),
+            directory: match &settings.location {
+                Location::Directory(path) => Some(path.clone()),
+                _ => None,
+            },
             mark: Mark::unread(),
             attributes: tuning.storage_class.iter().map(|class| (Attribute::StorageClass, class.clone())).collect(),
             upward: tuning.upload.map(|bytes| Arc::new(Pace::new(bytes))),
@@ -298,6 +304,9 @@ impl Repository {
 
     /// Removes an object; one that is not there is no error.
     pub async fn delete(&self, name: &str) -> Result<(), RepositoryError> {
+        if let Some(directory) = self.directory.as_ref().filter(|_| is_part(name)) {
+            return self.delete_part(directory, name);
+        }
         let path = self.path(name)?;
         match self.store.delete(&path).await {
             Ok(()) => Ok(()),
@@ -341,7 +350,7 @@ impl Repository {
     }
 
     async fn still_there(&self) -> Result<(), RepositoryError> {
-        if self.is_directory {
+        if self.directory.is_some() {
             self.prove_presence().await?;
         }
         Ok(())

@@ -2,17 +2,20 @@
 
 use bytes::Bytes;
 use object_store::{PutMultipartOptions, WriteMultipart};
+use tokio::runtime::Handle;
 
 use super::{Repository, RepositoryError};
 
 /// S3 takes no part below 5 MiB but the last.
 const PART: usize = 8 << 20;
 
-/// An object under way. Dropped, it leaves no object behind, at most parts that the store's own rules clear away.
+/// An object under way. Dropped, it leaves no object behind, and tells the store to forget the parts that it has; where that cannot
+/// be told any more, the store's own rules clear them away.
 pub struct Upload {
     repository: Repository,
     name: String,
-    parts: WriteMultipart,
+    /// `None` once it has ended.
+    parts: Option<WriteMultipart>,
     in_flight: usize,
 }
 
@@ -25,7 +28,7 @@ impl Repository {
         let options = PutMultipartOptions { attributes: self.attributes.clone(), ..PutMultipartOptions::default() };
         let upload = self.store.put_multipart_opts(&path, options).await;
         let upload = upload.map_err(|error| self.error("begin", name, error))?;
-        let parts = WriteMultipart::new_with_chunk_size(upload, PART);
+        let parts = Some(WriteMultipart::new_with_chunk_size(upload, PART));
         Ok(Upload { repository: self.clone(), name: name.to_owned(), parts, in_flight })
     }
 }
@@ -34,17 +37,32 @@ impl Upload {
     /// Adds bytes; waits while too many parts are on their way.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), RepositoryError> {
         self.repository.sends(bytes.len()).await;
-        let waited = self.parts.wait_for_capacity(self.in_flight).await;
+        let Some(parts) = &mut self.parts else { return Ok(()) };
+        let waited = parts.wait_for_capacity(self.in_flight).await;
         waited.map_err(|error| self.repository.error("write", &self.name, error))?;
-        self.parts.put(bytes);
+        parts.put(bytes);
         Ok(())
     }
 
     /// Gives the object its name; confirmed when it returns.
-    pub async fn finish(self) -> Result<(), RepositoryError> {
-        let finished = self.parts.finish().await;
+    pub async fn finish(mut self) -> Result<(), RepositoryError> {
+        let Some(parts) = self.parts.take() else { return Ok(()) };
+        let finished = parts.finish().await;
         finished.map_err(|error| self.repository.error("finish", &self.name, error))?;
         Ok(())
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let (Some(parts), Ok(runtime)) = (self.parts.take(), Handle::try_current()) {
+            let name = std::mem::take(&mut self.name);
+            runtime.spawn(async move {
+                if let Err(error) = parts.abort().await {
+                    tracing::debug!(object = name, %error, "the parts of an upload that was given up were left behind");
+                }
+            });
+        }
     }
 }
 

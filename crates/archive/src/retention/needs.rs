@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use matriarch_core::{Lsn, Timeline};
 
 use super::keep::Because;
 use super::sweep::{Step, objects};
 use crate::archive::Archive;
+use crate::base::GRACE;
 use crate::format::Outline;
-use crate::repository::{Entry, RepositoryError};
+use crate::repository::{Entry, RepositoryError, is_part};
 use crate::tail::Chunk;
 use crate::wal::{Segment, WalName};
 
@@ -59,7 +61,11 @@ pub async fn wal(archive: &Archive, needs: &Needs) -> Result<Vec<Step>, Reposito
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    for entry in archive.repository().list(&archive.place().wal_folder()).await? {
+    for entry in archive.repository().list_with_parts(&archive.place().wal_folder()).await? {
+        if is_part(&entry.name) {
+            found.extend(cut_off(entry));
+            continue;
+        }
         // Also what two claimed (`.conflict-…`), and claims (`.claims/…`).
         let file = entry.name.split('/').find_map(|part| {
             let part = part.split(".conflict-").next()?;
@@ -78,12 +84,23 @@ pub async fn wal(archive: &Archive, needs: &Needs) -> Result<Vec<Step>, Reposito
     Ok(found)
 }
 
+/// What nobody has written on for so long was cut off.
+fn cut_off(part: Entry) -> Option<Step> {
+    let age = Timestamp::now().duration_since(part.modified);
+    (age.unsigned_abs() > GRACE).then_some(Step::Object { name: part.name, size: part.size })
+}
+
 /// Chunks that nobody needs, and those whose segment is there as a whole. The newest segment's chunks of a timeline stay:
 /// by them a tail finds where it goes on.
 pub async fn tail(archive: &Archive, needs: &Needs) -> Result<Vec<Step>, RepositoryError> {
     let place = archive.place();
     let mut chunks: BTreeMap<Segment, Vec<Entry>> = BTreeMap::new();
-    for entry in archive.repository().list(&place.tail_folder()).await? {
+    let mut steps = Vec::new();
+    for entry in archive.repository().list_with_parts(&place.tail_folder()).await? {
+        if is_part(&entry.name) {
+            steps.extend(cut_off(entry));
+            continue;
+        }
         let plain = entry.name.split(".conflict-").next().unwrap_or_default();
         if let Some(chunk) = Chunk::parse(place, plain, needs.size) {
             chunks.entry(chunk.segment).or_default().push(entry);
@@ -91,7 +108,6 @@ pub async fn tail(archive: &Archive, needs: &Needs) -> Result<Vec<Step>, Reposit
     }
     let newest: BTreeSet<Segment> =
         chunks.keys().map(|segment| (segment.timeline, *segment)).collect::<BTreeMap<_, _>>().into_values().collect();
-    let mut steps = Vec::new();
     for (segment, entries) in chunks {
         let superseded = !newest.contains(&segment)
             && match archive.repository().size(&place.wal(&WalName::Segment(segment))).await {

@@ -331,7 +331,7 @@ pub(super) async fn look(archive: &Archive, now: Timestamp) -> Result<BTreeMap<S
     let (place, repository) = (archive.place(), archive.repository());
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
     for folder in [place.base_folder(), place.pack_folder()] {
-        for entry in repository.list(&folder).await? {
+        for entry in repository.list_with_parts(&folder).await? {
             let rest = entry.name.strip_prefix(&format!("{folder}/"));
             let Some((backup, file)) = rest.and_then(|rest| rest.split_once('/')) else { continue };
             let known = seen.entry(backup.to_owned()).or_default();

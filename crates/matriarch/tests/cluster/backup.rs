@@ -332,9 +332,29 @@ async fn what_is_stopped_is_not_taken_for_whole() {
     }
     assert_eq!(site.run(&["backup", "list", "-o", "json"]).await.json(), json!([]));
     let first = site.backup().await;
+    cleared_away(&site, &first).await;
     site.run(&["backup", "verify"]).await.ok();
     restores_go_on(&site).await;
     interrupted(&site, &first).await;
+}
+
+/// What a killed backup has left goes once it must have been killed, half-written files included; nothing else goes.
+async fn cleared_away(site: &Site, whole: &str) {
+    let left = || {
+        let packs = walk(&site.dir.join("repository/main")).into_iter();
+        packs.map(|path| path.display().to_string()).filter(|path| path.contains("/pack/") && !path.contains(whole))
+    };
+    assert!(left().any(|path| path.contains('#')), "it was killed while it wrote: {:?}", left().collect::<Vec<_>>());
+    let count = left().count();
+    site.run(&["backup", "expire"]).await.ok();
+    assert_eq!(left().count(), count, "it may be under way");
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+    for path in walk(&site.dir.join("repository/main")) {
+        std::fs::File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
+    }
+    site.run(&["backup", "expire"]).await.ok();
+    assert_eq!(left().collect::<Vec<_>>(), Vec::<String>::new());
+    site.run(&["backup", "verify", whole]).await.ok();
 }
 
 async fn restores_go_on(site: &Site) {

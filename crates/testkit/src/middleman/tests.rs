@@ -49,6 +49,7 @@ fn each_fault_is_what_it_says() {
         answer
     };
     assert_eq!(with(Fault::Before), "");
+    assert_eq!(with(Fault::Torn), "");
     assert_eq!(with(Fault::After), "");
     assert_eq!(with(Fault::Hang(Duration::from_millis(20))), "");
     assert!(with(Fault::Status(503)).contains("503 SlowDown"));

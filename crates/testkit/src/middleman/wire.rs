@@ -34,6 +34,19 @@ impl Request {
         self.method == "GET" && self.target.contains("list-type=2")
     }
 
+    /// Reads its body.
+    pub(super) fn read(&mut self, reader: &mut impl BufRead) -> Result<()> {
+        self.body = read_body(reader, &self.headers, false)?;
+        Ok(())
+    }
+
+    /// Reads half of its body, if it says how long that is.
+    pub(super) fn read_half(&self, reader: &mut impl BufRead) -> Result<()> {
+        let length: u64 = self.header("content-length").unwrap_or("0").parse().context("the length of a body")?;
+        std::io::copy(&mut reader.take(length / 2), &mut std::io::sink())?;
+        Ok(())
+    }
+
     pub(super) fn write(&self, server: &mut TcpStream) -> Result<()> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         for (name, value) in &self.headers {
@@ -52,14 +65,13 @@ fn value<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
     headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
 }
 
-/// The next request of a connection; none when it has ended.
+/// The next request of a connection, without its body; none when it has ended.
 pub(super) fn read_request(reader: &mut impl BufRead) -> Result<Option<Request>> {
     let Some((first, headers)) = read_head(reader)? else { return Ok(None) };
     let mut words = first.split(' ');
     let (method, target) = words.next().zip(words.next()).context("a request without a target")?;
-    let body = read_body(reader, &headers, false)?;
     let (method, target) = (method.to_owned(), target.to_owned());
-    Ok(Some(Request { number: 0, method, target, headers, body }))
+    Ok(Some(Request { number: 0, method, target, headers, body: Vec::new() }))
 }
 
 /// The first line, and the headers.
