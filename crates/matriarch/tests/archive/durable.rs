@@ -93,9 +93,14 @@ async fn destroy(cluster: &mut Cluster) -> Book {
     let leader = health::leader(cluster).await;
     // No proxy stands between, which would die first.
     let dsn = cluster.dsn(cluster.postgres_port(&leader));
-    let ledger = Ledger::start(Options { writers: 4, every: Duration::from_millis(2), ..Options::new(dsn) }).await;
-    let ledger = ledger.expect("the cluster takes writes");
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let deadline = Duration::from_secs(20);
+    let options = Options { writers: 4, every: Duration::from_millis(2), deadline, ..Options::new(dsn) };
+    let ledger = Ledger::start(options).await.expect("the cluster takes writes");
+    let begun = std::time::Instant::now();
+    while ledger.progress().0 < 200 {
+        assert!(begun.elapsed() < PATIENCE, "hardly anything is acknowledged: {:?}", ledger.progress());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     faults::kill(&[fault::agent(cluster, &leader)]);
     tokio::time::sleep(Duration::from_millis(150)).await;
     cluster.process().signal(Signal::KILL);
@@ -136,6 +141,6 @@ async fn nothing_acknowledged_is_lost_with_the_whole_cluster() {
     let target = cluster.root().join("restored");
     let verdict = restored(&cluster, &archive, &target, &book).await;
     let rows = book.summary().acknowledged;
-    assert!(rows > 100, "hardly anything was acknowledged: {rows}");
+    eprintln!("{rows} rows were acknowledged");
     assert!(verdict.lost.is_empty(), "{} of {rows} acknowledged rows are lost", verdict.lost.len());
 }
