@@ -32,7 +32,10 @@ impl FileError {
 
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on that file system",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; that file system is full: enlarge it, or delete what is not PostgreSQL's (old logs, dumps, core files); never \
+             delete files in pg_wal"
+        }
         io::ErrorKind::PermissionDenied => "; check the owner and mode of that path and of its parent directories",
         io::ErrorKind::ReadOnlyFilesystem => "; remount that file system read-write",
         io::ErrorKind::CrossesDevices | io::ErrorKind::ResourceBusy => {

@@ -47,8 +47,7 @@ async fn a_full_disk_of_the_primary() {
     health::wait(&hosts, PATIENCE, "what to delete is said", |_, rows| {
         let row = rows.iter().find(|row| row["member"] == leader.as_str());
         let problem = row.map(|row| row["problem"].clone()).unwrap_or_default();
-        let words =
-            ["is full (", "enlarge it, or delete", "old logs, dumps, core files", "never delete files in pg_wal"];
+        let words = ["is full", "enlarge it, or delete", "old logs, dumps, core files", "never delete files in pg_wal"];
         let told = problem.as_str().is_some_and(|problem| words.iter().all(|word| problem.contains(word)));
         (!told).then(|| format!("{leader} says {problem}"))
     })
