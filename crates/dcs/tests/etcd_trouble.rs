@@ -366,6 +366,40 @@ async fn a_slow_login_outlives_the_calls_that_need_it() {
     heard(&mut store.watch(), revision).await;
 }
 
+/// Calls that begin at any moment, some of which wait for the login and some for a connection when the server goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_dies_during_a_login_holds_nobody_up() {
+    let dir = TestDir::new("etcd-trouble");
+    let mut cluster = Plan::new(etcd::current()).nodes(3).argument("--bcrypt-cost=14").start(&dir);
+    for command in [&["user", "add", "root:secret"][..], &["user", "grant-role", "root", "root"], &["auth", "enable"]] {
+        cluster.must(command);
+    }
+    let user = User { name: "root".to_owned(), password: Password::Text("secret".to_owned()) };
+    let hasty = Duration::from_millis(10);
+    let options = EtcdOptions { user: Some(user), request_timeout: hasty, ..options(&cluster, false) };
+    for node in 0..3 {
+        let store = Arc::new(EtcdStore::open(options.clone(), "/service/demo/").expect("nothing to be refused"));
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let ask = |store: Arc<EtcdStore>, stopped: tokio::sync::watch::Receiver<bool>| async move {
+            while !*stopped.borrow() {
+                let answer = tokio::time::timeout(PATIENCE, store.read()).await;
+                drop(answer.expect("a call ends, whatever it says"));
+                tokio::time::sleep(rand::random_range(0..50) * Duration::from_millis(1)).await;
+            }
+        };
+        let all: Vec<_> = (0..64).map(|_| tokio::spawn(ask(Arc::clone(&store), stopped.clone()))).collect();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster.kill(node);
+        tokio::time::sleep(Duration::from_millis(2000)).await;
+        stop.send(true).unwrap();
+        for one in all {
+            one.await.unwrap_or_else(|error| panic!("since node {node} died: {error}"));
+        }
+        until("reading", || store.read()).await;
+        cluster.spawn(node);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_expire_and_are_renewed() {
     let dir = TestDir::new("etcd-trouble");

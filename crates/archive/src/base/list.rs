@@ -20,6 +20,13 @@ pub async fn outline(archive: &Archive, name: &str, size: u64) -> Result<Found, 
     manifest::outline::<Summary>(archive, name, size).await
 }
 
+/// Whether the name's manifest says that there will be no such backup. What cannot be asked is not known to be so.
+pub async fn is_abandoned(archive: &Archive, backup: &str) -> bool {
+    let name = archive.place().manifest(backup);
+    let Ok(size) = archive.repository().size(&name).await else { return false };
+    matches!(outline(archive, &name, size).await, Ok(Found::Abandoned))
+}
+
 /// Whether anything lies under the name: a backup, one under way, or what one that was cut off has left. Needs no key.
 pub async fn is_known(archive: &Archive, backup: &str) -> Result<bool, RepositoryError> {
     // A name that cannot be one is none.

@@ -21,6 +21,7 @@ mod session;
 mod summaries;
 mod task;
 
+use list::is_abandoned;
 pub(crate) use list::{Found, outline};
 pub use list::{is_known, list, manifest};
 pub use manifest::{DamagedPage, FoundBy, Increment, Line, Manifest, NOWHERE, Summary, Tablespace};
@@ -132,6 +133,17 @@ pub enum BackupError {
         /// Since when nothing was told.
         silent: Duration,
     },
+    /// Retention took it for cut off, and said so before it removed what there was of it.
+    #[error(
+        "backup {backup} was cleared away meanwhile as one that was cut off, since the repository had heard nothing of it for too \
+         long; take it again (what failed first: {why})"
+    )]
+    ClearedAway {
+        /// Its name.
+        backup: String,
+        /// What could not be written.
+        why: Box<BackupError>,
+    },
     /// Somebody removed what it builds upon.
     #[error("backup {backup}, which this one builds upon, was removed meanwhile; take it again")]
     ParentGone {
@@ -151,6 +163,19 @@ pub enum BackupError {
 /// Dropping the future is safe at any moment: without a manifest there is no backup. The caller should close the session
 /// then, which ends backup mode.
 pub async fn backup(archive: &Archive, client: &Client, name: &str, options: &Options) -> Result<Summary, BackupError> {
+    match take(archive, client, name, options).await {
+        Err(error @ (BackupError::Repository(_) | BackupError::UploadEnded)) => {
+            // Whatever fails when its files are removed beneath it: there is one reason for that.
+            match is_abandoned(archive, name).await {
+                true => Err(BackupError::ClearedAway { backup: name.to_owned(), why: Box::new(error) }),
+                false => Err(error),
+            }
+        }
+        other => other,
+    }
+}
+
+async fn take(archive: &Archive, client: &Client, name: &str, options: &Options) -> Result<Summary, BackupError> {
     let server = session::look(client).await?;
     check_identity(archive, &server)?;
     // Before the first byte, so that retention sees it and keeps the WAL that it will need.

@@ -6,7 +6,6 @@ use matriarch_archive::archive::Archive;
 use matriarch_archive::base::{self, BackupError, Hold, Notes};
 use matriarch_archive::format::Identities;
 use matriarch_archive::progress::Progress;
-use matriarch_archive::repository::RepositoryError;
 use matriarch_archive::restore::{self, RestoreError, Target, Wanted};
 use matriarch_archive::retention::{self, Policy, RetentionError, Step};
 use matriarch_archive::verify::{self, Report, verify};
@@ -33,9 +32,11 @@ async fn another(database: &Database, name: &str) {
     database.archive_all().await;
 }
 
+/// What is planned a minute from now, when nothing that is written meanwhile is newer than that.
 async fn planned(archive: &Archive, count: u32, grace: Duration) -> retention::Plan {
     let policy = Policy { grace, ..Policy::new(Some(count), None) };
-    retention::plan(archive, &policy, None, jiff::Timestamp::now()).await.unwrap()
+    let now = jiff::Timestamp::now() + Duration::from_secs(60);
+    retention::plan(archive, &policy, None, now).await.unwrap()
 }
 
 /// Begins a backup and stops in the middle of it; the future goes on when it is asked to.
@@ -143,7 +144,7 @@ async fn a_backup_under_way_keeps_what_it_needs_and_one_given_up_cannot_come_bac
     let plan = planned(archive, 1, Duration::ZERO).await;
     retention::run(archive, &plan, |_| {}).await.unwrap();
     let error = tokio::time::timeout(PATIENT, late).await.unwrap().unwrap_err();
-    assert!(matches!(&error, BackupError::Repository(RepositoryError::Conflict { .. })), "{error}");
+    assert!(matches!(&error, BackupError::ClearedAway { .. }), "{error}");
     assert_eq!(names(archive).await, ["slow"]);
     assert_eq!(read(archive, "slow", true).await.faults, []);
 

@@ -63,7 +63,7 @@ impl Client {
             match &fault {
                 Fault::Status(status) if status.wants_login() && !logged_in_again && self.options.user.is_some() => {
                     logged_in_again = true;
-                    self.forget_token().await;
+                    self.forget_token(deadline).await;
                 }
                 Fault::Status(status)
                     if time_left && (status.try_elsewhere() || method.repeatable && status.ask_again()) =>
@@ -113,9 +113,6 @@ impl Client {
         *current = None;
         let connection = Arc::new(self.connect().await.map_err(Fault::NotSent)?);
         tracing::debug!(store = %self.place, server = %connection.endpoint, "connected");
-        // A token names the moment of the log it was given at, and a server that was put back to an older copy keeps whoever
-        // shows one of a moment that it has not reached waiting, until they give up: a new connection logs in anew.
-        self.forget_token().await;
         *current = Some(Arc::clone(&connection));
         Ok(connection)
     }

@@ -1,6 +1,9 @@
-//! Logging in: once for all calls of a handle.
+//! Logging in: once for all calls over one connection.
+//!
+//! A token names the moment of the log it was given at, and a server that was put back to an older copy keeps whoever shows one
+//! of a moment that it has not reached waiting, until they give up. So a token is good for the connection it came over.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use prost::Message;
@@ -20,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(8);
 #[derive(Default)]
 pub(super) struct Session {
     token: Option<String>,
+    /// What the token came over.
+    connection: Weak<Connection>,
     /// So many logins in a row had no answer in time.
     unanswered: u32,
 }
@@ -41,14 +46,16 @@ impl Client {
         Ok(Metadata { token })
     }
 
-    /// The token is refused: the next call logs in.
-    pub async fn forget_token(&self) {
-        self.session.lock().await.token = None;
+    /// The token is refused: the next call logs in. Whoever logs in just now gets another anyway.
+    pub async fn forget_token(&self, deadline: Instant) {
+        if let Ok(mut session) = timeout_at(deadline, self.session.lock()).await {
+            session.token = None;
+        }
     }
 
     async fn token(self: &Arc<Self>, user: &User, connection: &Arc<Connection>) -> Result<Option<String>, Fault> {
         let session = Arc::clone(&self.session).lock_owned().await;
-        if session.token.is_some() {
+        if session.token.is_some() && Weak::ptr_eq(&session.connection, &Arc::downgrade(connection)) {
             return Ok(session.token.clone());
         }
         let password = user.password.read().map_err(Fault::NotSent)?;
@@ -58,17 +65,20 @@ impl Client {
         login.await.unwrap_or_else(|error| Err(Fault::NotSent(format!("logging in: {error}"))))
     }
 
-    /// Holds the session until it is over, so that nobody logs in beside it.
+    /// Holds the session until it is over, so that nobody logs in beside it. May wait for whoever connects; so who connects must not
+    /// wait for a session.
     async fn log_in(
         &self,
         mut session: OwnedMutexGuard<Session>,
         question: &[u8],
         connection: &Arc<Connection>,
     ) -> Result<Option<String>, Fault> {
+        session.token = None;
         let limit = limit(self.options.attempt_timeout, session.unanswered);
         match connection.unary(AUTHENTICATE, question, &Metadata::default(), limit).await {
             Ok(answer) => {
-                *session = Session { token: Some(decode::<AuthenticateResponse>(answer)?.token), ..Session::default() };
+                let token = Some(decode::<AuthenticateResponse>(answer)?.token);
+                *session = Session { token, connection: Arc::downgrade(connection), unanswered: 0 };
             }
             // A cluster whose authentication is switched off takes everybody.
             Err(Fault::Status(Status { message, .. })) if message.contains("authentication is not enabled") => {}

@@ -31,7 +31,7 @@ pub(super) async fn follow(client: Arc<Client>, prefix: String, news: watch::Sen
         let reason = match watch_once(&client, &prefix, &news, &mut trouble, &mut heard).await {
             Err(Fault::NotSent(reason) | Fault::NoAnswer(reason)) => reason,
             Err(Fault::Status(status)) if status.wants_login() => {
-                client.forget_token().await;
+                client.forget_token(Instant::now() + client.options.request_timeout).await;
                 status.message
             }
             Err(Fault::Status(status)) => status.message,

@@ -65,9 +65,10 @@ impl Code for BackupError {
             BackupError::Sql(_) | BackupError::WalMissing { .. } => code::UNAVAILABLE,
             BackupError::Unsupported(_) | BackupError::Foreign { .. } => code::CONFIG,
             BackupError::Tail(_) => code::DATA,
-            BackupError::TimelineChanged { .. } | BackupError::Forgotten { .. } | BackupError::ParentGone { .. } => {
-                code::TEMPORARY
-            }
+            BackupError::TimelineChanged { .. }
+            | BackupError::Forgotten { .. }
+            | BackupError::ClearedAway { .. }
+            | BackupError::ParentGone { .. } => code::TEMPORARY,
             BackupError::History(error) => error.code(),
             BackupError::Read { .. } | BackupError::Scan(_) | BackupError::Push(_) => code::IO,
             BackupError::Worker(_) | BackupError::UploadEnded => code::SOFTWARE,
