@@ -144,13 +144,13 @@ impl Keeper {
             .filter(|(name, _)| *name != me)
             .partition(|(_, seen)| recent(seen.at, now, ttl) && !seen.from_archive);
         let mut members: BTreeMap<String, Option<Lsn>> = BTreeMap::new();
-        if config.postgresql.use_slots {
+        if config.member_slots() {
             members.extend(waited_for.iter().map(|(name, seen)| (name.slot(), seen.position)));
         }
         self.abandoned = gone.iter().map(|(name, _)| (*name).clone()).collect();
         let mut abandoned: BTreeSet<String> = gone.iter().map(|(name, _)| name.slot()).collect();
         abandoned.insert(me.slot());
-        if !config.postgresql.use_slots {
+        if !config.member_slots() {
             abandoned.extend(waited_for.iter().map(|(name, _)| name.slot()));
         }
         self.configured.extend(config.slots.keys().cloned());

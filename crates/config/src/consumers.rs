@@ -10,6 +10,7 @@ const NAMES: &[(&str, &str)] = &[
     ("synchronous_mode", "voters_needed()"),
     ("synchronous_node_count", "voters_needed()"),
     ("primary_stop_timeout", "stop_timeout()"),
+    ("postgresql.use_slots", "member_slots()"),
     ("maximum_lag_on_syncnode", "voter_lag()"),
     ("namespace", "prefix()"),
     ("sqlite.path", "Store::Sqlite { path"),

@@ -32,6 +32,21 @@ fn defaults_are_ours() {
 }
 
 #[test]
+fn slots_are_done_without_only_where_one_voter_is_enough() {
+    let slots = |more: serde_json::Value| {
+        let mut config = json!({"postgresql": {"use_slots": false}});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        read(config).member_slots()
+    };
+    assert!(DynamicConfig::default().member_slots());
+    assert!(!slots(json!({})));
+    assert!(slots(json!({"synchronous_node_count": 2})));
+    assert!(!slots(json!({"synchronous_node_count": 2, "synchronous_mode": "off"})));
+    let archive = |durability| json!({"archive": {"repositories": [{"location": "/a"}], "durability": durability}});
+    assert!(slots(archive("preferred")) && !slots(archive("none")));
+}
+
+#[test]
 fn a_configuration_from_patroni_is_understood() {
     let config = read(json!({
         "ttl": 30, "loop_wait": 10, "retry_timeout": "10s", "maximum_lag_on_failover": "1MB", "maximum_lag_on_syncnode": -1,

@@ -157,7 +157,7 @@ impl Shell {
             cluster_name: self.options.scope.clone(),
             upstream: source.map(|source| Upstream {
                 source,
-                slot: self.config.postgresql.use_slots.then(|| self.options.name().slot()),
+                slot: self.config.member_slots().then(|| self.options.name().slot()),
             }),
             incarnation: self.pg.incarnation(),
             synchronous_standby_names: with_tails(&settings.synchronous_standby_names, &self.tail_names()),

@@ -146,7 +146,7 @@ impl Shell {
             .collect();
         let archives = self.config.archive.is_some() && self.pg.probe.as_ref().is_some_and(|probe| probe.archives);
         names.extend(archives.then(|| SLOT.to_owned()));
-        if let Some(reading) = self.reading.as_ref().filter(|_| self.config.postgresql.use_slots) {
+        if let Some(reading) = self.reading.as_ref().filter(|_| self.config.member_slots()) {
             let mut members: std::collections::BTreeSet<&MemberName> = reading.view.members.keys().collect();
             members.extend(reading.view.sync.iter().flat_map(|sync| &sync.value.membership));
             members.retain(|name| *name != self.options.name() && !self.upkeep.keeper.is_abandoned(name));

@@ -131,6 +131,10 @@ fn a_member_away_keeps_its_slot_for_a_while() {
     let none = DynamicConfig::from_json(&serde_json::json!({"postgresql": {"use_slots": false}})).unwrap();
     let none = wanted(13_000, &view(&[("b", 1, 500)]), &none);
     assert!(none.members.is_empty() && none.abandoned.contains("b"));
+    // With two walsenders it would be counted as two.
+    let two = serde_json::json!({"postgresql": {"use_slots": false}, "synchronous_node_count": 2});
+    let two = wanted(14_000, &view(&[("b", 1, 500)]), &DynamicConfig::from_json(&two).unwrap());
+    assert!(two.members.contains_key("b") && two.abandoned == ["a".to_owned()].into(), "{two:?}");
 }
 
 #[test]

@@ -233,7 +233,9 @@ const POSTGRESQL: &[Key] = &[
         "use_slots",
         Kind::Bool,
         "Keep a replication slot for each other member on every member, so that a primary, also a new one, retains the \
-         WAL that the others still need.",
+         WAL that the others still need. `false` does without them only where one voter's word is enough: with \
+         `synchronous_node_count` above 1, or `archive.durability`, they are kept, since PostgreSQL would count a replica \
+         twice whose broken connection lingers beside its new one.",
     )
     .default("true"),
     key(

@@ -232,6 +232,15 @@ impl DynamicConfig {
         }
     }
 
+    /// Whether members stream over slots of their own, which `postgresql.use_slots: false` does without where that is safe: a slot
+    /// has one walsender at a time. Without it, one that lingers in a broken connection counts beside the new one of the same
+    /// replica, and PostgreSQL takes a commit for flushed by two.
+    pub fn member_slots(&self) -> bool {
+        self.postgresql.use_slots
+            || self.voters_needed() > 1
+            || self.archive.as_ref().is_some_and(|archive| archive.durability != archive::Durability::None)
+    }
+
     /// Bytes that a voter may be behind, none when there is no limit.
     pub fn voter_lag(&self) -> Option<u64> {
         u64::try_from(self.maximum_lag_on_syncnode).ok()
