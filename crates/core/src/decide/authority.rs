@@ -50,7 +50,10 @@ impl Turn<'_> {
         }
         let needed = (rule.needed as usize).min(rule.voters.len());
         let Some(last) = needed.checked_sub(1) else {
-            return Some(self.obs.now + self.policy.ttl);
+            // Nobody can take over from a rule of nobody, unless whoever holds what the rules before it asked for may: then none
+            // of them has to stop standing by us first. The record of one that is only sent yet may say that.
+            let is_open = *rule != sync.rule || sync.asks_those_before();
+            return (!is_open).then_some(self.obs.now + self.policy.ttl);
         };
         let support = self.obs.support.iter();
         let mut heard: Vec<Millis> = support
