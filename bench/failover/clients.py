@@ -91,8 +91,9 @@ class Pgbench:
                 raise RuntimeError(f"pgbench could not make its tables: {done.stderr.strip()}")
             time.sleep(1)
 
-    def start(self, clients: int, seconds: int, output=subprocess.DEVNULL) -> subprocess.Popen:
-        how = ["-n", "-b", "simple-update", "-c", str(clients), "-j", "2", "-T", str(seconds)]
+    def start(self, clients: int, seconds: int, output=subprocess.DEVNULL, rate: int | None = None) -> subprocess.Popen:
+        """`rate`: transactions a second of all together; none: as many as they can."""
+        how = ["-n", "-b", "simple-update", "-c", str(clients), "-j", "2", "-T", str(seconds), *(["-R", str(rate)] if rate else [])]
         return subprocess.Popen([self.program, *how, self.dsn], stdout=output, stderr=output, text=True)
 
 
@@ -125,9 +126,9 @@ class Load:
 class Sessions:
     """So many pgbench clients over a fault, and how many of them saw an error: one ends at its first."""
 
-    def __init__(self, pgbench: Pgbench, clients: int, seconds: int):
+    def __init__(self, pgbench: Pgbench, clients: int, seconds: int, rate: int | None = None):
         self.output = tempfile.TemporaryFile("w+")
-        self.process = pgbench.start(clients, seconds, self.output)
+        self.process = pgbench.start(clients, seconds, self.output, rate)
         self.clients, self.deadline = clients, time.monotonic() + seconds + 30
 
     def finish(self) -> dict:

@@ -187,20 +187,20 @@ class Switchover(Fault):
         self.contender.switchover(self.leader, candidate)
 
 
-class BusySwitchover(Switchover):
+class SessionsSwitchover(Switchover):
     """With 50 pgbench sessions at work beside the ledger. Each ends at its first error, so that errors are counted."""
 
-    name = "switchover, 50 busy"
+    name = "switchover, 50 sessions"
     sessions = 50
     seconds = 25
-    # The ledger waits for its turn among them.
-    steady = 1.0
+    # Transactions a second of all together; none: as many as they can.
+    rate: int | None = 200
     busy = None
 
     def prepare(self) -> None:
         pgbench = Pgbench(self.contender.bins, self.contender.dsn())
         pgbench.fill()
-        self.busy = Sessions(pgbench, self.sessions, self.seconds)
+        self.busy = Sessions(pgbench, self.sessions, self.seconds, self.rate)
         time.sleep(3.0)
 
     def finish(self, leader: str) -> dict:
@@ -209,6 +209,15 @@ class BusySwitchover(Switchover):
     def end(self) -> None:
         if self.busy:
             self.busy.process.kill()
+
+
+class BusySwitchover(SessionsSwitchover):
+    """As many transactions as two cores can do."""
+
+    name = "switchover, 50 busy"
+    rate = None
+    # The ledger waits for its turn among them.
+    steady = 1.0
 
 
 FAULTS: dict[str, type[Fault]] = {
@@ -223,5 +232,6 @@ FAULTS: dict[str, type[Fault]] = {
     "store-frozen": StoreFrozen,
     "volume": VolumeFrozen,
     "switchover": Switchover,
+    "switchover-sessions": SessionsSwitchover,
     "switchover-busy": BusySwitchover,
 }

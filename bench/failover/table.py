@@ -36,6 +36,7 @@ ROWS = (
     Row("store", "store down for 60 s", clean=True, stays=True, runs=(3, 1), settings=("default",)),
     Row("switchover", "planned switchover, plain sessions", 0.3),
     Row("switchover", "planned switchover, PgBouncer in front", 0.2, pooler=True, settings=("default",)),
+    Row("switchover-sessions", "the same, 50 pgbench sessions (200 transactions a second)", 0.2, clean=True, pooler=True, settings=("default",)),
     Row("switchover-busy", "the same, 50 pgbench sessions (both cores busy)", 0.4, clean=True, pooler=True, saturates=True, settings=("default",)),
     Row("volume", "data volume frozen", 5.0, runs=(5, 1), settings=("default",)),
 )
