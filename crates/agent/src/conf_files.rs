@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use matriarch_postgres::conf::{self, Settings};
 use matriarch_postgres::hba::{self, Rules};
 use matriarch_postgres::sql::{ConfigurationError, PendingRestart};
-use matriarch_postgres::{ControlData, Instance, Sql, check, control};
+use matriarch_postgres::{ControlData, Instance, Sql, check, control, foreign};
 
 /// One data directory's files.
 pub struct ConfFiles {
@@ -80,6 +80,7 @@ impl ConfFiles {
                 tracing::warn!("{name} was set by ALTER SYSTEM and is ours to set: removed from postgresql.auto.conf");
             }
             conf::write(&instance, &effective)?;
+            foreign::restore(&instance)?;
             if !refused || !hba::exists(&instance) {
                 hba::write(&instance, &rules)?;
             }

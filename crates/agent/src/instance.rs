@@ -11,7 +11,7 @@ use matriarch_core::{Incarnation, MemberName};
 use matriarch_dcs::boot_clock_ms;
 use matriarch_postgres::clone::CloneProgress;
 use matriarch_postgres::sql::PendingRestart;
-use matriarch_postgres::{ControlData, Instance, Postmaster, Probe, Sql, postmaster, process};
+use matriarch_postgres::{ControlData, Instance, Postmaster, Probe, Sql, foreign, postmaster, process};
 use rustix::process::Signal;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
@@ -147,6 +147,9 @@ impl Pg {
             }
             Some(found) => {
                 tracing::info!("PostgreSQL already runs (pid {}): taking it over", found.pid());
+                if foreign::is_running(&self.instance) {
+                    self.come_in(&found);
+                }
                 self.unseen = true;
                 self.running(Arc::new(found));
             }
@@ -158,6 +161,21 @@ impl Pg {
             }
         }
         Ok(())
+    }
+
+    /// Another program has started it: its rules may not let us in.
+    fn come_in(&self, found: &Postmaster) {
+        match foreign::let_us_in(&self.instance) {
+            Ok(changed) => {
+                tracing::info!(
+                    "another program has started it: it goes on with that program's settings until it is restarted"
+                );
+                if changed && let Err(error) = found.signal(Signal::HUP) {
+                    tracing::error!("PostgreSQL could not be told to load the rules for our users: {error}");
+                }
+            }
+            Err(error) => tracing::error!("PostgreSQL may not let us in: {error}"),
+        }
     }
 
     fn running(&mut self, postmaster: Arc<Postmaster>) {

@@ -18,6 +18,8 @@ use serde::de::DeserializeOwned;
 use crate::chores::Chore;
 use crate::in_place::{self, InPlace};
 
+const MEMBERS: &str = "members/";
+
 /// Beside the leader's position in `status`, as in Patroni.
 pub const SLOTS: &str = "slots";
 
@@ -66,9 +68,12 @@ pub fn read(snapshot: &Snapshot, lease: Option<LeaseId>, now: jiff::Timestamp) -
         let name = note(garbled, key::LEADER, entry.value.parse::<MemberName>())?;
         Some(LeaderKey { name, revision: entry.revision, held: lease.is_some() && entry.lease == lease })
     });
-    view.sync = json::<SyncRecord>(snapshot, key::SYNC, garbled);
-    view.members =
-        keyed::<MemberRecord>(snapshot, "members/", garbled).into_iter().map(|(k, v)| (k, v.value)).collect();
+    if let Some(entry) = snapshot.get(key::SYNC).filter(|entry| is_of_others(&entry.value)) {
+        view.sync_of_others = Some(entry.revision);
+    } else {
+        view.sync = json::<SyncRecord>(snapshot, key::SYNC, garbled);
+    }
+    (view.members, view.strangers) = members(snapshot, garbled);
     view.pledges = keyed::<Pledge>(snapshot, "pledges/", garbled);
     view.routers = under::<String, RouterRecord>(snapshot, key::ROUTERS, garbled)
         .into_iter()
@@ -102,6 +107,40 @@ pub fn read(snapshot: &Snapshot, lease: Option<LeaseId>, now: jiff::Timestamp) -
     reading.config = snapshot.get(key::CONFIG).map(|entry| versioned(entry, entry.value.clone()));
     reading.view.config_revision = reading.config.as_ref().map(|config| config.revision);
     reading
+}
+
+/// What the version of a member of ours has in it.
+pub const OURS: &str = "+matriarch.";
+
+/// The members, and those of another program whose names or records have words that ours never have (`promoted`), each with its version.
+fn members(
+    snapshot: &Snapshot,
+    garbled: &mut Vec<String>,
+) -> (BTreeMap<MemberName, MemberRecord>, BTreeMap<String, String>) {
+    let (mut members, mut strangers) = (BTreeMap::new(), BTreeMap::new());
+    for (key, entry) in snapshot.entries.range(MEMBERS.to_owned()..) {
+        let Some(name) = key.strip_prefix(MEMBERS) else { break };
+        let record = serde_json::from_str::<MemberRecord>(&entry.value);
+        match (name.parse::<MemberName>(), record) {
+            (Ok(name), Ok(record)) => drop(members.insert(name, record)),
+            (parsed, record) => match version_of_another(&entry.value) {
+                Some(version) => drop(strangers.insert(name.to_owned(), version)),
+                None => drop(note(garbled, key, parsed).and_then(|_| note(garbled, key, record))),
+            },
+        }
+    }
+    (members, strangers)
+}
+
+fn version_of_another(record: &str) -> Option<String> {
+    let record: serde_json::Value = serde_json::from_str(record).ok()?;
+    record["version"].as_str().filter(|version| !version.contains(OURS)).map(str::to_owned)
+}
+
+/// `sync` as Patroni keeps it knows of no epoch.
+fn is_of_others(sync: &str) -> bool {
+    let has = |sync: serde_json::Value| (sync.get("sync_standby").is_some(), sync.get("epoch").is_some());
+    serde_json::from_str(sync).is_ok_and(|sync| has(sync) == (true, false))
 }
 
 fn versioned<T>(entry: &Entry, value: T) -> Versioned<T> {

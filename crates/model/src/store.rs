@@ -36,6 +36,8 @@ impl Scene<'_> {
                 .sync
                 .as_ref()
                 .map(|sync| Versioned { revision: sync.revision, value: sync.value.as_ref().clone() }),
+            sync_of_others: None,
+            strangers: Default::default(),
             members: self.state.ids().map(|id| (member_name(id), self.member_record(id))).collect(),
             pledges: self
                 .state

@@ -18,7 +18,7 @@ const REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 /// # Errors
 /// When the socket refuses or closes the connection.
 pub async fn greet(instance: &Instance) -> io::Result<()> {
-    let mut stream = UnixStream::connect(instance.socket_path()).await?;
+    let mut stream = UnixStream::connect(instance.reached_in().join(instance.socket_name())).await?;
     stream.write_all(&REQUEST).await?;
     stream.read_u8().await.map(drop)
 }

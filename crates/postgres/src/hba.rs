@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use crate::blocking;
 use crate::files::FileError;
+use crate::foreign;
 use crate::instance::Instance;
 use crate::sql::{ConfigurationError, Sql, SqlError};
 
@@ -39,23 +40,10 @@ pub fn render(instance: &Instance, rules: &Rules, own_file: &str) -> String {
         "# Written by Matriarch and replaced without asking. Add rules to postgresql.pg_hba in the cluster\n\
          # configuration, or to pg_hba.conf in this directory.\n",
     );
-    let host = if rules.require_tls { "hostssl" } else { "host" };
-    let [superuser, replication, rewind] =
-        [&instance.superuser, &instance.replication, &instance.rewind].map(|user| quote(&user.username));
-    text.push_str(&format!("local all {superuser} scram-sha-256\n"));
-    text.push_str(&format!("local replication {replication} scram-sha-256\n"));
-    text.push_str(&format!("{host} replication {replication} all scram-sha-256\n"));
-    text.push_str(&format!("{host} postgres {rewind} all scram-sha-256\n"));
-    if instance.binaries.version().major >= 17 && replication != rewind {
-        // Replicas copy logical slots through an ordinary connection.
-        text.push_str(&format!("{host} postgres {replication} all scram-sha-256\n"));
-    }
-    let pooler = instance.pooler.as_ref().map(|user| quote(&user.username));
-    if let Some(pooler) = &pooler {
-        text.push_str(&format!("local postgres {pooler} scram-sha-256\n{host} postgres {pooler} all scram-sha-256\n"));
-    }
+    text.push_str(&for_our_users(instance, if rules.require_tls { "hostssl" } else { "host" }));
     if rules.require_tls {
-        let pooler = pooler.map(|name| format!(",{name}")).unwrap_or_default();
+        let [replication, rewind] = [&instance.replication, &instance.rewind].map(|user| quote(&user.username));
+        let pooler = instance.pooler.as_ref().map(|user| format!(",{}", quote(&user.username))).unwrap_or_default();
         // Whatever the rules below say, our own roles never come in the clear.
         text.push_str(&format!("host all,replication {replication},{rewind}{pooler} all reject\n"));
     }
@@ -70,6 +58,26 @@ pub fn render(instance: &Instance, rules: &Rules, own_file: &str) -> String {
     section("From pg_hba.conf:", &mut effective_lines(own_file));
     if rules.lines.is_empty() {
         section("Default:", &mut ["local all all scram-sha-256", "host all all all scram-sha-256"].into_iter());
+    }
+    text
+}
+
+/// The rules for our own users; over TCP in lines of this type.
+pub(crate) fn for_our_users(instance: &Instance, host: &str) -> String {
+    let [superuser, replication, rewind] =
+        [&instance.superuser, &instance.replication, &instance.rewind].map(|user| quote(&user.username));
+    let mut text = format!(
+        "local all {superuser} scram-sha-256\n\
+         local replication {replication} scram-sha-256\n\
+         {host} replication {replication} all scram-sha-256\n\
+         {host} postgres {rewind} all scram-sha-256\n"
+    );
+    if instance.binaries.version().major >= 17 && replication != rewind {
+        // Replicas copy logical slots through an ordinary connection.
+        text.push_str(&format!("{host} postgres {replication} all scram-sha-256\n"));
+    }
+    if let Some(pooler) = instance.pooler.as_ref().map(|user| quote(&user.username)) {
+        text.push_str(&format!("local postgres {pooler} scram-sha-256\n{host} postgres {pooler} all scram-sha-256\n"));
     }
     text
 }
@@ -209,7 +217,7 @@ fn read(instance: &Instance, name: &str) -> Result<Vec<u8>, FileError> {
 fn own_file(instance: &Instance, name: &str) -> Result<String, FileError> {
     let path = instance.data(name);
     match fs::read(&path) {
-        Ok(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
+        Ok(text) => Ok(foreign::without_ours(&String::from_utf8_lossy(&text)).to_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(FileError::new("read", &path, error)),
     }
@@ -229,9 +237,10 @@ pub fn has_unsafe_local_rules<'a>(lines: impl IntoIterator<Item = &'a str>) -> b
     })
 }
 
-/// As [`has_unsafe_local_rules`], for the file as it is now; true when it cannot be read.
+/// As [`has_unsafe_local_rules`], for the file as it is now; true when it cannot be read, and while a server runs by other rules.
 pub fn is_unsafe_now(instance: &Instance) -> bool {
-    fs::read_to_string(instance.data(FILE)).map_or(true, |text| has_unsafe_local_rules(text.lines()))
+    let unsafe_file = fs::read_to_string(instance.data(FILE)).map_or(true, |text| has_unsafe_local_rules(text.lines()));
+    unsafe_file || foreign::is_in_force(instance)
 }
 
 /// Splits a rule as PostgreSQL does: at white space, except in double quotes and after a comma.

@@ -8,6 +8,7 @@ use matriarch_core::MemberName;
 use crate::binaries::Binaries;
 use crate::files::{self, FileError};
 use crate::owner::Owner;
+use crate::postmaster;
 
 /// A PostgreSQL user and its password. `Debug` hides the password.
 #[derive(Clone, PartialEq, Eq)]
@@ -76,9 +77,19 @@ pub enum RunDirError {
 }
 
 impl Instance {
-    /// The Unix socket that clients connect to.
+    /// The Unix socket that clients connect to, of a server that we have started.
     pub fn socket_path(&self) -> PathBuf {
-        self.run_dir.join(format!(".s.PGSQL.{}", self.port))
+        self.run_dir.join(self.socket_name())
+    }
+
+    /// Where the socket of the running server is: in [`Instance::run_dir`], unless another program has started that server.
+    pub fn reached_in(&self) -> PathBuf {
+        let elsewhere = postmaster::socket_dir(&self.data_dir).filter(|dir| *dir != self.run_dir);
+        elsewhere.filter(|dir| dir.join(self.socket_name()).exists()).unwrap_or_else(|| self.run_dir.clone())
+    }
+
+    pub(crate) fn socket_name(&self) -> String {
+        format!(".s.PGSQL.{}", self.port)
     }
 
     /// The password file that `primary_conninfo` names.

@@ -1,7 +1,7 @@
 //! One local PostgreSQL instance, majors 13 to 18: its files, its processes and its SQL.
 //!
 //! Owns: the data directory from nothing to running ([`bootstrap`], [`restored`], [`clone`], [`rewind`], [`control`],
-//! [`incarnation`]), the files we add to it ([`conf`], [`hba`], tried out by [`check`]), the postmaster and every process under it
+//! [`incarnation`]), the files we add to it ([`conf`], [`hba`], tried out by [`check`]), a server that another program has started ([`foreign`]), the postmaster and every process under it
 //! ([`postmaster`], [`process`], [`stop`]), a server for a recovery alone ([`scratch`]), dumps by its programs ([`dump`]), the server's log ([`server_log`]), the volumes below ([`volumes`]), one superuser connection
 //! ([`sql`]), and streams of its WAL ([`replication`]).
 //! Must not: decide anything (the agent does), talk to the store, or reimplement what PostgreSQL's own tools do.
@@ -18,6 +18,7 @@ pub mod conninfo;
 pub mod control;
 pub mod dump;
 pub mod files;
+pub mod foreign;
 pub mod greeting;
 pub mod hba;
 pub mod history;

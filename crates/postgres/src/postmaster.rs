@@ -350,8 +350,16 @@ fn drain(mut guard: tokio::io::unix::AsyncFdReadyGuard<'_, OwnedFd>) {
     guard.clear_ready();
 }
 
+/// Where the server of this directory has its socket, says `postmaster.pid`; none when there is none.
+pub fn socket_dir(data_dir: &Path) -> Option<PathBuf> {
+    let dir = PidFile::read(data_dir)?.socket_dir.filter(|dir| !dir.is_empty())?;
+    // It may be relative to the directory that the server works in.
+    Some(data_dir.join(dir))
+}
+
 struct PidFile {
     pid: u32,
+    socket_dir: Option<String>,
     status: Option<ServerStatus>,
 }
 
@@ -364,13 +372,14 @@ impl PidFile {
         let mut lines = text.lines();
         // A single-user server writes its number with a minus.
         let pid = lines.next()?.trim().parse().ok()?;
-        let status = match lines.nth(6).map(str::trim) {
+        let socket_dir = lines.nth(3).map(|dir| dir.trim().to_owned());
+        let status = match lines.nth(2).map(str::trim) {
             Some("ready") => Some(ServerStatus::Ready),
             Some("stopping") => Some(ServerStatus::Stopping),
             Some(_) => Some(ServerStatus::Starting),
             None => None,
         };
-        Some(PidFile { pid, status })
+        Some(PidFile { pid, socket_dir, status })
     }
 }
 
@@ -384,6 +393,8 @@ mod tests {
         let of = |text: &str| PidFile::parse(text).map(|file| (file.pid, file.status));
         assert_eq!(of(&format!("{head}ready   \n")), Some((4242, Some(ServerStatus::Ready))));
         assert_eq!(of(&format!("{head}standby \n")), Some((4242, Some(ServerStatus::Starting))));
+        let socket = PidFile::parse(&format!("{head}ready   \n")).and_then(|file| file.socket_dir);
+        assert_eq!(socket.as_deref(), Some("/run/x"));
         assert_eq!(of("4242\n/data\n"), Some((4242, None)));
         assert_eq!(of("-4242\n/data\n"), None);
         assert_eq!(of(""), None);

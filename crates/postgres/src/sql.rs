@@ -128,13 +128,13 @@ impl Sql {
 
     /// As [`Sql::connect`], to another database: logical slots can be made only there.
     pub async fn connect_to(instance: &Instance, database: &str) -> Result<Sql, SqlError> {
-        let mut config = Config::new();
-        config.host_path(&instance.run_dir).port(instance.port).dbname(database);
+        let (dir, mut config) = (instance.reached_in(), Config::new());
+        config.host_path(&dir).port(instance.port).dbname(database);
         config.user(&instance.superuser.username).password(&instance.superuser.password);
         config.application_name("matriarch").connect_timeout(QUICK);
         let later = if instance.binaries.version().major >= 14 { " -c idle_session_timeout=0" } else { "" };
         config.options(format!("{OPTIONS}{later}"));
-        let socket = instance.socket_path();
+        let socket = dir.join(instance.socket_name());
         match tokio::time::timeout(QUICK, Self::open(config, socket.clone())).await {
             Ok(opened) => opened,
             Err(_) => Err(SqlError::Timeout { what: "accept a connection", limit: QUICK }),
@@ -143,10 +143,10 @@ impl Sql {
 
     /// Whether PostgreSQL does not take this user's password; false when something else keeps it from telling.
     pub async fn refuses_password(instance: &Instance, user: &Credentials) -> bool {
-        let mut config = Config::new();
-        config.host_path(&instance.run_dir).port(instance.port).dbname("postgres");
+        let (dir, mut config) = (instance.reached_in(), Config::new());
+        config.host_path(&dir).port(instance.port).dbname("postgres");
         config.user(&user.username).password(&user.password).application_name("matriarch").connect_timeout(QUICK);
-        let tried = tokio::time::timeout(QUICK, dial(&config, &instance.socket_path())).await;
+        let tried = tokio::time::timeout(QUICK, dial(&config, &dir.join(instance.socket_name()))).await;
         let Ok(Ok((_client, driver, _link))) = tried else {
             return matches!(tried, Ok(Err(SqlError::WrongPassword { .. })));
         };

@@ -224,6 +224,8 @@ impl Store {
                 Some(LeaderKey { name: entry.value.parse().ok()?, revision: entry.revision, held: false })
             }),
             sync: self.record(key::SYNC),
+            sync_of_others: None,
+            strangers: BTreeMap::new(),
             members: self.under("members/").into_iter().map(|(name, record)| (name, record.value)).collect(),
             pledges: self.under("pledges/"),
             failover_due: failover.is_some(),

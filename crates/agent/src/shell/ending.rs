@@ -40,7 +40,7 @@ impl Shell {
 
     pub(super) fn finished(&self) -> bool {
         self.stopping
-            && self.pg.server == Server::Stopped
+            && (self.pg.server == Server::Stopped || self.is_guest())
             && self.pg.busy().is_none()
             && self.storage.committing.is_none()
             && !(self.leads() && self.storage.leader.is_some_and(|held| held.until > boot_clock_ms()))

@@ -329,9 +329,9 @@ impl Shell {
             self.last_why = decision.why.code;
             tracing::info!(why = decision.why.code, "{}", decision.why.text);
         }
-        self.problem = self
-            .is_elsewhere()
-            .or_else(|| decision.problem.clone())
+        self.problem = decision
+            .problem
+            .clone()
             .or_else(|| self.storage.trouble())
             .or_else(|| self.shared.store_error().map(|error| format!("the store cannot be read: {error}")))
             .or_else(|| self.lasting.problem().map(ToOwned::to_owned))

@@ -8,7 +8,7 @@ use super::{Shell, strangers};
 
 impl Shell {
     pub(super) fn observe(&self, now: Millis) -> Observation {
-        let view = self.reading.as_ref().map(|reading| strangers::without(reading.view.clone()));
+        let view = self.reading.as_ref().map(|reading| strangers::set_apart(reading.view.clone()));
         let alive: BTreeSet<_> = view.iter().flat_map(|view| view.members.keys().cloned()).collect();
         let mut store = view;
         if let Some(view) = &mut store {

@@ -36,7 +36,7 @@ impl Shell {
         (plain.xlog_location, plain.receive_lsn, plain.replay_lsn) = (None, None, None);
         let moved = record.xlog_location != self.published.position && now >= self.published.at + POSITION_INTERVAL;
         self.published.begun |= self.knows_itself();
-        if self.published.begun && (self.published.member.as_ref() != Some(&plain) || moved) {
+        if self.published.begun && !self.has_namesake() && (self.published.member.as_ref() != Some(&plain) || moved) {
             let text = serde_json::to_string(&record).expect("records have string keys and finite numbers only");
             if self.storage.put_member(key::member(self.options.name()), text) {
                 self.published.position = record.xlog_location;

@@ -89,7 +89,7 @@ impl Shell {
         let leader = self.leader_name().and_then(|name| self.reading.as_ref()?.view.members.get(name));
         MemberDetail {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            leader: self.leads(),
+            leader: self.leads() || self.stands_in(),
             store_reachable: self.shared.store_error().is_none(),
             epoch: record.epoch,
             incarnation: record.incarnation.as_ref().map(ToString::to_string),

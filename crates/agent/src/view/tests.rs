@@ -78,3 +78,27 @@ async fn garbage_is_named_and_does_not_hide_the_rest() {
     assert_eq!((found.view.initialize.unwrap().value.as_str(), found.view.optime), ("1", Lsn(5)));
     assert!(found.slots.is_empty());
 }
+
+/// What Patroni leaves behind is no record of ours, and no error either.
+#[tokio::test]
+async fn records_of_another_program_are_told_from_ours() {
+    let store = MemoryStore::new();
+    let member = |role: &str, version: &str| {
+        json!({"conn_url": "postgres://h:1/postgres", "api_url": "http://h:2/patroni", "state": "running", "role": role, "version": version})
+            .to_string()
+    };
+    let txn = Txn::new()
+        .put("sync", json!({"leader": "a", "sync_standby": null, "quorum": 0}).to_string())
+        .put("failover", "{}")
+        .put("members/a", member("replica", "4.1.5+matriarch.0.1.0"))
+        .put("members/b", member("promoted", "4.1.5"))
+        .put("members/c d", member("replica", "4.1.5"))
+        .put("members/e", member("promoted", "4.1.5+matriarch.0.1.0"));
+    store.commit(txn).await.unwrap();
+    let reading = reading(&store, None).await;
+    let view = &reading.view;
+    assert!(view.sync.is_none() && view.sync_of_others == Some(view.revision), "{view:?}");
+    assert_eq!(view.members.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(view.strangers.keys().collect::<Vec<_>>(), ["b", "c d"]);
+    assert!(reading.garbled.len() == 1 && reading.garbled[0].contains("members/e"), "{:?}", reading.garbled);
+}

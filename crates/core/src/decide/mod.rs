@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! who leads, says the store?
+//!   another program   -> adopt       (wait until it is gone, found over its records)
 //!   nobody ever       -> bootstrap   (claim, initdb, found)
 //!   I                 -> lead        (lease, rule, switchover, crash)
 //!   another           -> follow      (start, stream, rewind, clone)
@@ -10,6 +11,7 @@
 //! ```
 
 mod action;
+mod adopt;
 mod ailing;
 mod authority;
 mod ballot;

@@ -101,8 +101,12 @@ pub struct ClusterView {
     pub leader: Option<LeaderKey>,
     /// `sync`.
     pub sync: Option<Versioned<SyncRecord>>,
+    /// Revision of `sync` as another program keeps it: no record of ours.
+    pub sync_of_others: Option<u64>,
     /// `members/*`.
     pub members: BTreeMap<MemberName, MemberRecord>,
+    /// Members that another program runs, each with its version; none of them is in `members`.
+    pub strangers: BTreeMap<String, String>,
     /// `pledges/*`.
     pub pledges: BTreeMap<MemberName, Versioned<Pledge>>,
     /// `failover`; `due` is false while its time has not come.

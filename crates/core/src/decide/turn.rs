@@ -74,6 +74,9 @@ impl<'a> Turn<'a> {
         if let Some(why) = self.store_went_back(view) {
             return why;
         }
+        if let Some(why) = self.run_by_others(view) {
+            return why;
+        }
         let Some(initialize) = &view.initialize else {
             return self.nothing_initialized(view);
         };
@@ -84,7 +87,7 @@ impl<'a> Turn<'a> {
             return why;
         }
         let Some(sync) = &view.sync else {
-            return self.trouble("no_sync_record", "the store knows the cluster but not its epoch ('sync' is missing)");
+            return self.adopt(view, initialize);
         };
         self.memory.announced.take_if(|announced| announced.revision != sync.revision);
         self.recall_pledges(view, &sync.value);

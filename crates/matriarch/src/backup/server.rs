@@ -182,7 +182,11 @@ impl Side {
 pub fn session(local: &LocalConfig) -> anyhow::Result<Config> {
     let (postgresql, superuser) = (&local.postgresql, &local.postgresql.authentication.superuser);
     let mut config = Config::new();
-    config.host_path(std::path::absolute(postgresql.run_dir())?).port(postgresql.listen.port);
+    let data_dir = std::path::absolute(&postgresql.data_dir)?;
+    let elsewhere = matriarch_postgres::postmaster::socket_dir(&data_dir);
+    config
+        .host_path(elsewhere.map_or_else(|| std::path::absolute(postgresql.run_dir()), Ok)?)
+        .port(postgresql.listen.port);
     config.user(&superuser.username).dbname("postgres");
     if let Some(password) = &superuser.password {
         config.password(password.reveal());

@@ -13,6 +13,7 @@ mod drills;
 mod etcd;
 mod faults;
 mod foreign;
+mod from_patroni;
 mod in_place;
 mod majors;
 mod noticing;

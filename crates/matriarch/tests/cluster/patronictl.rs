@@ -136,7 +136,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Installed by `scripts/install-deps --test`.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let caches = [
         std::env::var_os("MATRIARCH_CACHE").map(PathBuf::from),

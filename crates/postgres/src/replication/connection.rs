@@ -56,7 +56,7 @@ impl Target {
 
     /// The instance on this host through its socket, as its replication user.
     pub fn local(instance: &Instance, application_name: impl Into<String>) -> Target {
-        let source = Source::new(instance.run_dir.to_string_lossy(), instance.port);
+        let source = Source::new(instance.reached_in().to_string_lossy(), instance.port);
         Target::new(source, instance.replication.clone(), application_name)
     }
 
