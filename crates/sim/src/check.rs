@@ -18,14 +18,14 @@ const WAKING: Millis = 100;
 
 /// One acknowledged commit.
 #[derive(Clone, Copy, Debug)]
-struct Acknowledged {
-    uid: u64,
-    index: usize,
+pub(crate) struct Acknowledged {
+    pub(crate) uid: u64,
+    pub(crate) index: usize,
     node: NodeId,
     epoch: u64,
     at: Millis,
     /// Nothing that the design covers may lose it.
-    covered: bool,
+    pub(crate) covered: bool,
 }
 
 /// What has been seen so far.
@@ -35,13 +35,15 @@ pub struct Checker {
     pub violation: Option<String>,
     /// How many commits were acknowledged.
     pub acknowledged: u64,
-    ledger: Vec<Acknowledged>,
+    pub(crate) ledger: Vec<Acknowledged>,
     /// The newest `sync` record.
     sync: Option<SyncRecord>,
     /// Epochs whose newest rule is the empty one.
-    asynchronous: BTreeSet<u64>,
+    pub(crate) asynchronous: BTreeSet<u64>,
     /// The member on which a person has accepted loss.
     pub loss_accepted_on: Option<MemberName>,
+    /// When a person last asked for another primary.
+    pub wished: Option<Millis>,
     /// What members had before it was replaced behind their backs.
     pub lost: Vec<(NodeId, Wal)>,
     /// The newest epoch whose leader runs as a primary, and who that is.
@@ -218,6 +220,7 @@ impl World {
                 self.violate(format!("serial of 'sync' went from {} to {}", before.serial, sync.serial));
             }
             self.check_voters_kept(before, &sync);
+            self.check_paused(before, &sync);
             self.check_accepted_loss(before, &sync);
             let strictly = self.setup.synchronous.needed * u32::from(self.setup.synchronous.strict);
             if before.rule.needed >= strictly && sync.rule.needed < strictly {
@@ -257,23 +260,6 @@ impl World {
         let seen = self.find(&sync.leader).and_then(|leader| self.nodes[leader].newest.as_ref());
         let age = |record: &SyncRecord| (record.epoch, record.serial);
         seen.map(age) < before.map(age)
-    }
-
-    /// Loss is accepted by a person alone, and on the member that was named; what the new leader lacks is given up then.
-    fn check_accepted_loss(&mut self, before: &SyncRecord, sync: &SyncRecord) {
-        if before.accepted_loss == sync.accepted_loss {
-            return;
-        }
-        if self.checker.loss_accepted_on.take().as_ref() != Some(&sync.leader) {
-            self.violate(format!("{} gives up acknowledged commits, and nobody has accepted that", sync.leader));
-        }
-        // Leaders of earlier epochs may go on somewhere; nothing they acknowledge is covered any more.
-        self.checker.asynchronous.extend(0..sync.epoch);
-        let Some(leader) = self.find(&sync.leader) else { return };
-        let Some(wal) = self.nodes[leader].wal() else { return };
-        for commit in &mut self.checker.ledger {
-            commit.covered &= wal.holds(commit.index, commit.uid);
-        }
     }
 
     /// A takeover does not leave all the voters that still have their data out of its rule.

@@ -48,6 +48,8 @@ pub enum AgentEvent {
     Configured,
     /// A job that it does itself has got this far.
     Work(u64),
+    /// The start of PostgreSQL that a job is about is held up no longer.
+    StartHeld(u64),
     /// A job has ended.
     JobEnd(u64, Option<JobFailure>),
     /// The store answered a change: whether it was applied, and the store after it.

@@ -4,7 +4,7 @@ use matriarch_core::decide::{Ailment, Millis};
 use matriarch_core::record::{FailoverRequest, RouterKind, RouterRecord, key};
 
 use crate::disk::Disk;
-use crate::event::Event;
+use crate::event::{AgentEvent, Event};
 use crate::mutation::Mutation;
 use crate::node::NodeId;
 use crate::store::Backup;
@@ -47,8 +47,14 @@ pub enum Fault {
     LostAnswers,
     /// Requests to the store are held up.
     DelayedRequests,
+    /// Most of them are.
+    LateStore,
     /// Flushing takes long: so many milliseconds.
     SlowDisk(NodeId, Millis),
+    /// Settings take long to be written: about so many milliseconds.
+    SlowSettings(NodeId, Millis),
+    /// PostgreSQL neither starts, held up before there is a process, nor comes to the end of a promotion.
+    HoldStarts(NodeId),
     /// Jobs fail often.
     Flaky,
     /// A person asks for another primary.
@@ -136,6 +142,7 @@ impl World {
             Fault::CutOff(node) => self.nodes[node].cut_off = true,
             Fault::LostAnswers => self.lost_answers = 30,
             Fault::DelayedRequests => self.delayed_requests = 30,
+            Fault::LateStore => self.delayed_requests = 80,
             Fault::SlowDisk(node, time) => self.nodes[node].slow_disk = Some(time),
             Fault::StallDisk(node) => {
                 self.ail(node, Ailment::Stalled { since: self.clock(node), place: DATA.to_owned() })
@@ -144,6 +151,8 @@ impl World {
             Fault::StopReplay(node) => self.ail(node, Ailment::ReplayStill { since: self.clock(node) }),
             Fault::FailDisk(node) => self.nodes[node].failing = true,
             Fault::HangPostmaster(node) => self.ail(node, Ailment::Deaf { since: self.clock(node) }),
+            Fault::SlowSettings(node, time) => self.nodes[node].slow_settings = Some(time),
+            Fault::HoldStarts(node) => self.nodes[node].holds_starts = true,
             Fault::Flaky => self.setup.flaky = 40,
             Fault::Switchover(candidate) => self.ask_for_switchover(candidate),
             Fault::AcceptLoss(node) => self.accept_loss(node),
@@ -198,7 +207,7 @@ impl World {
                 self.store_reachable_again();
             }
             Fault::LostAnswers => self.lost_answers = 0,
-            Fault::DelayedRequests => self.delayed_requests = 0,
+            Fault::DelayedRequests | Fault::LateStore => self.delayed_requests = 0,
             Fault::SlowDisk(node, _) => self.nodes[node].slow_disk = None,
             Fault::StallDisk(node) | Fault::FillDisk(node) | Fault::HangPostmaster(node) => {
                 self.nodes[node].ailment = None;
@@ -206,6 +215,13 @@ impl World {
             }
             Fault::StopReplay(node) => self.replay_again(node),
             Fault::FailDisk(node) => self.nodes[node].failing = false,
+            Fault::SlowSettings(node, _) => self.nodes[node].slow_settings = None,
+            Fault::HoldStarts(node) => {
+                self.nodes[node].holds_starts = false;
+                if let Some(job) = self.nodes[node].held_start {
+                    self.agent_after(node, 0, AgentEvent::StartHeld(job));
+                }
+            }
             Fault::Flaky => self.setup.flaky = 0,
             Fault::Cut(a, b) => {
                 self.cuts.remove(&(a.min(b), a.max(b)));
@@ -264,6 +280,7 @@ impl World {
         this.frozen = false;
         this.deferred.clear();
         this.deadline = None;
+        this.fired = false;
     }
 
     pub(crate) fn power_on(&mut self, node: NodeId) {
@@ -314,6 +331,7 @@ impl World {
     }
 
     fn ask_for_switchover(&mut self, candidate: Option<NodeId>) {
+        self.checker.wished = Some(self.now);
         let member = candidate.map(|node| self.nodes[node].name.clone());
         let leader = self.store.view().cluster.leader.as_ref().map(|leader| leader.name.clone());
         let request = FailoverRequest { leader, member, ..FailoverRequest::default() };
@@ -323,6 +341,7 @@ impl World {
     }
 
     fn accept_loss(&mut self, node: NodeId) {
+        self.checker.wished = Some(self.now);
         let member = Some(self.nodes[node].name.clone());
         self.checker.loss_accepted_on = member.clone();
         let request = FailoverRequest { member, accept_data_loss: true, ..FailoverRequest::default() };

@@ -4,6 +4,7 @@ use matriarch_core::decide::{Job, JobFailure};
 
 use crate::disk::{Dir, Disk};
 use crate::event::{AgentEvent, PgEvent};
+use crate::mutation::Mutation;
 use crate::node::NodeId;
 use crate::server::Process;
 use crate::wal::Wal;
@@ -15,6 +16,7 @@ impl World {
         self.note(|| format!("{node}: {job:?} begins"));
         self.nodes[node].agent.job = Some((id, job.clone()));
         self.nodes[node].agent.work_done = false;
+        self.nodes[node].held_start = None;
         if self.chance(self.setup.flaky) && !matches!(job, Job::StopImmediate | Job::StopFast) {
             let delay = self.random(10, 500);
             let failure = JobFailure { message: format!("{job:?} did not work this time"), hopeless: self.chance(20) };
@@ -29,6 +31,10 @@ impl World {
                     _ => self.random(100, 1500),
                 };
                 self.agent_after(node, delay, AgentEvent::Work(id));
+                true
+            }
+            Job::StartPrimary | Job::StartStandby if self.nodes[node].holds_starts => {
+                self.nodes[node].held_start = Some(id);
                 true
             }
             Job::StartPrimary | Job::StartStandby => match self.nodes[node].pg.process {
@@ -60,6 +66,25 @@ impl World {
         if !started {
             let failure = JobFailure { message: format!("{job:?} is not possible now"), hopeless: false };
             self.agent_after(node, 5, AgentEvent::JobEnd(id, Some(failure)));
+        }
+    }
+
+    /// What was held up before there was a process goes on. A guard that has fired looks every 20 ms, sooner than PostgreSQL
+    /// lets anybody in.
+    pub(crate) fn start_held(&mut self, node: NodeId, id: u64) {
+        let Some((_, job)) = self.nodes[node].agent.job.clone().filter(|(running, _)| *running == id) else { return };
+        self.nodes[node].held_start = None;
+        let primary = job == Job::StartPrimary;
+        let stopped = self.nodes[node].pg.process == Process::Stopped;
+        if !stopped || !self.start_postgres(node, primary) {
+            let failure = JobFailure { message: format!("{job:?} is not possible now"), hopeless: false };
+            return self.end_job(node, |running| *running == job, Some(failure));
+        }
+        self.note(|| format!("{node}: {job:?} is held up no longer"));
+        let acts = self.setup.mutation != Some(Mutation::GuardFiresOnce) && !self.mutes_guard();
+        if primary && self.nodes[node].fired && acts {
+            self.note(|| format!("{node}: the guard, which has fired, kills PostgreSQL"));
+            self.kill_postgres(node);
         }
     }
 

@@ -8,14 +8,17 @@
 
 pub mod agent;
 pub mod check;
+pub mod claim;
 pub mod client;
 pub mod clock;
+pub mod directed;
 pub mod disk;
 pub mod event;
 pub mod fault;
 pub mod health;
 pub mod heartbeat;
 pub mod jobs;
+pub mod mutate;
 pub mod mutation;
 pub mod node;
 pub mod postgres;

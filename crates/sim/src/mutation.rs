@@ -1,13 +1,6 @@
-//! Bugs put in on purpose, to prove that the simulator would notice them. They change what `decide` is shown or what
-//! it answered; `decide` itself stays as it is.
+//! Bugs put in on purpose, to prove that the simulator would notice them. What each does: [`crate::mutate`].
 
-use matriarch_core::decide::{Action, Decision, Doubt, Job, Millis, Observation, Pulse, Support, Synchronous, Zones};
-use matriarch_core::record::key;
-
-use crate::node::NodeId;
 use crate::profile::Profile;
-use crate::tamper;
-use crate::world::World;
 
 /// One bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +85,44 @@ pub enum Mutation {
     TagIgnored,
     /// A strict rule shrinks as any other.
     StrictShrinks,
+    /// A leader alone counts on nobody's taking over while it admits members.
+    NewcomersOverlooked,
+    /// Under the empty rule a member takes over that the leader had not counted as one yet.
+    OutsiderTakesOver,
+    /// An upstream that was asked for, and that PostgreSQL does not show yet, is forgotten.
+    UpstreamUnderWay,
+    /// A member that does not lead waits for nobody, should a promotion that was begun earlier still come to its end.
+    StandbyWithoutRule,
+    /// A withdrawal leaves `sync` as it is, so that nobody notices a store which goes back to before it.
+    WithdrawalUnnumbered,
+    /// Whoever writes the records of a store anew leaves the pledges in it as they are.
+    OldPledgesKept,
+    /// A person's word is enough, whatever those hold who are there.
+    LossAcceptedTooEarly,
+    /// The guard acts at its deadline, and not on what starts afterwards.
+    GuardFiresOnce,
+    /// A member tells its position before it has replayed what it has; until then PostgreSQL knows only how far it replayed.
+    PositionBeforeReplay,
+    /// A restart forgets that a member has promised not to take over.
+    PromiseForgotten,
+    /// A pledge is written whenever it lands, whatever the store says by then.
+    PledgeUncompared,
+    /// The records of a store that went back are written anew with the number they had.
+    RecreatedUnnumbered,
+    /// Whoever finds no cluster founds one, and compares nothing.
+    FoundUncompared,
+    /// Pledges are compared by their length alone, whatever timeline they are on.
+    TimelinesIgnored,
+    /// An agent that takes over the lead of an earlier process leaves `sync` as it is.
+    ReclaimWithoutRewrite,
+    /// A member takes over while the cluster is paused.
+    PauseIgnored,
+    /// The guard is let go while a start or a promotion is still under way.
+    GuardLetGo,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 40] = [
+pub const MUTATIONS: [Mutation; 57] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -136,6 +163,23 @@ pub const MUTATIONS: [Mutation; 40] = [
     Mutation::PledgesUncompared,
     Mutation::TagIgnored,
     Mutation::StrictShrinks,
+    Mutation::NewcomersOverlooked,
+    Mutation::OutsiderTakesOver,
+    Mutation::UpstreamUnderWay,
+    Mutation::StandbyWithoutRule,
+    Mutation::WithdrawalUnnumbered,
+    Mutation::OldPledgesKept,
+    Mutation::LossAcceptedTooEarly,
+    Mutation::GuardFiresOnce,
+    Mutation::PositionBeforeReplay,
+    Mutation::PromiseForgotten,
+    Mutation::PledgeUncompared,
+    Mutation::RecreatedUnnumbered,
+    Mutation::FoundUncompared,
+    Mutation::TimelinesIgnored,
+    Mutation::ReclaimWithoutRewrite,
+    Mutation::PauseIgnored,
+    Mutation::GuardLetGo,
 ];
 
 impl Mutation {
@@ -149,7 +193,8 @@ impl Mutation {
             | Mutation::SuspectsWithoutRule
             | Mutation::SuspicionAlone
             | Mutation::TakeoverUncompared
-            | Mutation::PledgesUncompared => Profile::Suspicion,
+            | Mutation::PledgesUncompared
+            | Mutation::PledgeUncompared => Profile::Suspicion,
             Mutation::ClockStopsAsleep | Mutation::LeaseFromAnswer => Profile::Clocks,
             Mutation::AnybodyStandsBy
             | Mutation::PledgedStandBy
@@ -157,207 +202,36 @@ impl Mutation {
             | Mutation::PromiseIgnored
             | Mutation::SilencePromises
             | Mutation::LeaseOfTwiceTheTtl
-            | Mutation::LeaseByWatch => Profile::Outage,
-            Mutation::OldStoreTrusted | Mutation::SerialIgnored | Mutation::WipedStoreFounded => Profile::StoreLoss,
+            | Mutation::LeaseByWatch
+            | Mutation::PromiseForgotten => Profile::Outage,
+            Mutation::OldStoreTrusted
+            | Mutation::SerialIgnored
+            | Mutation::WipedStoreFounded
+            | Mutation::RecreatedUnnumbered => Profile::StoreLoss,
             Mutation::FenceOneFewer
             | Mutation::PreviousRuleIgnored
             | Mutation::EnforceBeforePublish
             | Mutation::StalePledgesCount
             | Mutation::TimelineNotReserved
             | Mutation::TakeoverAsynchronous
+            | Mutation::PositionBeforeReplay
             | Mutation::ZonesIgnored => Profile::Cascade,
             Mutation::IncarnationsIgnored | Mutation::CrashCalledClean => Profile::DataLoss,
             Mutation::DeposedKeepsRunning => Profile::Freezing,
             Mutation::TagIgnored | Mutation::StrictShrinks => Profile::Overlapping,
+            Mutation::NewcomersOverlooked | Mutation::OutsiderTakesOver => Profile::Newcomers,
+            Mutation::UpstreamUnderWay => Profile::SlowSettings,
+            Mutation::StandbyWithoutRule | Mutation::GuardFiresOnce | Mutation::GuardLetGo => Profile::HeldUp,
+            Mutation::WithdrawalUnnumbered | Mutation::OldPledgesKept => Profile::OldPledges,
+            Mutation::LossAcceptedTooEarly => Profile::AcceptedLoss,
+            Mutation::FoundUncompared | Mutation::ReclaimWithoutRewrite => Profile::LateChanges,
+            Mutation::TimelinesIgnored => Profile::OldPrimaries,
+            Mutation::PauseIgnored => Profile::Paused,
             Mutation::GuardMissing => Profile::Steps,
             Mutation::PublishBeforeBarrier | Mutation::BarrierTooEarly | Mutation::ProposalForgotten => {
                 Profile::RuleChanges
             }
             Mutation::HandoverUnchecked | Mutation::PromoteBeforeRule | Mutation::LeaderOfOtherData => Profile::Storm,
         }
-    }
-}
-
-impl World {
-    /// The guard is part of the bug.
-    pub(crate) fn mutes_guard(&self) -> bool {
-        matches!(self.setup.mutation, Some(Mutation::DeposedKeepsRunning | Mutation::GuardMissing))
-    }
-
-    /// Has members configured otherwise than they were.
-    pub(crate) fn mutated(&self, synchronous: Synchronous) -> Synchronous {
-        let ignored = self.setup.mutation == Some(Mutation::ZonesIgnored);
-        let strict = synchronous.strict && self.setup.mutation != Some(Mutation::StrictShrinks);
-        Synchronous { zones: if ignored { Zones::Ignore } else { synchronous.zones }, strict, ..synchronous }
-    }
-
-    /// Has `decide` remember something else than it did.
-    pub(crate) fn mutate_memory(&mut self, node: NodeId, observation: &Observation) {
-        let own = observation.store.as_ref().and_then(|view| view.pledges.get(&self.nodes[node].name));
-        let known = own.is_some_and(|own| !own.value.withdrawn);
-        let resumes = match self.setup.mutation {
-            Some(Mutation::ResumeAfterPledge) => true,
-            // It was never heard of, so it is taken not to have been written.
-            Some(Mutation::ResumeWithoutWithdrawal) => !known,
-            _ => false,
-        };
-        let memory = &mut self.nodes[node].agent.memory;
-        if resumes {
-            memory.pledging.doubt = Doubt::Clear;
-        }
-        if self.setup.mutation == Some(Mutation::ProposalForgotten) {
-            memory.proposed = None;
-        }
-        if self.setup.mutation == Some(Mutation::BarrierTooEarly) {
-            tamper::settle_barrier(&mut self.nodes[node].agent.memory, observation);
-        }
-    }
-
-    /// Shows `decide` something else than what is.
-    pub(crate) fn mutate_observation(&self, node: NodeId, observation: &mut Observation) {
-        let Some(mutation) = self.setup.mutation else { return };
-        mutate_ears(mutation, observation, self.setup.ttl);
-        if mutation == Mutation::SilencePromises {
-            self.have_everybody_promise(node, observation);
-        }
-        let me = &self.nodes[node].name;
-        let Some(view) = &mut observation.store else { return };
-        let nobody_leads = view.leader.is_none();
-        let Some(sync) = view.sync.as_mut().map(|sync| &mut sync.value) else { return };
-        match mutation {
-            Mutation::FenceOneFewer if nobody_leads => tamper::invent_pledge(view),
-            Mutation::AnyPledger if nobody_leads => tamper::level_pledges(view, me),
-            Mutation::PledgeWhileReceiving if nobody_leads => tamper::hide_stream(&mut observation.server),
-            Mutation::PublishBeforeBarrier => {
-                let written = &self.nodes[node].settings.synchronous_standby_names;
-                tamper::show_as_proved(&mut observation.server, written);
-            }
-            Mutation::PreviousRuleIgnored => {
-                sync.previous.clear();
-                sync.established |= nobody_leads;
-            }
-            Mutation::IncarnationsIgnored if nobody_leads => tamper::ignore_incarnations(view),
-            _ => self.mutate_more(mutation, node, observation),
-        }
-    }
-
-    fn mutate_more(&self, mutation: Mutation, node: NodeId, observation: &mut Observation) {
-        let me = &self.nodes[node].name;
-        let incarnation = observation.incarnation().cloned();
-        let Some(view) = &mut observation.store else { return };
-        let nobody_leads = view.leader.is_none();
-        let i_lead = view.leader.as_ref().is_some_and(|leader| leader.name == *me);
-        let Some(sync) = view.sync.as_mut().map(|sync| &mut sync.value) else { return };
-        match mutation {
-            Mutation::ResumeAfterPledge => {
-                // It is counted by others; the member itself has forgotten it once the leader is heard again.
-                if matches!(observation.pulse, Pulse::Alive { .. }) {
-                    view.pledges.remove(me);
-                }
-            }
-            Mutation::ResumeWithoutWithdrawal => {
-                let resumed = self.nodes[node].agent.memory.pledging.doubt == Doubt::Clear;
-                if resumed && matches!(observation.pulse, Pulse::Alive { .. }) {
-                    view.pledges.remove(me);
-                }
-            }
-            Mutation::WithdrawnPledgesCount => {
-                view.pledges
-                    .iter_mut()
-                    .filter(|(name, _)| *name != me)
-                    .for_each(|(_, own)| own.value.withdrawn = false);
-            }
-            Mutation::SuspectsWithoutRule if sync.rule.is_empty() && sync.leader != *me => {
-                if matches!(observation.pulse, Pulse::Suspected { .. }) {
-                    view.leader = None;
-                }
-            }
-            Mutation::SuspicionAlone if matches!(observation.pulse, Pulse::Suspected { .. }) => {
-                let voters = sync.rule.voters.iter().filter(|(name, _)| *name != me);
-                for (name, incarnation) in voters {
-                    view.pledges.insert(name.clone(), tamper::nothing(sync.epoch, incarnation));
-                }
-            }
-            Mutation::HandoverUnchecked if !self.nodes[node].nofailover => tamper::hand_over(sync, me),
-            Mutation::PromoteBeforeRule if i_lead => {
-                tamper::show_rule_in_force(&mut observation.server, &sync.rule);
-            }
-            Mutation::StalePledgesCount if nobody_leads => tamper::refresh_pledges(view, me),
-            Mutation::LeaderOfOtherData if sync.leader == *me => {
-                if let Some(incarnation) = incarnation {
-                    sync.incarnation = incarnation;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Members that say nothing are shown to have promised not to take over.
-    fn have_everybody_promise(&self, node: NodeId, observation: &mut Observation) {
-        let until = observation.now + self.setup.ttl;
-        for other in self.nodes.iter().filter(|other| other.name != self.nodes[node].name) {
-            let Some(incarnation) = other.disk.dir().and_then(|dir| dir.incarnation.clone()) else { continue };
-            let silent = Support { incarnation, epoch: 0, heard: 0, promised_until: None };
-            let support = observation.support.entry(other.name.clone()).or_insert(silent);
-            support.promised_until = support.promised_until.max(Some(until));
-        }
-    }
-
-    /// Does something else than what was decided.
-    pub(crate) fn mutate_decision(&self, decision: &mut Decision) {
-        match self.setup.mutation {
-            Some(Mutation::TakeoverUncompared) => tamper::take_over_uncompared(decision, key::SYNC),
-            Some(Mutation::PledgesUncompared) => {
-                tamper::withdraw_unnumbered(decision);
-                for other in &self.nodes {
-                    tamper::take_over_uncompared(decision, &key::pledge(&other.name));
-                }
-            }
-            Some(Mutation::SuspectsWithoutRule) => tamper::take_over_uncompared(decision, key::LEADER),
-            Some(Mutation::FenceOneFewer | Mutation::SuspicionAlone) => tamper::drop_invented(decision),
-            Some(Mutation::DeposedKeepsRunning) => {
-                decision.actions.retain(|action| *action != Action::Run(Job::StopImmediate));
-            }
-            Some(Mutation::CrashCalledClean) => tamper::call_clean(decision),
-            Some(Mutation::EnforceBeforePublish) => tamper::enforce_unpublished(decision),
-            Some(Mutation::TakeoverAsynchronous) => tamper::take_over_asynchronous(decision),
-            // What a standby waits for is part of the bug: else the rule of the epoch before would be in force.
-            Some(Mutation::PromoteBeforeRule)
-                if ["promote", "election", "pledge", "takeover", "follow", "connecting", "leader_not", "start_"]
-                    .iter()
-                    .any(|start| decision.why.code.starts_with(start) && decision.why.code != "start_primary") =>
-            {
-                tamper::wait_for_nobody(decision);
-            }
-            Some(Mutation::PledgeWhileReceiving) => tamper::keep_stream(decision),
-            _ => {}
-        }
-    }
-}
-
-/// Changes what is heard and remembered.
-fn mutate_ears(mutation: Mutation, observation: &mut Observation, ttl: Millis) {
-    let view = observation.store.as_ref();
-    let sync = view.and_then(|view| view.sync.as_ref()).map(|sync| sync.value.clone());
-    let initialized = view.is_some_and(|view| view.initialize.is_some());
-    match (mutation, sync) {
-        (Mutation::AnybodyStandsBy, Some(sync)) => {
-            let heard = observation.support.values().map(|support| support.heard).max();
-            for (name, incarnation) in sync.rule.voters {
-                let Some(heard) = heard else { continue };
-                let support = Support { incarnation, epoch: sync.epoch, heard, promised_until: None };
-                observation.support.insert(name, support);
-            }
-        }
-        (Mutation::ExpiredLeaseIgnored, Some(sync)) if sync.rule.is_empty() => {
-            if let Some(lease) = &mut observation.lease {
-                lease.until = observation.now + ttl;
-            }
-        }
-        (Mutation::PromiseIgnored, _) => observation.promised_until = 0,
-        (Mutation::OldStoreTrusted, Some(_)) => observation.newest = None,
-        (Mutation::SerialIgnored, _) => observation.newest.iter_mut().for_each(|newest| newest.serial = 0),
-        (Mutation::WipedStoreFounded, _) if !initialized => observation.newest = None,
-        _ => {}
     }
 }

@@ -1,6 +1,7 @@
 //! One machine of the cluster: its disk, its PostgreSQL, its agent and its guard.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use matriarch_core::MemberName;
 use matriarch_core::decide::{Ailment, Millis, Running, Server, Settings};
@@ -12,6 +13,7 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::event::Event;
 use crate::server::{Pg, Process};
+use crate::store::View;
 use crate::wal::Wal;
 
 /// A member's place in the world's list.
@@ -56,6 +58,16 @@ pub struct Node {
     pub failing: bool,
     /// How long a flush takes at least.
     pub slow_disk: Option<Millis>,
+    /// How long it takes about until settings are written.
+    pub slow_settings: Option<Millis>,
+    /// PostgreSQL neither starts nor ends a promotion.
+    pub holds_starts: bool,
+    /// The job whose start of PostgreSQL is held up before there is a process.
+    pub held_start: Option<u64>,
+    /// The guard has acted, or would have, and was neither armed again nor let go since.
+    pub fired: bool,
+    /// What its agent knew of the store when it last asked for the lead.
+    pub claimed_on: Option<Rc<View>>,
     /// What is wrong with its PostgreSQL or with the volume below.
     pub ailment: Option<Ailment>,
     /// The newest epoch in which it was made leader.
@@ -90,6 +102,11 @@ impl Node {
             cut_off: false,
             failing: false,
             slow_disk: None,
+            slow_settings: None,
+            holds_starts: false,
+            held_start: None,
+            fired: false,
+            claimed_on: None,
             ailment: None,
             led_epoch: 0,
             nofailover: false,

@@ -29,6 +29,7 @@ impl World {
             }
             PgEvent::SenderReload(conn) => self.sender_reload(node, conn),
             PgEvent::CheckpointerReload => self.checkpointer_reload(node),
+            PgEvent::Promoted if self.nodes[node].holds_starts => self.pg_after(node, 50, event),
             PgEvent::Promoted => self.pg_promoted(node),
             PgEvent::Checkpointed => self.pg_checkpointed(node),
             PgEvent::ShutdownCheckpoint => self.shutdown_checkpoint(node),

@@ -8,6 +8,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use crate::clock::{Clock, DRIFT};
+use crate::directed::directed_setup;
 use crate::world::Setup;
 
 /// Which faults come, and how.
@@ -43,9 +44,23 @@ pub enum Profile {
     Clocks,
     /// Volumes hang, are full or fail, and postmasters let nobody in.
     Gray,
+    /// Members join a leader that is alone while what it asks of the store is late, and while it hangs or is cut off.
+    Newcomers,
+    /// The leader dies while a voter lags and another is silent, and a person accepts loss.
+    AcceptedLoss,
+    /// A start, or a promotion, is held up for longer than a lease lasts.
+    HeldUp,
+    /// A member whose settings take seconds to be written hears its leader, and hears it not, by turns.
+    SlowSettings,
+    /// What is asked of the store is late, while the cluster is founded, and while a rule changes and its leader's agent dies.
+    LateChanges,
+    /// A primary that had written much more than it acknowledged is back when its successor dies.
+    OldPrimaries,
+    /// The store goes back to when a pledge stood that has been withdrawn since.
+    OldPledges,
 }
 
-/// All of them.
+/// Those that play anything of their kind; `make sim` takes them in turn, so that a number goes on meaning the same schedule.
 pub const PROFILES: [Profile; 15] = [
     Profile::Single,
     Profile::Overlapping,
@@ -62,6 +77,17 @@ pub const PROFILES: [Profile; 15] = [
     Profile::StoreLoss,
     Profile::Clocks,
     Profile::Gray,
+];
+
+/// Those that lead to one place ([`crate::directed`]), where the others hardly ever come.
+pub const DIRECTED: [Profile; 7] = [
+    Profile::Newcomers,
+    Profile::AcceptedLoss,
+    Profile::HeldUp,
+    Profile::SlowSettings,
+    Profile::LateChanges,
+    Profile::OldPrimaries,
+    Profile::OldPledges,
 ];
 
 impl fmt::Display for Profile {
@@ -82,6 +108,13 @@ impl fmt::Display for Profile {
             Profile::StoreLoss => "storeloss",
             Profile::Clocks => "clocks",
             Profile::Gray => "gray",
+            Profile::Newcomers => "newcomers",
+            Profile::AcceptedLoss => "acceptedloss",
+            Profile::HeldUp => "heldup",
+            Profile::SlowSettings => "slowsettings",
+            Profile::LateChanges => "latechanges",
+            Profile::OldPrimaries => "oldprimaries",
+            Profile::OldPledges => "oldpledges",
         })
     }
 }
@@ -90,9 +123,9 @@ impl FromStr for Profile {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = || PROFILES.map(|profile| profile.to_string()).join(", ");
-        PROFILES
-            .into_iter()
+        let all = || PROFILES.into_iter().chain(DIRECTED);
+        let known = || all().map(|profile| profile.to_string()).collect::<Vec<_>>().join(", ");
+        all()
             .find(|profile| profile.to_string() == text)
             .ok_or_else(|| format!("unknown profile '{text}'; there are {}", known()))
     }
@@ -151,7 +184,7 @@ pub(crate) fn random_setup(rng: &mut SmallRng, profile: Profile) -> Setup {
         })
         .collect();
     let nofailover = (count >= 4 && rng.random_range(0..3) == 0).then(|| members[count - 1].clone());
-    Setup {
+    let setup = Setup {
         nofailover: nofailover.into_iter().collect(),
         members,
         ttl: *pick(rng, &[5000, 5000, 3000, 10_000]),
@@ -166,7 +199,8 @@ pub(crate) fn random_setup(rng: &mut SmallRng, profile: Profile) -> Setup {
         unguarded: profile == Profile::Unguarded,
         flaky: if rng.random_range(0..4) == 0 { 5 } else { 0 },
         mutation: None,
-    }
+    };
+    if DIRECTED.contains(&profile) { directed_setup(rng, profile, setup) } else { setup }
 }
 
 pub(crate) fn pick<'a, T>(rng: &mut SmallRng, choices: &'a [T]) -> &'a T {

@@ -52,6 +52,7 @@ impl World {
         let names = Rc::new(Names::parse(&self.nodes[upstream].pg.loaded.synchronous_standby_names));
         let sender = Sender { conn, node, sent: have, flushed: 0, names, arrives: 0, silent: 0 };
         self.nodes[upstream].pg.senders.insert(app, sender);
+        self.nodes[node].pg.received = true;
         self.nodes[node].pg.receiver = Some(Receiver { conn, upstream, ending: false, silent: 0 });
         // What an earlier life of the standby wrote is flushed before it is confirmed.
         let delay = self.random(1, 4);

@@ -6,12 +6,13 @@ use matriarch_core::decide::Millis;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::directed::directed_faults;
 use crate::event::Event;
 use crate::fault::Fault;
 use crate::mutation::Mutation;
 use crate::node::NodeId;
 use crate::profile::random_setup;
-pub use crate::profile::{PROFILES, Profile};
+pub use crate::profile::{DIRECTED, PROFILES, Profile};
 use crate::script::{duration, faults_of, random_fault, random_trap};
 use crate::world::{Setup, World};
 
@@ -63,13 +64,19 @@ fn play(world: &mut World, rng: &mut SmallRng, profile: Profile) {
     if profile == Profile::Steps {
         world.trap = Some(random_trap(world, rng));
     }
-    for node in 0..world.nodes.len() {
+    if profile == Profile::LateChanges {
+        world.inject(Fault::DelayedRequests);
+    }
+    // Its first member is alone until others join in the course of the faults.
+    let alone = profile == Profile::Newcomers;
+    let first = if alone { 1 } else { world.nodes.len() };
+    for node in 0..first {
         world.start_agent(node);
     }
-    if !spring(world, 2000) || !settle(world, "the beginning") {
+    if !spring(world, 2000) || !(alone || settle(world, "the beginning")) {
         return;
     }
-    let rounds = rng.random_range(2..=5);
+    let rounds = if alone { 1 } else { rng.random_range(2..=5) };
     for _ in 0..rounds {
         if !world.run_for(rng.random_range(100..2000)) {
             return;
@@ -139,11 +146,15 @@ fn overlap(world: &mut World, rng: &mut SmallRng, profile: Profile) -> bool {
     if profile == Profile::Steps {
         world.trap = Some(random_trap(world, rng));
     }
-    let faults = faults_of(world, rng, profile);
+    let faults = if DIRECTED.contains(&profile) {
+        directed_faults(world, rng, profile)
+    } else {
+        let begin = faults_of(world, rng, profile);
+        begin.into_iter().map(|(delay, fault)| (delay, duration(world, rng, &fault), fault)).collect()
+    };
     let before = epoch(world);
-    let outage_alone = faults.iter().all(|(_, fault)| *fault == Fault::StoreDown);
-    for (delay, fault) in faults {
-        let lasts = duration(world, rng, &fault);
+    let outage_alone = faults.iter().all(|(_, _, fault)| *fault == Fault::StoreDown);
+    for (delay, lasts, fault) in faults {
         lost.extend(fault.loses_data_of());
         names.push(format!("{fault:?}"));
         world.after(delay, Event::Inject(fault.clone()));

@@ -172,6 +172,13 @@ pub(crate) fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile)
             }
             faults
         }
+        Profile::Newcomers
+        | Profile::AcceptedLoss
+        | Profile::HeldUp
+        | Profile::SlowSettings
+        | Profile::LateChanges
+        | Profile::OldPrimaries
+        | Profile::OldPledges => Vec::new(),
         Profile::Paused => vec![(rng.random_range(0..3000), random_fault(world, rng))],
         Profile::Steps => vec![(0, random_fault(world, rng))],
         Profile::Single | Profile::Overlapping => {

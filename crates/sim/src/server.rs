@@ -132,6 +132,8 @@ pub struct Pg {
     pub waits: bool,
     /// Commits not yet acknowledged.
     pub waiting: Vec<Waiting>,
+    /// It has streamed from somebody since it started.
+    pub received: bool,
     /// A flush of the local log is under way up to here.
     pub flushing: usize,
     /// Promotion is under way, to this timeline.
@@ -153,6 +155,7 @@ impl Pg {
             senders: BTreeMap::new(),
             waits: false,
             waiting: Vec::new(),
+            received: false,
             flushing: 0,
             promoting: None,
             open_files: None,

@@ -2,7 +2,7 @@
 //! what it remembers or what it answered, so that one rule has no effect.
 
 use matriarch_core::decide::{
-    Action, Barrier, ClusterView, Decision, Job, Memory, Millis, Observation, Purpose, Running, Server,
+    Action, Barrier, Change, ClusterView, Decision, Job, Memory, Millis, Observation, Purpose, Running, Server,
 };
 use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
@@ -144,6 +144,84 @@ pub fn overlook_newcomers(decision: &mut Decision, until: Millis) {
     let admits = |action: &Action| matches!(action, Action::Commit(change) if change.purpose == Purpose::Membership);
     if decision.actions.iter().any(admits) {
         decision.authority = decision.authority.max(Some(until));
+    }
+}
+
+/// A leader under the empty rule admits whoever is there, whatever else it decides.
+pub fn admit_at_once(decision: &mut Decision, observation: &Observation, me: &MemberName) {
+    let Some(view) = &observation.store else { return };
+    let Some(sync) = view.sync.as_ref().filter(|sync| sync.value.rule.is_empty()) else { return };
+    let leads = view.leader.as_ref().is_some_and(|leader| leader.held && leader.name == *me);
+    let joined = view.members.keys().any(|name| !sync.value.membership.contains(name));
+    let commits = decision.actions.iter().any(|action| matches!(action, Action::Commit(_)));
+    if leads && joined && !commits {
+        let mut next = sync.value.clone();
+        next.membership.extend(view.members.keys().cloned());
+        let change = Change { purpose: Purpose::Membership, txn: Txn::new().rewrite_sync(sync, next) };
+        decision.actions.push(Action::Commit(change));
+    }
+}
+
+/// Who writes the records of a store anew leaves the pledges in it alone.
+pub fn keep_old_pledges(decision: &mut Decision) {
+    let pledge = |key: &str| key.starts_with("pledges/");
+    for action in &mut decision.actions {
+        if let Action::Commit(change) = action
+            && change.purpose == Purpose::Recreate
+        {
+            change.txn.writes.retain(|write| match write {
+                Write::Put { key, .. } | Write::Delete { key } => !pledge(key),
+            });
+        }
+    }
+}
+
+/// Pledges are shown to be on one timeline.
+pub fn ignore_timelines(view: &mut ClusterView, me: &MemberName) {
+    let Some(mine) = view.pledges.get(me).map(|pledge| pledge.value.timeline) else { return };
+    view.pledges.values_mut().for_each(|pledge| pledge.value.timeline = mine);
+}
+
+/// A pledge is written whenever it lands.
+pub fn pledge_uncompared(decision: &mut Decision) {
+    for change in changes(decision, Purpose::Pledge) {
+        change.txn.compares.clear();
+        change.txn.writes.retain(|write| !writes_sync(write));
+    }
+}
+
+/// Whoever finds no cluster claims and founds it, whatever the store says by then.
+pub fn found_uncompared(decision: &mut Decision) {
+    for purpose in [Purpose::Claim, Purpose::Found] {
+        changes(decision, purpose).for_each(|change| change.txn.compares.clear());
+    }
+}
+
+/// The lead of an earlier process is taken over, and what that has sent may still land.
+pub fn reclaim_unnumbered(decision: &mut Decision) {
+    for change in changes(decision, Purpose::Reclaim) {
+        change.txn.writes.retain(|write| !writes_sync(write));
+    }
+}
+
+/// Records that are written anew have the number that others have seen them with.
+pub fn recreate_unnumbered(decision: &mut Decision) {
+    rewrite_sync(decision, Purpose::Recreate, |next| next.serial = next.serial.saturating_sub(100));
+}
+
+/// The changes of one purpose.
+fn changes(decision: &mut Decision, purpose: Purpose) -> impl Iterator<Item = &mut Change> {
+    decision.actions.iter_mut().filter_map(move |action| match action {
+        Action::Commit(change) if change.purpose == purpose => Some(change),
+        _ => None,
+    })
+}
+
+/// Where a person accepts loss, nobody else is shown to have the data that counts.
+pub fn believe_the_word(view: &mut ClusterView, me: &MemberName) {
+    if view.failover.as_ref().is_some_and(|request| request.value.accept_data_loss) {
+        let others = view.members.iter_mut().filter(|(name, _)| *name != me);
+        others.for_each(|(_, member)| member.incarnation = None);
     }
 }
 

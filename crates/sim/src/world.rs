@@ -156,7 +156,7 @@ impl World {
             node.clock = setup.clocks.get(place).copied().unwrap_or_default();
             node.nofailover = setup.nofailover.contains(node.name.as_str());
         }
-        // That bug shows only where requests are lost or late, and then seldom.
+        // Those bugs show only where requests are lost or late, and then seldom.
         let requests_late = if setup.mutation == Some(Mutation::ProposalForgotten) { 30 } else { 0 };
         let mut world = World {
             now: 0,
@@ -243,7 +243,7 @@ impl World {
         Policy {
             me: self.nodes[node].name.clone(),
             ttl: self.setup.ttl,
-            paused,
+            paused: paused && self.setup.mutation != Some(Mutation::PauseIgnored),
             crash: self.setup.crash,
             synchronous: self.mutated(self.setup.synchronous),
             shrink_delay: self.setup.shrink_delay,

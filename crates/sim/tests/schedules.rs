@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use matriarch_sim::mutation::{MUTATIONS, Mutation};
-use matriarch_sim::schedule::{Outcome, PROFILES, Profile, run};
+use matriarch_sim::schedule::{DIRECTED, Outcome, PROFILES, Profile, run};
 
 /// Seeds that once failed, replayed before anything else: profile and seed a line.
 const KNOWN: &str = include_str!("../testdata/seeds.txt");
@@ -142,8 +142,15 @@ fn volumes_that_hang_fill_and_fail_lose_nothing() {
 }
 
 #[test]
+fn schedules_that_lead_to_one_place_lose_nothing() {
+    for profile in DIRECTED {
+        all_hold(profile, seeds() / 3);
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
-    for profile in PROFILES {
+    for profile in PROFILES.into_iter().chain(DIRECTED) {
         // Without the line that names the seed.
         let mut stories = BTreeSet::new();
         for seed in 0..SAME_SEEDS {

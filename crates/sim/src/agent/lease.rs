@@ -21,6 +21,9 @@ impl World {
         if self.nodes[node].agent.pending.is_some() {
             return;
         }
+        if purpose == Purpose::Takeover {
+            self.nodes[node].claimed_on = self.nodes[node].agent.view.clone();
+        }
         let grant = txn.needs_leader_lease().then(|| self.unique());
         let lease = grant.map(|id| HeldLease { id, renewed: self.clock(node) });
         let leases = Leases { leader: grant, member: self.nodes[node].agent.member_lease };
@@ -119,6 +122,7 @@ impl World {
         }
         self.nodes[node].deadline = Some(deadline);
         self.nodes[node].unfenced = false;
+        self.nodes[node].fired = false;
         self.watch_deadline(node);
     }
 
@@ -134,8 +138,11 @@ impl World {
     pub(super) fn disarm_guard(&mut self, node: NodeId) {
         let this = &self.nodes[node];
         let idle = matches!(this.pg.process, Process::Stopped | Process::Running { recovery: true });
-        if this.agent.lease.is_none() && idle && this.pg.promoting.is_none() {
+        let under_way = this.pg.promoting.is_some() || this.held_start.is_some();
+        let looks_away = !under_way || self.setup.mutation == Some(Mutation::GuardLetGo);
+        if this.agent.lease.is_none() && idle && looks_away {
             self.nodes[node].deadline = None;
+            self.nodes[node].fired = false;
         }
     }
 
@@ -159,6 +166,7 @@ impl World {
             return;
         }
         self.nodes[node].deadline = None;
+        self.nodes[node].fired = true;
         if self.nodes[node].pg.process != Process::Stopped {
             self.note(|| format!("{node}: the guard kills PostgreSQL"));
             self.kill_postgres(node);

@@ -43,6 +43,7 @@ impl World {
             AgentEvent::Decide(snapshot) => self.decide(node, *snapshot),
             AgentEvent::Configured => self.configured(node),
             AgentEvent::Work(id) => self.work_done(node, id),
+            AgentEvent::StartHeld(id) => self.start_held(node, id),
             AgentEvent::JobEnd(id, failure) => self.job_end(node, id, failure),
             AgentEvent::Answer(request, applied, view) => self.answered(node, request, applied, view),
             AgentEvent::Renewed(request, alive) => self.renewed(node, request, alive),
@@ -75,6 +76,9 @@ impl World {
             return;
         }
         let generation = this.agent.generation + 1;
+        if self.setup.mutation == Some(Mutation::PromiseForgotten) {
+            this.promised_until = 0;
+        }
         this.agent = Agent { generation, alive: true, ear, ..Agent::default() };
         self.note(|| format!("{node}: agent starts"));
         self.agent_after(node, 5, AgentEvent::Read);
@@ -96,6 +100,7 @@ impl World {
         let agent = &mut self.nodes[node].agent;
         agent.alive = false;
         agent.generation += 1;
+        self.nodes[node].held_start = None;
         self.nodes[node].agent_frozen = false;
         self.note(|| format!("{node}: agent is gone"));
         self.connections_reset(node);
@@ -149,7 +154,8 @@ impl World {
         let mut server = snapshot.server;
         if let Server::Running(running) = &mut server {
             agent.settling.seen(snapshot.begun);
-            running.receiving |= running.in_recovery && !agent.settling.is_settled();
+            let forgotten = self.setup.mutation == Some(Mutation::UpstreamUnderWay);
+            running.receiving |= running.in_recovery && !agent.settling.is_settled() && !forgotten;
         }
         let store: Option<ClusterView> = agent.view.as_ref().map(|view| {
             // Copying it is half the work of a decision, and most follow each other on one reading.
@@ -198,7 +204,7 @@ impl World {
         let policy = self.policy(node);
         self.mutate_memory(node, &observation);
         let mut decision = decide(&policy, &self.nodes[node].agent.memory, &observation);
-        self.mutate_decision(&mut decision);
+        self.mutate_decision(node, &observation, &mut decision);
         let now = self.clock(node);
         let again = decision.next_wake.saturating_sub(now).max(1);
         let changed = self.nodes[node].agent.why.as_ref() != Some(&decision.why);
@@ -267,7 +273,10 @@ impl World {
             Process::Running { .. } if this.agent.job.is_none() && !asked => {
                 this.agent.settling.asked(settings.upstream.is_some());
                 this.agent.configuring = Some(settings.clone());
-                let delay = self.random(1, 12);
+                let delay = match self.nodes[node].slow_settings {
+                    Some(time) => self.random(time / 2, time * 3 / 2),
+                    None => self.random(1, 12),
+                };
                 self.agent_after(node, delay, AgentEvent::Configured);
             }
             // The next start takes them along.

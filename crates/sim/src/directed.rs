@@ -1,0 +1,193 @@
+//! Schedules that lead to one place: an order of steps that a safety rule is about, and that random faults hardly ever come
+//! to. What exactly happens, and when, is random here too.
+
+use matriarch_core::decide::{Millis, Zones};
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use crate::fault::Fault;
+use crate::node::NodeId;
+use crate::profile::{Profile, pick};
+use crate::world::{Setup, World};
+
+/// When a fault begins, how long it lasts, and which.
+type Timed = (Millis, Millis, Fault);
+
+/// The clusters that these schedules are about.
+pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Setup) -> Setup {
+    let count = match profile {
+        Profile::Newcomers => 2,
+        Profile::HeldUp => *pick(rng, &[2, 3, 3]),
+        _ => 3,
+    };
+    setup.members = ["a", "b", "c"][..count].iter().map(|name| (*name).to_owned()).collect();
+    setup.nofailover.clear();
+    setup.zones.clear();
+    setup.clocks.truncate(count);
+    setup.clocks.resize_with(if setup.clocks.is_empty() { 0 } else { count }, Default::default);
+    setup.synchronous.zones = Zones::Ignore;
+    setup.synchronous.from_members = count;
+    setup.synchronous.needed = match profile {
+        Profile::Newcomers => 0,
+        Profile::HeldUp => u32::from(count == 3),
+        _ => 1,
+    };
+    setup.unguarded = profile == Profile::HeldUp && count == 3 && rng.random_bool(0.7);
+    if matches!(profile, Profile::SlowSettings | Profile::OldPledges) {
+        // Who is away for a moment stays in the rule.
+        setup.shrink_delay = 5000;
+        setup.stream_timeout = 10;
+    }
+    if profile == Profile::OldPrimaries {
+        setup.ttl = 3000;
+        setup.clients = 8;
+    }
+    if profile == Profile::LateChanges {
+        setup.shrink_delay = 500;
+        setup.synchronous.strict = false;
+    }
+    if profile == Profile::Newcomers {
+        setup.ttl = *pick(rng, &[5000, 10_000, 10_000]);
+    }
+    setup
+}
+
+/// What happens in one round.
+pub(crate) fn directed_faults(world: &mut World, rng: &mut SmallRng, profile: Profile) -> Vec<Timed> {
+    let count = world.nodes.len();
+    let primary = world.primary().unwrap_or(0);
+    let other = (primary + rng.random_range(1..count.max(2))) % count;
+    let third = (0..count).find(|node| *node != primary && *node != other).unwrap_or(other);
+    let ttl = world.setup.ttl;
+    match profile {
+        Profile::Newcomers => newcomers(rng, ttl, primary, other),
+        Profile::AcceptedLoss => accepted_loss(rng, [primary, other, third]),
+        Profile::HeldUp if world.setup.synchronous.needed == 0 => held_start(rng, ttl, primary),
+        Profile::HeldUp => held_promotions(rng, ttl, [primary, other, third]),
+        Profile::SlowSettings => slow_settings(rng, [primary, other, third]),
+        Profile::OldPrimaries => old_primary(rng, ttl, [primary, other, third]),
+        Profile::LateChanges => late_change(rng, [primary, other, third]),
+        _ => old_pledge(rng, [primary, other, third]),
+    }
+}
+
+/// The lone leader either asks to admit the other, and hangs while that is under way; or never hears of it.
+fn newcomers(rng: &mut SmallRng, ttl: Millis, leader: NodeId, newcomer: NodeId) -> Vec<Timed> {
+    // Nothing has run there yet: this starts it.
+    let joins = (rng.random_range(0..1000), 1, Fault::KillAgent(newcomer));
+    let lasts = rng.random_range(ttl..3 * ttl);
+    if rng.random_bool(0.3) {
+        return vec![(rng.random_range(0..1000), 2 * lasts, Fault::CutOff(leader)), joins];
+    }
+    let late = if rng.random_bool(0.3) { Fault::DelayedRequests } else { Fault::LateStore };
+    vec![(0, lasts, late), joins, (rng.random_range(1000..7000), 2 * lasts, Fault::FreezeAgent(leader))]
+}
+
+/// One voter is behind, the other one silent when the leader dies, and a person does not wait for it.
+fn accepted_loss(rng: &mut SmallRng, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let dies = rng.random_range(800..2500);
+    let behind = match rng.random_bool(0.5) {
+        true => Fault::Cut(primary, other),
+        false => Fault::SlowDisk(other, rng.random_range(500..3000)),
+    };
+    let death = if rng.random_bool(0.5) { Fault::PowerCut(primary) } else { Fault::KillNode(primary) };
+    let silent = [Fault::FreezeAgent, Fault::CutOff, Fault::KillAgent, Fault::KillNode, Fault::PowerCut];
+    let silent = pick(rng, &silent)(third);
+    let on = if rng.random_bool(0.7) { other } else { third };
+    vec![
+        (rng.random_range(0..500), rng.random_range(1500..5000), behind),
+        (dies, rng.random_range(8000..40_000), death),
+        (dies - rng.random_range(0..500), rng.random_range(500..20_000), silent),
+        (dies + rng.random_range(500..15_000), 1, Fault::AcceptLoss(on)),
+    ]
+}
+
+/// Under the empty rule: the leader's PostgreSQL dies, and its start is held up until another leads.
+fn held_start(rng: &mut SmallRng, ttl: Millis, primary: NodeId) -> Vec<Timed> {
+    let held = ttl + rng.random_range(500..6000);
+    let dies = rng.random_range(5..100);
+    vec![
+        (0, held, Fault::HoldStarts(primary)),
+        (dies, 1, Fault::KillPostmaster(primary)),
+        (dies + rng.random_range(20..1500), held + rng.random_range(0..4000), Fault::CutFromAll(primary)),
+    ]
+}
+
+/// Under a rule: promotions are held up until the lead has gone to another, and agents die meanwhile.
+fn held_promotions(rng: &mut SmallRng, ttl: Millis, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let dies = rng.random_range(0..500);
+    let death = if rng.random_bool(0.5) { Fault::PowerCut(primary) } else { Fault::KillNode(primary) };
+    let mut faults = vec![(dies, 3 * ttl, death)];
+    for node in [other, third] {
+        faults.push((0, ttl + rng.random_range(1000..10_000), Fault::HoldStarts(node)));
+        let gone = dies + rng.random_range(800..4000);
+        faults.push((gone, rng.random_range(50..ttl + 2000), Fault::KillAgent(node)));
+    }
+    faults
+}
+
+/// A member ends its stream and begins it again while its settings are still on their way; the other voter, which is ahead of
+/// what the first has pledged, is cut off from the stream, and then holds the leader to be gone as well.
+fn slow_settings(rng: &mut SmallRng, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let slow = Fault::SlowSettings(other, rng.random_range(800..3000));
+    let mut faults = vec![(0, rng.random_range(10_000..20_000), slow)];
+    let mut time = rng.random_range(0..500);
+    for _ in 0..rng.random_range(2..6) {
+        let silent = rng.random_range(1050..2500);
+        faults.push((time, silent, Fault::Silence(primary, other)));
+        time += silent + rng.random_range(350..2000);
+    }
+    let cut: Millis = rng.random_range(1500..8000);
+    faults.push((cut, rng.random_range(2000..6000), Fault::Cut(primary, third)));
+    let unheard = (cut + rng.random_range(0..3000)).saturating_sub(1000);
+    faults.push((unheard, rng.random_range(1500..6000), Fault::Silence(primary, third)));
+    faults
+}
+
+/// The leader drops a voter that is away, and is started anew before the store has got that; then the voter is back, and the
+/// other one is away.
+fn late_change(rng: &mut SmallRng, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let dies = rng.random_range(1000..4000);
+    let back = dies + rng.random_range(0..600);
+    let late = if rng.random_bool(0.5) { Fault::DelayedRequests } else { Fault::LateStore };
+    vec![
+        (0, dies, late),
+        (0, back, Fault::Cut(primary, other)),
+        (dies, rng.random_range(20..800), Fault::KillAgent(primary)),
+        (back + rng.random_range(0..1500), rng.random_range(1000..5000), Fault::Cut(primary, third)),
+    ]
+}
+
+/// A leader that nobody streams from writes on, and dies. Its successor acknowledges a little and dies too; the other voter hangs
+/// until the old primary votes.
+fn old_primary(rng: &mut SmallRng, ttl: Millis, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let dies = rng.random_range(300..1500);
+    let next = dies + rng.random_range(1400..2500);
+    let back = next + rng.random_range(0..2000);
+    let hangs = ttl + rng.random_range(3000..7000);
+    vec![
+        (0, dies, Fault::Cut(primary, other)),
+        (0, dies, Fault::Cut(primary, third)),
+        (dies, next - dies - rng.random_range(50..350), Fault::Cut(other, third)),
+        (dies, back - dies, Fault::PowerCut(primary)),
+        (next, hangs + rng.random_range(4000..10_000), Fault::PowerCut(other)),
+        (next - rng.random_range(0..300), hangs, Fault::FreezeAgent(third)),
+    ]
+}
+
+/// A member pledges, withdraws that and confirms alone, while it cannot reach the store, which then shows the pledge again; the
+/// other voter, which is ahead of that pledge, holds the leader to be gone.
+fn old_pledge(rng: &mut SmallRng, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let heard = rng.random_range(2500..4500);
+    let cut = heard + rng.random_range(400..1500);
+    let away = cut + rng.random_range(0..800);
+    let back = away + rng.random_range(0..600);
+    let ago = back - rng.random_range(1400..heard);
+    vec![
+        (0, heard, Fault::Silence(primary, other)),
+        (cut, rng.random_range(3000..6000), Fault::Cut(primary, third)),
+        (away, rng.random_range(3000..6000), Fault::CutOff(other)),
+        (back, 1, Fault::RestoreStore(ago)),
+        (back - rng.random_range(0..900), rng.random_range(2500..6000), Fault::Silence(primary, third)),
+    ]
+}
