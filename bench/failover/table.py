@@ -20,7 +20,7 @@ class Row:
     pooler: bool = False
     # Keeps both cores busy by itself: its goal is twice that of a quiet machine already.
     saturates: bool = False
-    # How often at most, ours and the peers': some faults last for a minute.
+    # How often at most, ours and the peers': some faults last for a minute, and some peers as long.
     runs: tuple[int, int] = (10**6, 10**6)
     # Of the peers' settings.
     settings: tuple[str, ...] = ("default", "tight")
@@ -33,12 +33,12 @@ ROWS = (
     Row("partition", "node cut off from everyone", 1.5),
     Row("agent", "agent killed and started again", clean=True, stays=True, settings=("default",)),
     Row("upgrade", "agent upgraded", clean=True, stays=True, settings=("default",)),
-    Row("store", "store down for 60 s", clean=True, stays=True, runs=(3, 1), settings=("default",)),
+    Row("store", "store down for 60 s", clean=True, stays=True, runs=(10, 1), settings=("default",)),
     Row("switchover", "planned switchover, plain sessions", 0.3),
     Row("switchover", "planned switchover, PgBouncer in front", 0.2, pooler=True, settings=("default",)),
     Row("switchover-sessions", "the same, 50 pgbench sessions (200 transactions a second)", 0.2, clean=True, pooler=True, settings=("default",)),
     Row("switchover-busy", "the same, 50 pgbench sessions (both cores busy)", 0.4, clean=True, pooler=True, saturates=True, settings=("default",)),
-    Row("volume", "data volume frozen", 5.0, runs=(5, 1), settings=("default",)),
+    Row("volume", "data volume frozen", 5.0, runs=(10, 1), settings=("default",)),
 )
 # What needs a cluster of its own kind: a pooler in front, a volume for each member.
 KINDS = (lambda row: not row.pooler and row.fault != "volume", lambda row: row.pooler, lambda row: row.fault == "volume")
