@@ -7,7 +7,7 @@ use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::etcd::{self, EtcdCluster, Plan as EtcdPlan};
 use matriarch_testkit::ledger::{Ledger, Options, Outcome as Row, verify};
 use matriarch_testkit::ports::Port;
-use matriarch_testkit::process::Running;
+use matriarch_testkit::process::{self, Running};
 use matriarch_testkit::{faults, postgres, user};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -79,12 +79,14 @@ impl Site {
         std::fs::write(site.dir.join("patronictl.yml"), text).expect("the folder is there");
         // The first one makes the cluster.
         site.run_patroni("p1");
-        site.until_patroni("p1 leads", |rows| {
-            rows.iter().any(|row| row["Role"] == "Leader" && row["State"] == "running")
-        });
+        process::eventually("p1 makes the cluster", PATIENCE, || !site.key("initialize").is_empty());
         site.run_patroni("p2");
         site.run_patroni("p3");
-        site.until_patroni("two stream", |rows| rows.iter().filter(|row| row["State"] == "streaming").count() == 2);
+        let streams = |record: &Value| record["replication_state"] == "streaming";
+        site.until_recorded("p1 leads and two stream", |records| {
+            records.iter().filter(|record| streams(record)).count() == 2
+                && site.key("leader").trim_end().ends_with("p1")
+        });
         site
     }
 
@@ -167,17 +169,18 @@ impl Site {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn until_patroni(&self, what: &str, wanted: impl Fn(&[Value]) -> bool) {
-        let begun = Instant::now();
-        loop {
-            let list = self.patronictl(&["list", "demo", "-f", "json"]);
-            let rows: Vec<Value> = serde_json::from_str(&list).unwrap_or_default();
-            if wanted(&rows) {
-                return;
-            }
-            assert!(begun.elapsed() < PATIENCE, "Patroni does not come to it: {what}: {list}");
-            std::thread::sleep(Duration::from_millis(200));
-        }
+    /// A key and its value as etcd's own tool prints them.
+    fn key(&self, name: &str) -> String {
+        self.store.must(&["get", &format!("/service/demo/{name}")])
+    }
+
+    /// Waits for what Patroni's members say in their records.
+    fn until_recorded(&self, what: &str, wanted: impl Fn(&[Value]) -> bool) {
+        process::eventually(what, PATIENCE, || {
+            let records = self.store.must(&["get", "--prefix", "--print-value-only", "/service/demo/members/"]);
+            let records: Vec<Value> = records.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            wanted(&records)
+        });
     }
 
     /// Waits until the agent of a member says all of these as its problem.
@@ -232,7 +235,7 @@ async fn is_taken_over_node_by_node_while_postgresql_runs() {
     }
     site.tells("p1", &["another program (version 4.1.5)", "'p3'", "patronictl pause"]).await;
     let begun = Instant::now();
-    while !site.store.must(&["get", "--prefix", "--keys-only", "/service/demo/leader"]).trim().is_empty() {
+    while !site.key("leader").is_empty() {
         assert!(begun.elapsed() < PATIENCE, "Patroni's leader key does not end");
         assert!(site.is_taken_for_primary("p1").await, "load balancers lose the primary");
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -259,6 +262,7 @@ async fn is_taken_over_node_by_node_while_postgresql_runs() {
     let until_here = ledger.so_far();
     let bad = until_here.entries.iter().filter(|entry| entry.outcome != Row::Acknowledged).count();
     let gap = until_here.gap_within(0.0, until_here.lasted);
+    eprintln!("taken over: writes paused {:.3} s at most", gap.seconds);
     assert!(bad == 0 && gap.seconds < 2.0, "clients noticed: {bad} rows failed, {gap:?}, {:?}", until_here.errors);
 
     // From here on it is a cluster like any other.
@@ -289,14 +293,12 @@ async fn after_a_stop_of_everything_only_the_last_primary_founds() {
     let ledger = site.ledger().await;
     // Stopped well, p1 leaves data of a primary that is none any more.
     site.stop("p1");
-    site.until_patroni("another leads", |rows| {
-        rows.iter().any(|row| row["Role"] == "Leader" && row["State"] == "running" && row["Member"] != "p1")
-    });
+    let successor = || site.key("leader").lines().last().filter(|name| *name != "p1").map(str::to_owned);
+    process::eventually("another leads", PATIENCE, || successor().is_some());
+    let last = successor().expect("it was waited for");
+    process::eventually("it records where timeline 1 ended", PATIENCE, || site.key("history").contains("[[1,"));
     ledger.writes_again(PATIENCE).await.expect("the new primary takes writes");
     let book = ledger.stop().await;
-    let rows: Vec<Value> = serde_json::from_str(&site.patronictl(&["list", "demo", "-f", "json"])).expect("a list");
-    let last =
-        rows.iter().find(|row| row["Role"] == "Leader").and_then(|row| row["Member"].as_str()).expect("it leads");
     let (last, other) = if last == "p2" { ("p2", "p3") } else { ("p3", "p2") };
     site.stop(other);
     site.stop(last);
