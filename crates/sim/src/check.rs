@@ -208,6 +208,9 @@ impl World {
         self.checker.overtaken = false;
         if sync.rule.is_empty() {
             self.checker.asynchronous.insert(sync.epoch);
+            // It promises nothing of what was acknowledged in its epoch; what earlier ones acknowledged counts until it is established.
+            let ledger = self.checker.ledger.iter_mut().filter(|commit| commit.epoch == sync.epoch);
+            ledger.for_each(|commit| commit.covered = false);
         } else {
             self.checker.asynchronous.remove(&sync.epoch);
         }
