@@ -1,8 +1,7 @@
-//! What must hold of a takeover by what the member knew that asked for it: while the cluster is paused, and when a person gives
-//! up acknowledged commits.
+//! What must hold of a takeover while the cluster is paused, and when a person gives up acknowledged commits.
 
 use matriarch_core::decide::Millis;
-use matriarch_core::record::{Pledge, SyncRecord, key};
+use matriarch_core::record::{MemberRecord, Pledge, SyncRecord, key};
 use matriarch_core::{Incarnation, MemberName};
 
 use crate::node::NodeId;
@@ -51,8 +50,7 @@ impl World {
             wal.is_some_and(|wal| lost.iter().any(|(index, uid)| wal.holds(*index, *uid)))
         };
         let others = led.chain(silent).filter(|(name, _)| **name != self.nodes[leader].name);
-        let holder =
-            others.filter(|(name, data)| self.is_known_there(leader, name, data)).find(|(name, _)| holds(name));
+        let holder = others.filter(|(name, data)| self.is_there(name, data)).find(|(name, _)| holds(name));
         if let Some((holder, _)) = holder {
             let text =
                 format!("{} gives up acknowledged commits that {holder} holds, which is there", before.epoch + 1);
@@ -66,10 +64,10 @@ impl World {
         pledge.is_some_and(|pledge| pledge.counts_against(epoch) && pledge.incarnation == *data)
     }
 
-    /// As far as a member could know when it asked for the lead.
-    fn is_known_there(&self, reader: NodeId, name: &MemberName, data: &Incarnation) -> bool {
-        let view = self.nodes[reader].claimed_on.as_ref();
-        let record = view.and_then(|view| view.cluster.members.get(name));
+    /// By its record in the store when the lead was given, and still with that data.
+    fn is_there(&self, name: &MemberName, data: &Incarnation) -> bool {
+        let record = self.store.value(&key::member(name));
+        let record = record.and_then(|text| serde_json::from_str::<MemberRecord>(text).ok());
         let now = self.find(name).and_then(|node| self.nodes[node].disk.dir()).and_then(|dir| dir.incarnation.as_ref());
         record.is_some_and(|record| record.incarnation.as_ref() == Some(data)) && now == Some(data)
     }

@@ -50,8 +50,10 @@ impl Turn<'_> {
             .absent(key::LEADER)
             .unchanged(key::FAILOVER, request.revision)
             .as_seen(&key::pledge(&self.policy.me), view.pledges.get(&self.policy.me).map(|pledge| pledge.revision));
-        if !view.members.contains_key(&old.leader) {
-            txn = txn.absent(&key::member(&old.leader));
+        // Whoever is away and comes back meanwhile may hold what is given up here.
+        let count = std::iter::once(&old.leader).chain(old.rule.voters.keys());
+        for name in count.filter(|name| !view.members.contains_key(*name)) {
+            txn = txn.absent(&key::member(name));
         }
         let txn = txn
             .delete(key::FAILOVER)
