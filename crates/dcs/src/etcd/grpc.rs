@@ -153,9 +153,8 @@ impl Connection {
     /// One question, one answer.
     pub async fn unary(&self, path: &str, question: &[u8], with: &Metadata, limit: Duration) -> Result<Bytes, Fault> {
         let asked = async {
-            let mut call = self.send(path, question, with, Some(limit)).await?;
-            call.sending.send_data(Bytes::new(), true).map_err(|error| call.lost(&error))?;
-            call.only_message().await
+            // With its end, since a server may answer as soon as it has the question, and then takes no end any more.
+            self.send(path, question, with, Some(limit), true).await?.only_message().await
         };
         tokio::select! {
             answer = self.until_over(asked) => answer,
@@ -165,10 +164,17 @@ impl Connection {
 
     /// Begins a call whose question stays open, with its first message.
     pub async fn stream(&self, path: &str, first: &[u8], with: &Metadata) -> Result<Call, Fault> {
-        self.send(path, first, with, None).await
+        self.send(path, first, with, None, false).await
     }
 
-    async fn send(&self, path: &str, question: &[u8], with: &Metadata, limit: Option<Duration>) -> Result<Call, Fault> {
+    async fn send(
+        &self,
+        path: &str,
+        question: &[u8],
+        with: &Metadata,
+        limit: Option<Duration>,
+        is_last: bool,
+    ) -> Result<Call, Fault> {
         let scheme = if self.endpoint.tls { "https" } else { "http" };
         let mut request = Request::post(format!("{scheme}://{}{path}", self.endpoint.authority()))
             .version(http::Version::HTTP_2)
@@ -185,9 +191,14 @@ impl Connection {
         let request = request.body(()).map_err(|error| Fault::NotSent(error.to_string()))?;
         let not_sent = |error: h2::Error| Fault::NotSent(self.reason().unwrap_or_else(|| said(&error)));
         let mut sender = self.sender.clone().ready().await.map_err(not_sent)?;
-        let (response, mut sending) = sender.send_request(request, false).map_err(not_sent)?;
-        sending.send_data(frame(question), false).map_err(|error| Fault::NoAnswer(said(&error)))?;
-        Ok(Call { response: Some(response), receiving: None, buffer: BytesMut::new(), sending })
+        let (response, sending) = sender.send_request(request, false).map_err(not_sent)?;
+        let mut call = Call { response: Some(response), receiving: None, buffer: BytesMut::new(), sending };
+        if let Err(error) = call.sending.send_data(frame(question), is_last) {
+            // Refused by its headers alone: the answer says why.
+            let refusal = call.message().await.err().filter(|fault| matches!(fault, Fault::Status(_)));
+            return Err(refusal.unwrap_or_else(|| Fault::NotSent(said(&error))));
+        }
+        Ok(call)
     }
 }
 
