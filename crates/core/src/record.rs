@@ -316,6 +316,26 @@ impl PreviousRule {
 }
 
 impl SyncRecord {
+    /// Of a cluster that is founded: its leader is the only member, and nobody else must have flushed a commit.
+    pub fn first(leader: MemberName, incarnation: Incarnation, timeline: Timeline) -> SyncRecord {
+        SyncRecord {
+            membership: [leader.clone()].into(),
+            leader,
+            sync_standby: None,
+            quorum: 0,
+            epoch: 1,
+            serial: 1,
+            incarnation,
+            rule: Rule::default(),
+            established: true,
+            previous: Vec::new(),
+            timeline,
+            released: None,
+            handover: false,
+            accepted_loss: None,
+        }
+    }
+
     /// Nothing is acknowledged under a rule of nobody, so whoever holds what was acknowledged under the rules before it holds
     /// everything.
     pub fn asks_those_before(&self) -> bool {

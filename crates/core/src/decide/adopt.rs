@@ -8,7 +8,6 @@ use crate::decide::turn::Turn;
 use crate::decide::{ClusterView, Data, DataFacts, Purpose, Server, Why};
 use crate::lsn::{Lsn, Timeline};
 use crate::record::{Role, SyncRecord, Versioned, key};
-use crate::rule::Rule;
 use crate::transaction::{Life, Txn};
 
 /// For whom PostgreSQL here is not the primary of the cluster.
@@ -110,22 +109,7 @@ impl Turn<'_> {
         let Some(incarnation) = facts.incarnation.clone() else {
             return Why::new("no_incarnation", "waiting for the data directory to get its identity");
         };
-        let record = SyncRecord {
-            leader: self.policy.me.clone(),
-            sync_standby: None,
-            quorum: 0,
-            epoch: 1,
-            serial: 1,
-            incarnation,
-            rule: Rule::default(),
-            established: true,
-            previous: Vec::new(),
-            timeline,
-            released: None,
-            handover: false,
-            membership: [self.policy.me.clone()].into(),
-            accepted_loss: None,
-        };
+        let record = SyncRecord::first(self.policy.me.clone(), incarnation, timeline);
         let mut txn = Txn::new()
             .unchanged(key::INITIALIZE, initialize.revision)
             .absent(key::LEADER)

@@ -3,7 +3,6 @@
 use crate::decide::turn::Turn;
 use crate::decide::{Action, ClusterView, Data, DataFacts, Job, Purpose, Why};
 use crate::record::{SyncRecord, key};
-use crate::rule::Rule;
 use crate::transaction::{Life, Txn};
 
 impl Turn<'_> {
@@ -79,22 +78,7 @@ impl Turn<'_> {
         let Some(incarnation) = facts.incarnation.clone() else {
             return Why::new("no_incarnation", "waiting for the data directory to get its identity");
         };
-        let record = SyncRecord {
-            leader: self.policy.me.clone(),
-            sync_standby: None,
-            quorum: 0,
-            epoch: 1,
-            serial: 1,
-            incarnation,
-            rule: Rule::default(),
-            established: true,
-            previous: Vec::new(),
-            timeline: facts.timeline,
-            released: None,
-            handover: false,
-            membership: [self.policy.me.clone()].into(),
-            accepted_loss: None,
-        };
+        let record = SyncRecord::first(self.policy.me.clone(), incarnation, facts.timeline);
         let leader = view.leader.as_ref().map(|leader| leader.revision);
         let mut txn = Txn::new()
             .as_seen(key::INITIALIZE, claimed)
