@@ -165,6 +165,7 @@ impl Pg {
 
     /// Another program has started it: its rules may not let us in.
     fn come_in(&self, found: &Postmaster) {
+        foreign::forget_old_socket(&self.instance);
         match foreign::let_us_in(&self.instance) {
             Ok(changed) => {
                 tracing::info!(

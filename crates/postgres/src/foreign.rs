@@ -32,6 +32,17 @@ pub fn let_us_in(instance: &Instance) -> Result<bool, FileError> {
     files::write_atomic(&path, text.as_bytes(), 0o600, instance.owner.as_ref())
 }
 
+/// Removes the socket that an earlier server of ours has left behind: the one that runs has another, and this would be tried first.
+pub fn forget_old_socket(instance: &Instance) {
+    let place = |dir: PathBuf| fs::canonicalize(dir).ok();
+    let elsewhere = postmaster::socket_dir(&instance.data_dir).and_then(place);
+    // The same directory may have two names.
+    if elsewhere.is_some_and(|dir| Some(dir) != place(instance.run_dir.clone())) {
+        // Most often there is none.
+        let _ = fs::remove_file(instance.socket_path());
+    }
+}
+
 /// Undoes [`let_us_in`], for a server that does not run.
 ///
 /// # Errors

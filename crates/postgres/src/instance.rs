@@ -83,9 +83,14 @@ impl Instance {
     }
 
     /// Where the socket of the running server is: in [`Instance::run_dir`], unless another program has started that server.
+    ///
+    /// Does not touch the data directory for a server of ours, since its volume may hang.
     pub fn reached_in(&self) -> PathBuf {
-        let elsewhere = postmaster::socket_dir(&self.data_dir).filter(|dir| *dir != self.run_dir);
-        elsewhere.filter(|dir| dir.join(self.socket_name()).exists()).unwrap_or_else(|| self.run_dir.clone())
+        if self.socket_path().exists() {
+            return self.run_dir.clone();
+        }
+        let elsewhere = postmaster::socket_dir(&self.data_dir).filter(|dir| dir.join(self.socket_name()).exists());
+        elsewhere.unwrap_or_else(|| self.run_dir.clone())
     }
 
     pub(crate) fn socket_name(&self) -> String {

@@ -102,20 +102,11 @@ impl Turn<'_> {
             running.timeline, running.lsn
         );
         let record = SyncRecord {
-            leader: self.policy.me.clone(),
-            sync_standby: None,
-            quorum: 0,
             epoch: epochs.max().unwrap_or(0) + 1,
             serial: known.map_or(0, |sync| sync.serial) + 1,
-            incarnation,
-            rule: Rule::default(),
-            established: true,
-            previous: Vec::new(),
-            timeline,
-            released: None,
-            handover: false,
             membership,
             accepted_loss: Some(AcceptedLoss { timeline, text: text.clone() }),
+            ..SyncRecord::first(self.policy.me.clone(), incarnation, timeline)
         };
         let mut txn = Txn::new()
             .absent(key::INITIALIZE)
