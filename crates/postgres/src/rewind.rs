@@ -13,6 +13,7 @@ use crate::files::{self, FileError};
 use crate::incarnation;
 use crate::include;
 use crate::instance::{Instance, RunDirError};
+use crate::postmaster;
 use crate::process::{self, KillError};
 use crate::staging;
 use crate::tool::{self, ToolError};
@@ -118,6 +119,8 @@ pub async fn rewind(
     let kept = Kept::read(instance);
     // Single-user recovery, which pg_rewind runs, refuses to start as a standby.
     conf::remove_signals(instance)?;
+    // And while something else has the number of the postmaster that died.
+    postmaster::remove_stale_locks(instance)?;
     // Nor without the settings that it is to read.
     include::ensure(instance)?;
     staging::mark_rewinding(instance)?;

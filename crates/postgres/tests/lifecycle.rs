@@ -42,6 +42,9 @@ async fn a_member_fails_over_and_comes_back() {
 
         let old = a.incarnation();
         b_sql.create_slot(&a.instance.name.slot()).await.unwrap();
+        // Something else has the number of the postmaster that died by now.
+        let left = format!("{}\n{}\n", b_postmaster.pid(), a.instance.data_dir.display());
+        std::fs::write(a.data("postmaster.pid"), left).unwrap();
         let outcome = rewind(&a.instance, &b.source(), 2).await.unwrap();
         assert_eq!(outcome, RewindOutcome::Rewound(a.incarnation()));
         assert_ne!(old, a.incarnation());
