@@ -17,6 +17,8 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Rest after a write that failed, in milliseconds: an attempt that fails at once would be made again at once.
 const REST: Millis = 200;
+/// Where the store answers and refuses, a person has to mend it: rests grow up to this one, for many clusters may ask it.
+const LONGEST_REST: Millis = 1_600;
 
 /// A lease of this process.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +60,8 @@ pub struct Storage {
     renewing_member: bool,
     /// Until then nothing is written.
     rest_until: Millis,
+    /// The newest rest.
+    rest: Millis,
     trouble: Option<Trouble>,
 }
 
@@ -83,6 +87,7 @@ impl Storage {
             renewing: false,
             renewing_member: false,
             rest_until: 0,
+            rest: 0,
             trouble: None,
         }
     }
@@ -103,7 +108,7 @@ impl Storage {
 
     /// A write has ended well.
     pub fn wrote(&mut self) {
-        self.rest_until = 0;
+        (self.rest_until, self.rest) = (0, 0);
         if self.trouble.take().is_some() {
             tracing::info!("the store takes changes again");
         }
@@ -122,7 +127,9 @@ impl Storage {
     }
 
     fn failed(&mut self, what: &str, error: &StoreError, of_write: bool) {
-        self.rest_until = boot_clock_ms() + REST;
+        let longest = (self.ttl / 12).clamp(REST, LONGEST_REST);
+        self.rest = if error.is_refusal() { (self.rest * 2).clamp(REST, longest) } else { REST };
+        self.rest_until = boot_clock_ms() + self.rest;
         let reason = error.to_string();
         let before = self.trouble.take();
         if before.as_ref().is_none_or(|before| before.reason != reason) {
@@ -399,5 +406,29 @@ mod tests {
         assert!(says(&storage, "refused"));
         storage.renewed(held, Ok(()));
         assert_eq!(storage.trouble(), None, "nothing else had failed");
+    }
+
+    #[test]
+    fn a_store_that_a_person_has_to_mend_is_asked_less_and_less() {
+        let (events, _heard) = tokio::sync::mpsc::unbounded_channel();
+        let mut storage = Storage::new(Arc::new(matriarch_dcs::MemoryStore::new()), events, 20_000);
+        let denied = StoreError::Denied { place: "here".to_owned(), reason: "revoked".to_owned() };
+        let away = StoreError::Unavailable { place: "here".to_owned(), reason: "refused".to_owned() };
+        let mut rest_after = |error: &StoreError| {
+            storage.could_not_write("a record", error);
+            storage.rest
+        };
+        let rests = [(); 5].map(|()| rest_after(&denied));
+        assert_eq!(rests, [200, 400, 800, 1_600, 1_600]);
+        // Whoever was away may be back at any moment.
+        assert_eq!([(); 3].map(|()| rest_after(&away)), [200; 3]);
+        rest_after(&denied);
+        storage.wrote();
+        assert_eq!(storage.rests_until(boot_clock_ms()), None);
+        storage.could_not_write("a record", &denied);
+        assert_eq!(storage.rest, REST);
+        storage.set_ttl(5_000);
+        (0..5).for_each(|_| storage.could_not_write("a record", &denied));
+        assert_eq!(storage.rest, 416, "never so long that a short lease could not be renewed");
     }
 }

@@ -89,6 +89,11 @@ impl StoreError {
         matches!(self, Self::Indeterminate { .. })
     }
 
+    /// Whether the store answered and took nothing: a person has to make room, or give rights back.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::NoSpace { .. } | Self::Full { .. } | Self::Denied { .. } | Self::Permission { .. })
+    }
+
     /// Whether the same call may succeed later without a person doing something.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Indeterminate { .. } | Self::NoSpace { .. } | Self::Full { .. })
