@@ -26,7 +26,7 @@ const LIMIT: usize = 16 << 20;
 pub struct Client {
     base: String,
     address: String,
-    token: Option<String>,
+    authorization: Option<String>,
     connect: Duration,
     read: Duration,
     command: Duration,
@@ -106,8 +106,9 @@ pub struct Reply {
 }
 
 impl Client {
-    /// A client of the agent at `base`: `http://host:port`, with or without a path such as `/patroni`.
-    pub fn new(base: &str, token: Option<String>) -> Result<Self, ClientError> {
+    /// A client of the agent at `base`: `http://host:port`, with or without a path such as `/patroni`. `authorization` is the
+    /// value of its header ([`crate::authorization`]).
+    pub fn new(base: &str, authorization: Option<String>) -> Result<Self, ClientError> {
         let bad = |why: &str| ClientError::BadAddress { url: base.to_owned(), why: why.to_owned() };
         let uri: Uri = base.parse().map_err(|failure| bad(&format!("{failure}")))?;
         match uri.scheme_str() {
@@ -122,7 +123,7 @@ impl Client {
         Ok(Client {
             base: format!("http://{address}"),
             address,
-            token,
+            authorization,
             connect: Duration::from_secs(2),
             read: Duration::from_secs(5),
             command: Duration::from_secs(80),
@@ -370,8 +371,8 @@ impl Client {
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
         let request = request.body(Full::new(Bytes::from(body.unwrap_or_default()))).map_err(io::Error::other)?;
         let exchange = async {
@@ -391,6 +392,9 @@ impl Client {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("base", &self.base).field("token", &self.token.is_some()).finish()
+        f.debug_struct("Client")
+            .field("base", &self.base)
+            .field("authorization", &self.authorization.is_some())
+            .finish()
     }
 }

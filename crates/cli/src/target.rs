@@ -12,8 +12,8 @@ pub struct Target {
     pub cluster: String,
     /// Agents that are known beforehand. Members that only the cluster knows of are found through these.
     pub members: Vec<Endpoint>,
-    /// Token for commands.
-    pub token: Option<String>,
+    /// Value of the `Authorization` header for commands ([`matriarch_api::authorization`]).
+    pub authorization: Option<String>,
     /// How to reach PostgreSQL.
     pub connection: Connection,
 }
@@ -52,18 +52,18 @@ const READ: Duration = Duration::from_millis(650);
 const PATIENT: Duration = Duration::from_secs(5);
 
 impl Target {
-    /// A client for one agent with the target's token and short deadlines for reading.
+    /// A client for one agent with the target's credentials and short deadlines for reading.
     pub fn client(&self, api_url: &str) -> Result<Client, ClientError> {
-        Ok(Client::new(api_url, self.token.clone())?.with_timeouts(CONNECT, READ))
+        Ok(Client::new(api_url, self.authorization.clone())?.with_timeouts(CONNECT, READ))
     }
 
     /// The same with a long deadline for the answer: for agents that are known to be awake.
     pub fn asking_client(&self, api_url: &str) -> Result<Client, ClientError> {
-        Ok(Client::new(api_url, self.token.clone())?.with_timeouts(CONNECT, PATIENT))
+        Ok(Client::new(api_url, self.authorization.clone())?.with_timeouts(CONNECT, PATIENT))
     }
 
     /// The same with long deadlines.
     pub fn patient_client(&self, api_url: &str) -> Result<Client, ClientError> {
-        Ok(Client::new(api_url, self.token.clone())?.with_timeouts(CONNECT * 4, PATIENT))
+        Ok(Client::new(api_url, self.authorization.clone())?.with_timeouts(CONNECT * 4, PATIENT))
     }
 }

@@ -198,7 +198,7 @@ async fn config_check_finds_mistakes_without_a_cluster() {
 #[tokio::test]
 async fn a_wrong_token_is_no_permission() {
     let mut cluster = cluster().await;
-    cluster.target.token = Some("wrong".into());
+    cluster.target.authorization = Some("Bearer wrong".into());
     let (_, err, code) = cluster.run("pause", Person::absent()).await;
     assert!(code == 77 && err.contains("token"), "{code} {err}");
 }

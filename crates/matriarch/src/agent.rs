@@ -9,7 +9,6 @@ use anyhow::Context;
 use clap::Args;
 use matriarch_agent::restored::{Order, Whence};
 use matriarch_agent::{AgentBackend, Ending, Heartbeats, Options, Shared, Shell, dumped, virtual_ip};
-use matriarch_api::{Auth, Reads};
 use matriarch_archive::door::{Chosen, Foreign};
 use matriarch_archive::restore::Wanted;
 use matriarch_config::{
@@ -22,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::credentials::ApiCredentials;
 use crate::logging::{self, LogFormat};
 use crate::proxy::{beside_agent, follow_beside_agent, stop_asked};
 use crate::routing::Routing;
@@ -180,40 +180,6 @@ async fn listen(config: &LocalConfig, left: Option<OwnedFd>) -> anyhow::Result<T
             addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         )
     })
-}
-
-/// What opens the REST API, and what this member presents to the others.
-struct ApiCredentials {
-    tokens: Vec<String>,
-    basic: Option<(String, String)>,
-}
-
-impl ApiCredentials {
-    fn read(config: &LocalConfig) -> anyhow::Result<ApiCredentials> {
-        let mut tokens: Vec<String> = config.restapi.token.iter().map(|token| token.reveal().to_owned()).collect();
-        if let Some(file) = &config.restapi.token_file {
-            let text = std::fs::read_to_string(file)
-                .with_context(|| format!("restapi.token_file {} cannot be read", file.display()))?;
-            anyhow::ensure!(
-                !text.trim().is_empty(),
-                "restapi.token_file {} is empty; write a token into it",
-                file.display()
-            );
-            tokens.push(text.trim().to_owned());
-        }
-        let user = config.restapi.authentication.as_ref();
-        let basic = user.map(|user| (user.username.clone(), user.password.reveal().to_owned()));
-        Ok(ApiCredentials { tokens, basic })
-    }
-
-    fn auth(&self) -> Auth {
-        Auth::accept(self.tokens.clone(), self.basic.clone(), Reads::Open)
-    }
-
-    fn header(&self) -> Option<String> {
-        let basic = self.basic.as_ref().map(|(user, password)| (user.as_str(), password.as_str()));
-        matriarch_api::authorization(self.tokens.first().map(String::as_str), basic)
-    }
 }
 
 fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {

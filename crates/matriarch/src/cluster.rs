@@ -11,6 +11,7 @@ use matriarch_dcs::consul::ConsulOptions;
 use matriarch_dcs::etcd::EtcdOptions;
 use serde::{Deserialize, Serialize};
 
+use crate::credentials::ApiCredentials;
 use crate::store::{self, StoreAccess, StoreAddress};
 
 /// Title in the help, so that these stand apart from a verb's own options.
@@ -22,7 +23,7 @@ pub struct Which {
     /// Directory of a cluster made by `matriarch up` (default: ./.matriarch, or the only one running here)
     #[arg(long, global = true, value_name = "DIR", env = "MATRIARCH_DIR", help_heading = WHICH)]
     pub dir: Option<PathBuf>,
-    /// Configuration file of an agent of the cluster: its store, its scope and its token are used
+    /// Configuration file of an agent of the cluster: its store, its scope and its credentials are used
     #[arg(long, global = true, value_name = "FILE", env = "MATRIARCH_CONFIG", help_heading = WHICH)]
     pub config: Option<PathBuf>,
     /// Store of the cluster, with --scope: etcd:HOST:PORT[,HOST:PORT…], etcds:… with TLS, or sqlite:PATH
@@ -56,7 +57,7 @@ struct Named {
     address: StoreAddress,
     scope: String,
     namespace: String,
-    token: Option<String>,
+    authorization: Option<String>,
 }
 
 impl Named {
@@ -98,22 +99,28 @@ impl Which {
             address: address.with(&self.access),
             scope: scope.context("--store needs --scope, the name of the cluster in it")?,
             namespace: namespace.unwrap_or_else(|| NAMESPACE.to_owned()),
-            token: self.token.clone().or(config.as_ref().map(token).transpose()?.flatten()),
+            authorization: match (&self.token, &config) {
+                (Some(token), _) => matriarch_api::authorization(Some(token), None),
+                (None, Some(config)) => authorization(config)?,
+                (None, None) => None,
+            },
         }))
     }
 }
 
 /// What an agent asks for before it changes something.
-fn token(config: &LocalConfig) -> anyhow::Result<Option<String>> {
-    let Some(file) = &config.restapi.token_file else {
-        return Ok(config.restapi.token.as_ref().map(|token| token.reveal().to_owned()));
-    };
-    match std::fs::read_to_string(file) {
-        Ok(text) => Ok(Some(text.trim().to_owned())),
-        // Looking needs no token; whoever changes something is told that it is missing.
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("restapi.token_file {} cannot be read", file.display())),
+fn authorization(config: &LocalConfig) -> anyhow::Result<Option<String>> {
+    match ApiCredentials::read(config) {
+        Ok(credentials) => Ok(credentials.header()),
+        // Looking needs none; whoever changes something is told that they are missing.
+        Err(error) if is_denied(&error) => Ok(None),
+        Err(error) => Err(error),
     }
+}
+
+fn is_denied(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    cause.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// Directory of a cluster that was not given one.
@@ -254,7 +261,7 @@ impl Found {
                         api_url: format!("http://127.0.0.1:{}", member.api),
                     })
                     .collect(),
-                token: Some(cluster.token.clone()),
+                authorization: matriarch_api::authorization(Some(&cluster.token), None),
                 connection: Connection {
                     read_write: Some(format!("127.0.0.1:{}", cluster.read_write)),
                     read_only: Some(format!("127.0.0.1:{}", cluster.read_only)),
@@ -338,7 +345,7 @@ async fn from_store(named: &Named) -> anyhow::Result<Target> {
     Ok(Target {
         cluster: scope.clone(),
         members,
-        token: named.token.clone(),
+        authorization: named.authorization.clone(),
         connection: Connection { superuser: "postgres".to_owned(), ..Connection::default() },
     })
 }

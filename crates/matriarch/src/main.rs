@@ -4,6 +4,7 @@ mod agent;
 mod backup;
 mod chore;
 mod cluster;
+mod credentials;
 mod drill;
 mod dump;
 mod host;

@@ -183,7 +183,7 @@ pub async fn start_with(auth: Auth, limits: Limits) -> Server {
 
 impl Server {
     pub fn client(&self) -> Client {
-        Client::new(&format!("http://{}", self.address), Some(TOKEN.into())).unwrap()
+        Client::new(&format!("http://{}", self.address), matriarch_api::authorization(Some(TOKEN), None)).unwrap()
     }
 
     /// Sends bytes and returns everything until the server closes, or what came within the limit.

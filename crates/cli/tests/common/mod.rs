@@ -184,7 +184,12 @@ pub async fn cluster() -> Cluster {
     let url = format!("http://{}/patroni", silent.local_addr().unwrap());
     *world.cluster.lock().unwrap() = sample(&members[0].api_url, &members[1].api_url, &url);
     let connection = Connection { superuser: "postgres".into(), ..Connection::default() };
-    let target = Target { cluster: "demo".into(), members, token: Some(TOKEN.into()), connection };
+    let target = Target {
+        cluster: "demo".into(),
+        members,
+        authorization: matriarch_api::authorization(Some(TOKEN), None),
+        connection,
+    };
     Cluster { world, target, _silent: silent }
 }
 

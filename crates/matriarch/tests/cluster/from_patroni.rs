@@ -111,7 +111,6 @@ impl Site {
             },
         });
         let mut patroni = ours.clone();
-        ours["restapi"]["token"] = json!(PASSWORD);
         patroni["bootstrap"] = json!({
             "dcs": {
                 "ttl": TTL, "loop_wait": 1, "retry_timeout": 3, "maximum_lag_on_failover": 1_048_576,
