@@ -92,6 +92,10 @@ where
     let (mut done, answer) = oneshot::channel();
     let all = move || {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        if done.is_closed() {
+            // What came before it in turn is not to be undone by it.
+            return;
+        }
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return drop(done.send(Err(error.to_string()))),

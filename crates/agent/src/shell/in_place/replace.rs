@@ -33,6 +33,11 @@ impl Shell {
         if self.pg.busy().is_some() || self.pg.data == Data::Unknown {
             return now + SOON;
         }
+        if !prepared.dir.join("global/pg_control").exists() {
+            let why = format!("{} is not there any more, and nothing was changed: ask again", prepared.dir.display());
+            self.give_up(seen, request, &why, now);
+            return now + SOON;
+        }
         if self.pg.server != Server::Stopped {
             self.in_place.stopped = None;
             self.begin(Job::StopFast);
@@ -57,7 +62,14 @@ impl Shell {
         self.memory.announced = announced;
         let Some(lease) = self.storage.lease().map(|lease| lease.until) else { return false };
         let guarded = self.guard_state.borrow().deadline;
-        known && guarded <= lease && self.authority.is_some_and(|until| until <= lease)
+        // Whoever is alone goes on beyond its lease in any epoch: there is nobody who could take over.
+        known && (self.nobody_else_is_there() || guarded <= lease && self.authority.is_some_and(|until| until <= lease))
+    }
+
+    fn nobody_else_is_there(&self) -> bool {
+        let Some(view) = self.reading.as_ref().map(|reading| &reading.view) else { return false };
+        let admitted = view.sync.iter().flat_map(|sync| &sync.value.membership);
+        admitted.chain(view.members.keys()).all(|name| name == self.options.name())
     }
 
     /// The one change after which only the new data counts.
