@@ -1,7 +1,7 @@
 //! A new cluster from a dump: what follows initdb when the configuration names one.
 //!
 //! ```text
-//! find the dump ── room? ── initdb beside the data directory's place ── PostgreSQL there, reaching nothing
+//! find the dump ── what was left is swept ── room? ── initdb beside the data directory's place ── PostgreSQL there, reaching nothing
 //!   ── roles and tablespaces, then each database ── our roles get their passwords ── into its place, unclaimed
 //! ```
 //! Then the member founds the cluster as after initdb alone, and the others copy from it. What is cut off anywhere is swept and
@@ -69,9 +69,10 @@ pub async fn perform(
 async fn fill(instance: &Instance, initdb: &InitdbOptions, order: &Order, log: &Path) -> Result<(), Failed> {
     let (archive, manifest) = choose(order).await?;
     let summary = &manifest.summary;
-    room(instance, summary.size)?;
     let begun = Instant::now();
+    // What an earlier try has left takes room.
     let dir = place::begin(instance).await?;
+    room(instance, summary.size)?;
     bootstrap::make_in(instance, initdb, &dir).await?;
     tracing::info!(dump = %summary.dump, repository = archive.repository().name(), "restoring a dump for the new cluster");
     let scratch = dir.join(SCRATCH);

@@ -1,13 +1,19 @@
 //! A new cluster from a backup: what stands in for initdb when the configuration names one.
 //!
 //! ```text
-//! find backup and WAL ── room? ── restore beside the data directory's place, all WAL put there
+//! find backup and WAL ── what was left goes on, or is swept ── room? ── restore beside the data directory's place, all WAL put there
 //!   ── PostgreSQL recovers it by itself, our roles get their passwords ── into its place, unclaimed
 //! ```
 //! Then the member founds the cluster as after initdb, and the others copy from it. What is cut off anywhere is swept and begun
-//! anew. It has a thread and a runtime of its own, since it may take hours and must not come between the loop and its lease.
+//! anew, but for the files of a restore, which the next one goes on with. It has a thread and a runtime of its own, since it may take hours and must not come between the loop and its lease.
+
+mod spaces;
+
+pub use spaces::settle;
+pub(crate) use spaces::{clear_spaces, mark_spaces, spaces};
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -16,9 +22,11 @@ use matriarch_archive::base::Summary;
 use matriarch_archive::configured::{Configured, ORIGIN, Origin};
 use matriarch_archive::door::{Door, Foreign};
 use matriarch_archive::progress::Progress;
-use matriarch_archive::restore::{self, AtTarget, Held, Options, Plan, Wanted};
-use matriarch_postgres::{Instance, files, restored, volumes};
+use matriarch_archive::restore::{self, AtTarget, Held, Options, Plan, RestoreError, Took, Wanted};
+use matriarch_postgres::{Instance, restored, volumes};
 use tokio::sync::oneshot;
+
+use self::spaces::is_marked;
 
 /// How long one call is repeated while a store does not answer; the whole is tried again anyway.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -130,27 +138,37 @@ async fn restore(instance: &Instance, order: &Order, log: &Path) -> Result<(), F
     let summary = &plan.summary;
     fits(instance, summary)?;
     let spaces = spaces(order, summary)?;
-    room(instance, &plan, segment)?;
-    let dir = restored::begin(instance).await?;
-    clear_spaces(&instance.data_dir)?;
-    mark_spaces(&instance.data_dir, spaces.values())?;
+    let left = match is_marked(&instance.data_dir, spaces.values())? {
+        true => restored::left(instance, restore::is_unfinished).await?,
+        false => None,
+    };
     let (backup, target) = (&summary.backup, &plan.target);
-    tracing::info!(%backup, repository = found.repository(), %target, "restoring a backup for the new cluster");
-
-    let options = options(instance, order, &found, &plan, (&dir, spaces), &line(&plan))?;
-    let begun = Instant::now();
-    let took = {
-        let mut work = std::pin::pin!(found.restore(&plan, &options));
-        loop {
-            tokio::select! {
-                took = &mut work => break took?,
-                () = tokio::time::sleep(TELL) => {
-                    tracing::info!(done = options.progress.done(), bytes = options.progress.total(), "restoring");
-                }
-            }
+    let goes_on = left.is_some();
+    let dir = match left {
+        Some(dir) => {
+            room_beside(instance, &plan, segment, used(&dir))?;
+            tracing::info!(%backup, repository = found.repository(), %target, "a restore that was cut off goes on");
+            dir
+        }
+        None => {
+            let dir = anew(instance, &plan, segment, &spaces).await?;
+            tracing::info!(%backup, repository = found.repository(), %target, "restoring a backup for the new cluster");
+            dir
         }
     };
-    tracing::info!(files = ?took.files, wal = ?took.wal, "restored: PostgreSQL recovers it now");
+    let begun = Instant::now();
+    let options = options(instance, order, &found, &plan, (&dir, spaces.clone()), &line(&plan))?;
+    let took = match fill(&found, &plan, &options).await {
+        // An outage does not last; everything else of what was left might.
+        Err(error) if goes_on && !matches!(error, RestoreError::Archive(_)) => {
+            tracing::info!("what was cut off cannot be gone on with, and is begun anew: {error}");
+            anew(instance, &plan, segment, &spaces).await?;
+            fill(&found, &plan, &Options { progress: Progress::default(), ..options }).await?
+        }
+        filled => filled?,
+    };
+    let Took { files, wal, there } = took;
+    tracing::info!(?files, ?wal, there, "restored: PostgreSQL recovers it now");
     let reached = restored::recover(instance, &dir, &[], log).await?;
     if plan.falls_short(reached, segment) {
         return Err(format!(
@@ -163,6 +181,34 @@ async fn restore(instance: &Instance, order: &Order, log: &Path) -> Result<(), F
     restored::finish(instance, &dir)?;
     tracing::info!(%reached, took = ?begun.elapsed(), "the new cluster's data directory is restored");
     Ok(())
+}
+
+/// An empty directory to restore into, and empty tablespaces. What an earlier try has left goes first, since it takes room.
+async fn anew(
+    instance: &Instance,
+    plan: &Plan,
+    segment: u64,
+    spaces: &BTreeMap<u32, PathBuf>,
+) -> Result<PathBuf, Failed> {
+    let dir = restored::begin(instance).await?;
+    clear_spaces(&instance.data_dir)?;
+    room(instance, plan, segment)?;
+    mark_spaces(&instance.data_dir, spaces.values())?;
+    Ok(dir)
+}
+
+/// Restores, and tells how far it is.
+async fn fill(found: &Held, plan: &Plan, options: &Options) -> Result<Took, RestoreError> {
+    let mut work = std::pin::pin!(found.restore(plan, options));
+    loop {
+        tokio::select! {
+            took = &mut work => return took,
+            () = tokio::time::sleep(TELL) => {
+                let (done, there, bytes) = (options.progress.done(), options.progress.there(), options.progress.total());
+                tracing::info!(done, there, bytes, "restoring");
+            }
+        }
+    }
 }
 
 /// Whether the programs that are here can run it.
@@ -217,14 +263,30 @@ pub(crate) async fn choose(order: &Order) -> Result<(Held, Plan), Failed> {
 }
 
 pub(crate) fn room(instance: &Instance, plan: &Plan, segment: u64) -> Result<(), Failed> {
+    room_beside(instance, plan, segment, 0)
+}
+
+/// The same where so many bytes are there already.
+fn room_beside(instance: &Instance, plan: &Plan, segment: u64, there: u64) -> Result<(), Failed> {
     let beside = instance.data_dir.parent().unwrap_or(Path::new("/"));
     let needed = plan.summary.size + plan.wal(segment) + SPARE;
     let free = volumes::free(beside).map_err(|error| format!("{}: {error}", beside.display()))?;
-    if free < needed {
+    if free + there < needed {
         let text = format!("{} has {free} bytes free, and files and WAL need {needed}", beside.display());
         return Err(format!("{text}: free some, or begin with a later backup").into());
     }
     Ok(())
+}
+
+/// Bytes of a volume that a directory takes.
+fn used(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let of = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => used(&entry.path()),
+        Ok(meta) => meta.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.map(of).sum()
 }
 
 pub(crate) fn options(
@@ -252,91 +314,4 @@ pub(crate) fn options(
         workers: WORKERS,
         progress: Progress::default(),
     })
-}
-
-pub(crate) fn spaces(order: &Order, summary: &Summary) -> Result<BTreeMap<u32, PathBuf>, Failed> {
-    let mut places: BTreeMap<u32, PathBuf> =
-        summary.tablespaces.iter().map(|space| (space.oid, PathBuf::from(&space.path))).collect();
-    for (name, path) in &order.tablespaces {
-        let Some(space) =
-            summary.tablespaces.iter().find(|space| space.name == *name || space.oid.to_string() == *name)
-        else {
-            let known: Vec<&str> = summary.tablespaces.iter().map(|space| space.name.as_str()).collect();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            return Err(format!(
-                "a tablespace is to go elsewhere, and the backup has no tablespace '{name}'; it has {known}"
-            )
-            .into());
-        };
-        places.insert(space.oid, path.clone());
-    }
-    Ok(places)
-}
-
-/// Beside the data directory, until the cluster is founded: the tablespaces that a restore fills, which were empty before it.
-fn mark(data_dir: &Path) -> PathBuf {
-    let mut name = data_dir.as_os_str().to_owned();
-    name.push(".restoring");
-    PathBuf::from(name)
-}
-
-pub(crate) fn mark_spaces<'a>(data_dir: &Path, places: impl Iterator<Item = &'a PathBuf>) -> Result<(), Failed> {
-    let places: Vec<&PathBuf> = places.collect();
-    for place in &places {
-        if std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_some()) {
-            let text = format!("{} is not empty; empty it, or name another place", place.display());
-            return Err(format!("{text} for the tablespace (--tablespace, bootstrap.restore.tablespace)").into());
-        }
-    }
-    if !places.is_empty() {
-        files::write_atomic(&mark(data_dir), &serde_json::to_vec(&places)?, 0o600, None)?;
-    }
-    Ok(())
-}
-
-/// The cluster is founded on what was restored.
-pub fn settle(data_dir: &Path) -> Result<(), files::FileError> {
-    files::remove_durably(&mark(data_dir)).map(drop)
-}
-
-/// Empties the tablespaces of a restore that was cut off, or that no cluster was founded on.
-pub fn clear_spaces(data_dir: &Path) -> Result<(), Failed> {
-    let path = mark(data_dir);
-    let text = match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        text => text?,
-    };
-    for place in serde_json::from_slice::<Vec<PathBuf>>(&text)? {
-        for entry in std::fs::read_dir(&place).into_iter().flatten() {
-            files::remove_tree(&entry?.path())?;
-        }
-    }
-    files::remove_durably(&path)?;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tablespaces_that_were_begun_are_emptied_and_others_are_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let (data, begun, used) = (dir.path().join("data"), dir.path().join("begun"), dir.path().join("used"));
-        std::fs::create_dir_all(used.join("PG_18_1")).unwrap();
-        std::fs::create_dir(&begun).unwrap();
-        let refused = mark_spaces(&data, [&begun, &used].into_iter()).unwrap_err().to_string();
-        assert!(refused.contains(&used.display().to_string()) && refused.contains("is not empty"), "{refused}");
-        mark_spaces(&data, [&begun, &dir.path().join("absent")].into_iter()).unwrap();
-        std::fs::create_dir_all(begun.join("PG_18_1/5")).unwrap();
-        clear_spaces(&data).unwrap();
-        assert_eq!(std::fs::read_dir(&begun).unwrap().count(), 0);
-        // A second time there is nothing to do, nor once the cluster is founded.
-        std::fs::create_dir(begun.join("mine")).unwrap();
-        clear_spaces(&data).unwrap();
-        mark_spaces(&data, [&dir.path().join("absent")].into_iter()).unwrap();
-        settle(&data).unwrap();
-        clear_spaces(&data).unwrap();
-        assert!(begun.join("mine").exists() && used.join("PG_18_1").exists());
-    }
 }

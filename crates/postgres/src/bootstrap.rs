@@ -95,6 +95,17 @@ pub async fn make_in(instance: &Instance, options: &InitdbOptions, dir: &Path) -
 
 /// An empty directory beside the place, which must be free.
 pub(crate) async fn begin(instance: &Instance) -> Result<PathBuf, InitdbError> {
+    check_place(instance)?;
+    Ok(staging::begin(instance).await?)
+}
+
+/// What an earlier try has left beside the place, if it can be gone on with.
+pub(crate) async fn left(instance: &Instance, goes_on: fn(&Path) -> bool) -> Result<Option<PathBuf>, InitdbError> {
+    check_place(instance)?;
+    Ok(staging::left(instance, goes_on).await?)
+}
+
+fn check_place(instance: &Instance) -> Result<(), InitdbError> {
     if staging::is_occupied(&instance.data_dir) {
         return Err(StagingError::Occupied { dir: instance.data_dir.clone() }.into());
     }
@@ -102,8 +113,7 @@ pub(crate) async fn begin(instance: &Instance) -> Result<PathBuf, InitdbError> {
         owner::check_reachable(&instance.data_dir, owner)?;
         owner::check_reachable(&instance.run_dir, owner)?;
     }
-    instance.prepare_run_dir()?;
-    Ok(staging::begin(instance).await?)
+    Ok(instance.prepare_run_dir()?)
 }
 
 fn arguments(instance: &Instance, options: &InitdbOptions, dir: &Path, password: &Path) -> Vec<String> {

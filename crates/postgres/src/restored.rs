@@ -71,6 +71,12 @@ pub async fn begin(instance: &Instance) -> Result<PathBuf, InitdbError> {
     bootstrap::begin(instance).await
 }
 
+/// The directory of [`begin`] as an earlier try has left it, if `goes_on` says that it can be gone on with. What still runs there
+/// is ended.
+pub async fn left(instance: &Instance, goes_on: fn(&Path) -> bool) -> Result<Option<PathBuf>, InitdbError> {
+    bootstrap::left(instance, goes_on).await
+}
+
 /// Starts PostgreSQL there by itself until recovery is over, gives our roles the passwords of the configuration, and stops it.
 /// Says where recovery ended. `settings` win over those of the files.
 pub async fn recover(

@@ -82,6 +82,17 @@ pub(crate) async fn begin(instance: &Instance) -> Result<PathBuf, StagingError> 
     blocking::run(move || begin_now(&instance)).await
 }
 
+/// What an earlier try has left, if `goes_on` says that it can be gone on with; the programs that it has left are ended.
+pub(crate) async fn left(instance: &Instance, goes_on: fn(&Path) -> bool) -> Result<Option<PathBuf>, StagingError> {
+    let instance = instance.clone();
+    blocking::run(move || {
+        let dir = new_dir(&instance);
+        process::kill_tree(&dir, TOOLS_END)?;
+        Ok(goes_on(&dir).then_some(dir))
+    })
+    .await
+}
+
 fn begin_now(instance: &Instance) -> Result<PathBuf, StagingError> {
     let dir = new_dir(instance);
     process::kill_tree(&dir, TOOLS_END)?;

@@ -98,8 +98,12 @@ impl Copying {
     async fn build(&self) -> Result<(PathBuf, String), Failed> {
         let configured = Configured::new(&self.order.section, &self.order.scope, PATIENCE)?;
         if !configured.is_readable() {
-            let text = "the archive is encrypted, and this host has no private key (archive.encryption.identity_file)";
-            return Err(text.into());
+            let key = "archive.encryption.identity_file";
+            let text = match &self.order.section.encryption.identity_file {
+                Some(file) => format!("its private key is not on this host: there is no {} ({key})", file.display()),
+                None => format!("{key} is not set"),
+            };
+            return Err(format!("the archive is encrypted, and {text}").into());
         }
         let leader = self.ask().await?;
         let history = self.history(&leader).await?;

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use matriarch_testkit::faults;
+use matriarch_archive::format::Identities;
+use matriarch_testkit::{faults, user};
 use serde_json::{Value, json};
 
 use crate::harness::{Cluster, PATIENCE, Plan, fault, health, wire};
@@ -98,11 +99,14 @@ async fn members_are_made_from_a_backup_and_the_leader_is_spared() {
     let whole = format!("SELECT count(*) = {} FROM t", count(&cluster).await);
     arrives(&cluster, &anew, &whole).await;
 
+    let backup = without_its_key(&cluster, &anew).await;
+    arrives(&cluster, &anew, &whole).await;
+
     // What is damaged is not used, and nobody has to see to it.
     damage(&packs(&cluster, &backup).await);
     cluster.verb(&["reinit", &anew, "--force", "--wait"]).await.ok();
     health::well(&cluster, PATIENCE).await;
-    assert_eq!(base_backups(&cluster), 1, "{}", agent_log(&cluster, &anew));
+    assert_eq!(base_backups(&cluster), 2, "{}", agent_log(&cluster, &anew));
     let log = agent_log(&cluster, &anew);
     assert!(
         log.contains("the archive does not serve to copy from") && log.contains(&format!("pack/{backup}")),
@@ -110,6 +114,25 @@ async fn members_are_made_from_a_backup_and_the_leader_is_spared() {
     );
     arrives(&cluster, &anew, &whole).await;
     stops_at_once(&mut cluster, &anew).await;
+}
+
+/// A host that cannot open the newest backup copies from the leader, and says which key it lacks. The name of that backup.
+async fn without_its_key(cluster: &Cluster, name: &str) -> String {
+    let (identity, recipient) = Identities::generate();
+    let (file, away) = (cluster.root().join("key.txt"), cluster.root().join("key.away"));
+    std::fs::write(&file, identity).expect("there is room");
+    user::give(&file).expect("it is ours");
+    set(cluster, "encryption", &json!({ "recipients": [recipient], "identity_file": file })).await;
+    let taken = cluster.verb(&["backup", "-o", "json"]).await.json();
+    std::fs::rename(&file, &away).expect("it is ours");
+    cluster.verb(&["reinit", name, "--force", "--wait"]).await.ok();
+    health::well(cluster, PATIENCE).await;
+    let log = agent_log(cluster, name);
+    assert_eq!(base_backups(cluster), 1, "{log}");
+    let why = log.lines().rfind(|line| line.contains("the archive does not serve to copy from"));
+    assert!(why.is_some_and(|why| why.contains(&file.display().to_string())), "{log}");
+    std::fs::rename(&away, &file).expect("it is ours");
+    taken[0]["backup"].as_str().expect("a name").to_owned()
 }
 
 /// A copy that would take a minute holds up nobody who stops the agent.

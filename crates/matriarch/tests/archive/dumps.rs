@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use matriarch_cli::code;
+use matriarch_testkit::faults;
 use matriarch_testkit::postgres::{self, Installation};
 use matriarch_testkit::server::Server;
+use matriarch_testkit::volume::Volume;
 use serde_json::{Value, json};
 use tokio::process::Child;
 
 use crate::harness::site::{Site, connect};
 use crate::harness::verb::{self, Outcome};
-use crate::harness::{Cluster, PATIENCE, Plan, wire};
+use crate::harness::{Cluster, PATIENCE, Plan, fault, wire};
 
 /// A database whose name wants to be quoted everywhere.
 const ODD: &str = "we ird's \"db\"=1";
@@ -400,7 +402,7 @@ async fn end(child: &mut Child, signal: &str) {
     assert!(!tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap().success());
 }
 
-/// A new cluster is made of the newest dump before its members are copied.
+/// A new cluster is made of the newest dump before its members are copied, although the agent that is at it is killed half-way.
 pub async fn begun_anew(cluster: &Cluster, tables: &str) {
     let place = cluster.path().join("archive");
     let file = cluster.root().join("dump.yml");
@@ -408,7 +410,29 @@ pub async fn begun_anew(cluster: &Cluster, tables: &str) {
     std::fs::write(&file, matriarch_config::to_yaml(&section)).unwrap();
     let plan =
         Plan::new("from-a-dump").beside().members(2).argument("--from-dump").argument(&file.display().to_string());
-    let copy = plan.argument("--name").argument("copy").start().await;
+    let copy = plan.argument("--name").argument("copy").prepare();
+    let volume = Volume::mount(&copy.path(), 2048).expect("it can be mounted");
+    // So that it ends before its volume does.
+    let mut copy = copy;
+    copy.spawn();
+    let begun = std::time::Instant::now();
+    let is_filled = |name: &String| copy.data(name).with_extension("matriarch-new").join("matriarch_dump").exists();
+    let first = loop {
+        if let Some(name) = copy.names().into_iter().find(is_filled) {
+            break name;
+        }
+        assert!(begun.elapsed() < PATIENCE, "nobody restores: {}", copy.said());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    faults::kill(&[fault::agent(&copy, &first)]);
+    assert!(!copy.data(&first).join("PG_VERSION").exists(), "it was over before it could be cut off");
+    let left = copy.data(&first).with_extension("matriarch-new");
+    if volume.is_some() && left.exists() {
+        // As much as a longer try would have left: beside it there is no room for another one.
+        let allocated = std::process::Command::new("fallocate").args(["-l", "1700M"]).arg(left.join("left")).status();
+        assert!(allocated.unwrap().success());
+    }
+    copy.ready().await;
     assert_eq!(copy.ask(copy.read_write(), "SELECT count(*) FROM t").await.unwrap(), tables);
     assert_eq!(copy.ask(copy.read_only(), "SELECT count(*) FROM t").await.unwrap(), tables);
     let left = copy.names().into_iter().filter(|name| copy.data(name).join("matriarch_dump").exists()).count();

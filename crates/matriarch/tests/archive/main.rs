@@ -229,7 +229,7 @@ async fn no_segment_is_missing_after_a_failover_during_an_outage() {
     let metrics = wire::http(cluster.api_port("a"), "GET", "/metrics", None, "").await.expect("it answers").body;
     assert!(metrics.contains("matriarch_archive_waiting_files{"), "{metrics}");
     let rows = practise(&cluster, &place).await;
-    begun_anew(&cluster, &section, &rows).await;
+    gone_on_with(&cluster, &section, &rows).await;
 }
 
 /// Whoever asks for one segment after the other finds the next one ready, with the same content.
@@ -247,32 +247,44 @@ async fn in_order(cluster: &Cluster, member: &str, last: WalName, to: &Path) {
     assert!(!folder.join(back(0)).exists(), "it was moved and not copied");
 }
 
-/// Another cluster is made of that, although the agent that is at it is killed.
-async fn begun_anew(cluster: &Cluster, section: &Value, rows: &str) {
+/// Another cluster is made of that, although the agent that is at it is killed: the next one goes on.
+async fn gone_on_with(cluster: &Cluster, section: &Value, rows: &str) {
     let file = cluster.root().join("restore.yml");
-    let restore = json!({ "restore": { "scope": "demo", "archive": section } });
+    let mut slow = section.clone();
+    slow["repositories"][0]["download_limit"] = json!(4 << 20);
+    let restore = json!({ "restore": { "scope": "demo", "archive": slow } });
     std::fs::write(&file, matriarch_config::to_yaml(&restore)).expect("there is room");
     let name = file.display().to_string();
     let plan = Plan::new("begun-anew").beside().members(2).argument("--restore").argument(&name);
     let mut copy = plan.argument("--name").argument("copy").prepare();
     copy.spawn();
     let begun = std::time::Instant::now();
-    let building = |copy: &Cluster| {
-        let built = |name: &String| {
-            let data = copy.data(name);
-            data.exists() || data.with_extension("matriarch-new").exists()
-        };
-        copy.names().into_iter().find(built)
+    let is_filled = |name: &String| {
+        let folder = copy.data(name).with_extension("matriarch-new").join("base/1");
+        std::fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some())
     };
     let first = loop {
-        if let Some(name) = building(&copy) {
+        if let Some(name) = copy.names().into_iter().find(is_filled) {
             break name;
         }
         assert!(begun.elapsed() < PATIENCE, "nobody restores: {}", copy.said());
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
+    // The other one would begin a restore of its own.
+    let others = copy.names().into_iter().filter(|name| *name != first);
+    let others: Vec<_> = others.flat_map(|name| faults::node_processes(&copy.member(&name))).collect();
+    faults::freeze(&others);
     faults::kill(&[harness::fault::agent(&copy, &first)]);
+    assert!(!copy.data(&first).join("PG_VERSION").exists(), "it was over before it could be cut off");
+    let file = copy.member(&first).join("agent.log");
+    let log = || std::fs::read_to_string(&file).unwrap_or_default();
+    while !log().contains("a restore that was cut off goes on") {
+        assert!(begun.elapsed() < PATIENCE * 2, "it does not go on: {}", log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    faults::thaw(&others);
     copy.ready().await;
+    assert!(log().contains("restored: PostgreSQL recovers it now") && !log().contains("there=0"), "{}", log());
 
     assert_eq!(copy.ask(copy.read_write(), "SELECT count(*) FROM t").await.expect("it serves"), rows);
     let both = "SELECT count(*) = 1 FROM pg_stat_replication WHERE state = 'streaming'";

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use matriarch_agent::in_place::{InPlace, KEY, Phase};
 use matriarch_dcs::{SqliteStore, Store};
-use matriarch_testkit::faults;
+use matriarch_testkit::{faults, user};
 
 use crate::harness::verb;
 use crate::harness::{Cluster, PATIENCE, Plan, fault, health};
@@ -122,6 +122,40 @@ async fn a_running_cluster_goes_back_and_returns() {
     assert!(confirmed.ok().contains("was removed"), "{confirmed}");
     assert_eq!(put_aside(&cluster), Vec::<PathBuf>::new());
     rows_everywhere(&cluster, "1,2,3,5").await;
+}
+
+/// A tablespace of the restored data goes to another place; the old one belongs to the data that is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tablespace_goes_to_another_place_and_back() {
+    let cluster = Plan::new("in-place-space").members(1).archive().start().await;
+    let (old, new) = (cluster.root().join("space"), cluster.root().join("space-new"));
+    std::fs::create_dir(&old).expect("there is room");
+    user::give(&old).expect("it is ours");
+    sql(&cluster, &format!("create tablespace space location '{}'", old.display())).await;
+    sql(&cluster, "create table spaced tablespace space as select 7 as n").await;
+    let target = prepare(&cluster).await;
+    sql(&cluster, "drop table spaced").await;
+    reachable(&cluster, &target).await;
+    let location = "select pg_tablespace_location(oid) from pg_tablespace where spcname = 'space'";
+
+    let restore = ["restore", "--in-place", "--to", &target, "--yes"];
+    cluster.verb(&restore).await.refused_naming(TEMPORARY, &[&old.display().to_string(), "not empty", "--tablespace"]);
+    assert_eq!(sql(&cluster, location).await, old.display().to_string(), "nothing was changed");
+    let elsewhere = format!("space={}", new.display());
+    cluster.verb(&[&restore[..], &["--tablespace", elsewhere.as_str()][..]].concat()).await.ok();
+    health::well(&cluster, PATIENCE).await;
+    assert_eq!(rows(&cluster).await, "1,2");
+    assert_eq!(sql(&cluster, "select n::text from spaced").await, "7");
+    assert_eq!(sql(&cluster, location).await, new.display().to_string());
+    sql(&cluster, "insert into spaced values (8)").await;
+
+    cluster.verb(&["restore", "--undo", "--yes"]).await.ok();
+    health::well(&cluster, PATIENCE).await;
+    assert_eq!(rows(&cluster).await, "1,2,3");
+    assert_eq!(sql(&cluster, location).await, old.display().to_string());
+    assert_eq!(sql(&cluster, "select coalesce(to_regclass('spaced')::text, 'none')").await, "none");
+    cluster.verb(&["restore", "--confirm", "--yes"]).await.ok();
+    assert_eq!(put_aside(&cluster), Vec::<PathBuf>::new());
 }
 
 async fn record(store: &SqliteStore) -> InPlace {
