@@ -79,6 +79,9 @@ pub fn parameters(config: &DynamicConfig) -> BTreeMap<String, String> {
     parameters
 }
 
+/// The first major that keeps WAL summaries.
+const SUMMARIES_SINCE: u32 = 17;
+
 /// How PostgreSQL hands its WAL over, and, if it streams from nobody, where it gets it from. A member that streams does not
 /// ask the archive: it would do so each time its stream breaks, and during an outage of the store a takeover would wait for that.
 pub fn archiving(options: &Options, config: &DynamicConfig, parameters: &mut BTreeMap<String, String>) {
@@ -89,14 +92,25 @@ pub fn archiving(options: &Options, config: &DynamicConfig, parameters: &mut BTr
     let is_readable = archive.encryption.recipients.is_empty() || archive.encryption.identity_file.is_some();
     if options.from_archive() && is_readable {
         let fetch = format!("{} %f %p", options.wal_command("wal-fetch"));
-        parameters.entry("restore_command".to_owned()).or_insert(fetch);
+        default(parameters, "restore_command", &fetch);
+    }
+    if options.instance.binaries.version().major >= SUMMARIES_SINCE {
+        // Incremental backups then read only the blocks that were changed.
+        default(parameters, "summarize_wal", "on");
+    }
+}
+
+/// What holds unless somebody says otherwise, in whatever case.
+fn default(parameters: &mut BTreeMap<String, String>, name: &str, value: &str) {
+    if !parameters.keys().any(|known| known.eq_ignore_ascii_case(name)) {
+        parameters.insert(name.to_owned(), value.to_owned());
     }
 }
 
 /// What a member tagged `nostream` needs beside: it asks the archive each time, which is a program to start, so it asks
 /// less often than a replica looks for its stream.
 pub fn from_archive(parameters: &mut BTreeMap<String, String>) {
-    parameters.entry("wal_retrieve_retry_interval".to_owned()).or_insert_with(|| "5s".to_owned());
+    default(parameters, "wal_retrieve_retry_interval", "5s");
 }
 
 #[cfg(test)]

@@ -126,3 +126,11 @@ fn a_reload_takes_what_it_can_and_names_the_rest() {
     assert_eq!(options.parameters["work_mem"], "1MB");
     assert!(options.reload(&local(json!({})), &local(json!({}))).is_empty() && options.pg_hba.is_none());
 }
+
+#[test]
+fn what_people_have_set_in_any_case_is_no_default() {
+    let mut parameters = BTreeMap::from([("Summarize_WAL".to_owned(), "off".to_owned())]);
+    default(&mut parameters, "summarize_wal", "on");
+    default(&mut parameters, "restore_command", "fetch");
+    assert_eq!(parameters.keys().collect::<Vec<_>>(), ["Summarize_WAL", "restore_command"]);
+}
