@@ -50,7 +50,7 @@ class Server:
         machine.wait_until("the S3 server takes a bucket", self.has_bucket, 60)
 
     def has_bucket(self) -> bool:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.filer}/buckets/{BUCKET}/", method="POST", data=b"")
+        request = urllib.request.Request(f"http://127.0.0.1:{self.filer}/buckets/{BUCKET}/", method="POST")
         try:
             with urllib.request.urlopen(request, timeout=5):
                 return True
