@@ -1,7 +1,8 @@
 //! A new cluster from a dump: what follows initdb when the configuration names one.
 //!
 //! ```text
-//! find the dump ── what was left is swept ── room? ── initdb beside the data directory's place ── PostgreSQL there, reaching nothing
+//! find the dump ── what was left is swept ── room?
+//!   ── initdb beside the data directory's place ── PostgreSQL there, reaching nothing
 //!   ── roles and tablespaces, then each database ── our roles get their passwords ── into its place, unclaimed
 //! ```
 //! Then the member founds the cluster as after initdb alone, and the others copy from it. What is cut off anywhere is swept and

@@ -1,11 +1,13 @@
 //! A new cluster from a backup: what stands in for initdb when the configuration names one.
 //!
 //! ```text
-//! find backup and WAL ── what was left goes on, or is swept ── room? ── restore beside the data directory's place, all WAL put there
+//! find backup and WAL ── what was left goes on, or is swept ── room?
+//!   ── restore beside the data directory's place, all WAL put there
 //!   ── PostgreSQL recovers it by itself, our roles get their passwords ── into its place, unclaimed
 //! ```
 //! Then the member founds the cluster as after initdb, and the others copy from it. What is cut off anywhere is swept and begun
-//! anew, but for the files of a restore, which the next one goes on with. It has a thread and a runtime of its own, since it may take hours and must not come between the loop and its lease.
+//! anew, but for the files of a restore, which the next one goes on with. It has a thread and a runtime of its own, since it
+//! may take hours and must not come between the loop and its lease.
 
 mod spaces;
 
