@@ -439,4 +439,10 @@ pub async fn begun_anew(cluster: &Cluster, tables: &str) {
     assert_eq!(left, 0);
     let role = "SELECT count(*) FROM pg_roles WHERE rolname = 'only_in_the_dump'";
     assert_eq!(copy.ask(copy.read_write(), role).await.unwrap(), "1");
+    let root = copy.root().to_owned();
+    drop((copy, volume));
+    // What is mounted cannot be removed with the rest.
+    if root.exists() {
+        std::fs::remove_dir_all(root).unwrap();
+    }
 }
