@@ -101,26 +101,11 @@ impl Which {
             namespace: namespace.unwrap_or_else(|| NAMESPACE.to_owned()),
             authorization: match (&self.token, &config) {
                 (Some(token), _) => matriarch_api::authorization(Some(token), None),
-                (None, Some(config)) => authorization(config)?,
+                (None, Some(config)) => ApiCredentials::readable(config)?.header(),
                 (None, None) => None,
             },
         }))
     }
-}
-
-/// What an agent asks for before it changes something.
-fn authorization(config: &LocalConfig) -> anyhow::Result<Option<String>> {
-    match ApiCredentials::read(config) {
-        Ok(credentials) => Ok(credentials.header()),
-        // Looking needs none; whoever changes something is told that they are missing.
-        Err(error) if is_denied(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn is_denied(error: &anyhow::Error) -> bool {
-    let cause = error.root_cause().downcast_ref::<std::io::Error>();
-    cause.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// Directory of a cluster that was not given one.
