@@ -67,6 +67,7 @@ pub(crate) fn directed_faults(world: &mut World, rng: &mut SmallRng, profile: Pr
         Profile::SlowSettings => slow_settings(rng, [primary, other, third]),
         Profile::OldPrimaries => old_primary(rng, ttl, [primary, other, third]),
         Profile::LateChanges => late_change(rng, [primary, other, third]),
+        Profile::CutPromotions => cut_promotion(rng, ttl, [primary, other, third]),
         _ => old_pledge(rng, [primary, other, third]),
     }
 }
@@ -190,4 +191,25 @@ fn old_pledge(rng: &mut SmallRng, [primary, other, third]: [NodeId; 3]) -> Vec<T
         (back, 1, Fault::RestoreStore(ago)),
         (back - rng.random_range(0..900), rng.random_range(2500..6000), Fault::Silence(primary, third)),
     ]
+}
+
+/// Promotions are held up once they have opened their timelines, and then PostgreSQL dies. It is promoted again, and its machine
+/// dies before anybody streams from it.
+fn cut_promotion(rng: &mut SmallRng, ttl: Millis, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let dies = rng.random_range(0..500);
+    let death = if rng.random_bool(0.5) { Fault::PowerCut(primary) } else { Fault::KillNode(primary) };
+    let cut = dies + rng.random_range(1500..4500);
+    let held = cut + rng.random_range(10..300);
+    let next = held + rng.random_range(300..2500);
+    let mut faults = vec![
+        (dies, 3 * ttl, death),
+        (0, next + rng.random_range(0..3000), Fault::Cut(other, third)),
+        (next, ttl + rng.random_range(1000..6000), Fault::PowerCut(other)),
+    ];
+    for node in [other, third] {
+        faults.push((0, held, Fault::HoldStarts(node)));
+        let dead = if rng.random_bool(0.3) { Fault::KillNode(node) } else { Fault::KillPostmaster(node) };
+        faults.push((cut, rng.random_range(50..500), dead));
+    }
+    faults
 }

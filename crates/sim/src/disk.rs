@@ -14,6 +14,8 @@ pub struct Dir {
     pub incarnation: Option<Incarnation>,
     /// Its log.
     pub wal: Wal,
+    /// The newest timeline of which it has a history file without a record: a promotion opened it, and was cut short.
+    pub opened: Timeline,
     /// Timeline and start of the last checkpoint.
     pub checkpoint: (Timeline, Lsn),
     /// Shut down cleanly.

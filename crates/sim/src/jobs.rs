@@ -116,7 +116,7 @@ impl World {
         wal.append(1, 120, uid);
         wal.flushed = 1;
         let checkpoint = (1, wal.end(0));
-        let dir = Dir { system, incarnation, wal, checkpoint, clean: true, standby: false, unclaimed: true };
+        let dir = Dir { system, incarnation, wal, opened: 0, checkpoint, clean: true, standby: false, unclaimed: true };
         self.nodes[node].disk = Disk::Ready(Box::new(dir));
         self.nodes[node].settings = Default::default();
     }

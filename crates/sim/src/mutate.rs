@@ -42,6 +42,9 @@ impl World {
         if self.setup.mutation == Some(Mutation::ProposalForgotten) {
             memory.proposed = None;
         }
+        if self.setup.mutation == Some(Mutation::UsedTimelineLeft) {
+            memory.timeline_used = 0;
+        }
         if self.setup.mutation == Some(Mutation::BarrierTooEarly) {
             tamper::settle_barrier(&mut self.nodes[node].agent.memory, observation);
         }
@@ -124,6 +127,10 @@ impl World {
                 tamper::show_rule_in_force(&mut observation.server, &sync.rule);
             }
             Mutation::StalePledgesCount if nobody_leads => tamper::refresh_pledges(view, me),
+            Mutation::UsedTimelineLeft if leads => {
+                let reserved = sync.timeline;
+                tamper::show_as_reserved(observation, reserved);
+            }
             Mutation::LeaderOfOtherData if sync.leader == *me => {
                 if let Some(incarnation) = incarnation {
                     sync.incarnation = incarnation;

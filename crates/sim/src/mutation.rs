@@ -119,10 +119,12 @@ pub enum Mutation {
     PauseIgnored,
     /// The guard is let go while a start or a promotion is still under way.
     GuardLetGo,
+    /// A promotion whose number was used up opens the next one, and goes on with that as if it were reserved.
+    UsedTimelineLeft,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 57] = [
+pub const MUTATIONS: [Mutation; 58] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -180,6 +182,7 @@ pub const MUTATIONS: [Mutation; 57] = [
     Mutation::ReclaimWithoutRewrite,
     Mutation::PauseIgnored,
     Mutation::GuardLetGo,
+    Mutation::UsedTimelineLeft,
 ];
 
 impl Mutation {
@@ -227,6 +230,7 @@ impl Mutation {
             Mutation::FoundUncompared | Mutation::ReclaimWithoutRewrite => Profile::LateChanges,
             Mutation::TimelinesIgnored => Profile::OldPrimaries,
             Mutation::PauseIgnored => Profile::Paused,
+            Mutation::UsedTimelineLeft => Profile::CutPromotions,
             Mutation::GuardMissing => Profile::Steps,
             Mutation::PublishBeforeBarrier | Mutation::BarrierTooEarly | Mutation::ProposalForgotten => {
                 Profile::RuleChanges

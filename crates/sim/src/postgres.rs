@@ -193,6 +193,7 @@ impl World {
             .take_if(|ailment| matches!(ailment, Ailment::Deaf { .. } | Ailment::ReplayStill { .. }));
         let receiver = self.nodes[node].pg.receiver.take();
         let senders = std::mem::take(&mut self.nodes[node].pg.senders);
+        self.cut_promotion_short(node);
         self.nodes[node].pg.end();
         if heard {
             if let Some(receiver) = receiver.filter(|receiver| self.connected(node, receiver.upstream)) {
@@ -219,18 +220,38 @@ impl World {
         self.connections_reset(node);
     }
 
-    /// Begins a promotion; false when there is no standby to promote.
+    /// A promotion that has opened its timeline leaves its history behind.
+    fn cut_promotion_short(&mut self, node: NodeId) {
+        let this = &mut self.nodes[node];
+        if let (Some(timeline), Some(dir)) = (this.pg.promoting, this.disk.dir_mut())
+            && self.now >= this.pg.opens
+        {
+            dir.opened = dir.opened.max(timeline);
+            self.note(|| format!("{node}: a promotion is cut short that has opened timeline {timeline}"));
+        }
+    }
+
+    /// Begins a promotion; false when there is no standby to promote, or its timeline is taken.
     pub(crate) fn promote_postgres(&mut self, node: NodeId) -> bool {
-        if !self.nodes[node].pg.standby() {
+        let looks = self.setup.mutation != Some(Mutation::UsedTimelineLeft);
+        if !self.nodes[node].pg.standby() || looks && self.timeline_is_taken(node) {
             return false;
         }
         if self.nodes[node].pg.promoting.is_none() {
+            let delay = self.random(20, 300);
             // The history files it can see are those that it was shown by now.
             self.nodes[node].pg.promoting = Some(self.next_timeline(node));
-            let delay = self.random(20, 300);
+            self.nodes[node].pg.opens = self.now + delay / 2;
             self.pg_after(node, delay, PgEvent::Promoted);
         }
         true
+    }
+
+    /// The history file of the number that is reserved is there already.
+    fn timeline_is_taken(&self, node: NodeId) -> bool {
+        let this = &self.nodes[node];
+        let sync = this.agent.view.as_ref().and_then(|view| view.cluster.sync.as_ref());
+        sync.zip(this.disk.dir()).is_some_and(|(sync, dir)| dir.opened >= sync.value.timeline)
     }
 
     fn pg_promoted(&mut self, node: NodeId) {
@@ -267,7 +288,7 @@ impl World {
     /// number below the reserved one.
     fn next_timeline(&self, node: NodeId) -> Timeline {
         let this = &self.nodes[node];
-        let own = this.wal().map_or(1, |wal| wal.timeline(wal.len()));
+        let own = this.disk.dir().map_or(1, |dir| dir.opened.max(dir.wal.timeline(dir.wal.len())));
         let sync = this.agent.view.as_ref().and_then(|view| view.cluster.sync.as_ref());
         let reserved = sync.filter(|_| self.setup.mutation != Some(Mutation::TimelineNotReserved));
         reserved.map_or(0, |sync| sync.value.timeline).max(own + 1)

@@ -58,6 +58,8 @@ pub enum Profile {
     OldPrimaries,
     /// The store goes back to when a pledge stood that has been withdrawn since.
     OldPledges,
+    /// A promotion is cut short after it has opened its timeline; the next one succeeds, and its member dies soon.
+    CutPromotions,
 }
 
 /// Those that play anything of their kind; `make sim` takes them in turn, so that a number goes on meaning the same schedule.
@@ -80,7 +82,7 @@ pub const PROFILES: [Profile; 15] = [
 ];
 
 /// Those that lead to one place ([`crate::directed`]), where the others hardly ever come.
-pub const DIRECTED: [Profile; 7] = [
+pub const DIRECTED: [Profile; 8] = [
     Profile::Newcomers,
     Profile::AcceptedLoss,
     Profile::HeldUp,
@@ -88,6 +90,7 @@ pub const DIRECTED: [Profile; 7] = [
     Profile::LateChanges,
     Profile::OldPrimaries,
     Profile::OldPledges,
+    Profile::CutPromotions,
 ];
 
 impl fmt::Display for Profile {
@@ -115,6 +118,7 @@ impl fmt::Display for Profile {
             Profile::LateChanges => "latechanges",
             Profile::OldPrimaries => "oldprimaries",
             Profile::OldPledges => "oldpledges",
+            Profile::CutPromotions => "cutpromotions",
         })
     }
 }

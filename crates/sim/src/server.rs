@@ -138,6 +138,8 @@ pub struct Pg {
     pub flushing: usize,
     /// Promotion is under way, to this timeline.
     pub promoting: Option<Timeline>,
+    /// When it opens that: its history is written, and nothing else yet.
+    pub opens: Millis,
     /// The log that was deleted under the running server.
     pub open_files: Option<Wal>,
 }
@@ -158,6 +160,7 @@ impl Pg {
             received: false,
             flushing: 0,
             promoting: None,
+            opens: 0,
             open_files: None,
         }
     }

@@ -2,12 +2,12 @@
 //! what it remembers or what it answered, so that one rule has no effect.
 
 use matriarch_core::decide::{
-    Action, Barrier, Change, ClusterView, Decision, Job, Memory, Millis, Observation, Purpose, Running, Server,
+    Action, Barrier, Change, ClusterView, Data, Decision, Job, Memory, Millis, Observation, Purpose, Running, Server,
 };
 use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
 use matriarch_core::transaction::{Compare, Txn, Write};
-use matriarch_core::{Incarnation, Lsn, MemberName};
+use matriarch_core::{Incarnation, Lsn, MemberName, Timeline};
 
 /// Revision of a record that nobody wrote.
 pub const INVENTED: u64 = u64::MAX;
@@ -69,6 +69,17 @@ pub fn show_rule_in_force(server: &mut Server, rule: &Rule) {
     if let Server::Running(running @ Running { in_recovery: true, .. }) = server {
         running.upstream = None;
         running.synchronous_standby_names = rule.synchronous_standby_names();
+    }
+}
+
+/// A primary is shown on the timeline that is reserved, or an earlier one.
+pub fn show_as_reserved(observation: &mut Observation, reserved: Timeline) {
+    match &mut observation.server {
+        Server::Running(running) if !running.in_recovery => running.timeline = running.timeline.min(reserved),
+        _ => {}
+    }
+    if let Data::Ready(facts) = &mut observation.data {
+        facts.timeline = facts.timeline.min(reserved);
     }
 }
 
