@@ -18,9 +18,10 @@ pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Se
     let count = match profile {
         Profile::Newcomers => 2,
         Profile::HeldUp => *pick(rng, &[2, 3, 3]),
+        Profile::Neighbours => 4,
         _ => 3,
     };
-    setup.members = ["a", "b", "c"][..count].iter().map(|name| (*name).to_owned()).collect();
+    setup.members = ["a", "b", "c", "d"][..count].iter().map(|name| (*name).to_owned()).collect();
     setup.nofailover.clear();
     setup.zones.clear();
     setup.clocks.truncate(count);
@@ -30,6 +31,7 @@ pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Se
     setup.synchronous.needed = match profile {
         Profile::Newcomers => 0,
         Profile::HeldUp => u32::from(count == 3),
+        Profile::Neighbours => 2,
         _ => 1,
     };
     setup.unguarded = profile == Profile::HeldUp && count == 3 && rng.random_bool(0.7);
@@ -37,6 +39,12 @@ pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Se
         // Who is away for a moment stays in the rule.
         setup.shrink_delay = 5000;
         setup.stream_timeout = 10;
+    }
+    if profile == Profile::Neighbours {
+        setup.synchronous.zones = Zones::Require;
+        setup.zones = ["here", "here", "here", "there"].map(str::to_owned).to_vec();
+        setup.shrink_delay = 500;
+        setup.clients = 8;
     }
     if profile == Profile::OldPrimaries {
         setup.ttl = 3000;
@@ -67,6 +75,7 @@ pub(crate) fn directed_faults(world: &mut World, rng: &mut SmallRng, profile: Pr
         Profile::SlowSettings => slow_settings(rng, [primary, other, third]),
         Profile::OldPrimaries => old_primary(rng, ttl, [primary, other, third]),
         Profile::LateChanges => late_change(rng, [primary, other, third]),
+        Profile::Neighbours => neighbours(rng, primary),
         Profile::CutPromotions => cut_promotion(rng, ttl, [primary, other, third]),
         _ => old_pledge(rng, [primary, other, third]),
     }
@@ -211,5 +220,21 @@ fn cut_promotion(rng: &mut SmallRng, ttl: Millis, [primary, other, third]: [Node
         let dead = if rng.random_bool(0.3) { Fault::KillNode(node) } else { Fault::KillPostmaster(node) };
         faults.push((cut, rng.random_range(50..500), dead));
     }
+    faults
+}
+
+/// The neighbour that is preferred as a voter is away and back, again and again, and the voter elsewhere is the last to flush.
+/// (Unless it leads: then it has no neighbours.)
+fn neighbours(rng: &mut SmallRng, primary: NodeId) -> Vec<Timed> {
+    const ELSEWHERE: NodeId = 3;
+    let preferred = NodeId::from(primary == 0);
+    let mut faults = Vec::new();
+    let mut time = rng.random_range(0..500);
+    for _ in 0..rng.random_range(2..5) {
+        let away = rng.random_range(1000..2500);
+        faults.push((time, away, Fault::KillNode(preferred)));
+        time += away + rng.random_range(1500..4000);
+    }
+    faults.push((0, time, Fault::SlowDisk(ELSEWHERE, rng.random_range(30..200))));
     faults
 }

@@ -3,7 +3,7 @@
 
 use matriarch_core::MemberName;
 use matriarch_core::decide::{
-    Action, ClusterView, Decision, Doubt, Job, Millis, Observation, Pulse, Server, Support, Synchronous, Zones,
+    Action, ClusterView, Decision, Doubt, Job, Millis, Names, Observation, Pulse, Server, Support, Synchronous, Zones,
 };
 use matriarch_core::record::key;
 
@@ -44,6 +44,16 @@ impl World {
         }
         if self.setup.mutation == Some(Mutation::UsedTimelineLeft) {
             memory.timeline_used = 0;
+        }
+        if let (Some(names), Some(running)) = (&mut memory.names, observation.running()) {
+            let loaded = &running.synchronous_standby_names;
+            match self.setup.mutation {
+                Some(Mutation::NamesInOneStep) => {
+                    *names = Names { loaded: loaded.clone(), asked: loaded.clone(), since: 0 };
+                }
+                Some(Mutation::NamesUnspaced) => *names = Names { loaded: loaded.clone(), since: 0, ..names.clone() },
+                _ => {}
+            }
         }
         if self.setup.mutation == Some(Mutation::BarrierTooEarly) {
             tamper::settle_barrier(&mut self.nodes[node].agent.memory, observation);
@@ -169,6 +179,9 @@ impl World {
         let leads = observation.store.as_ref().is_some_and(|view| i_lead(me, view));
         match self.setup.mutation {
             Some(Mutation::NewcomersOverlooked) => tamper::admit_at_once(decision, observation, me),
+            Some(Mutation::NamesInOneStep) if leads => {
+                tamper::name_at_once(decision, &self.policy(node), &self.nodes[node].agent.memory, observation);
+            }
             Some(Mutation::StandbyWithoutRule) if !leads => tamper::wait_for_nobody(decision),
             Some(Mutation::WithdrawalUnnumbered) => tamper::withdraw_unnumbered(decision),
             Some(Mutation::PledgeUncompared) => tamper::pledge_uncompared(decision),

@@ -121,10 +121,14 @@ pub enum Mutation {
     GuardLetGo,
     /// A promotion whose number was used up opens the next one, and goes on with that as if it were reserved.
     UsedTimelineLeft,
+    /// In a cluster that insists on other zones the names of a primary go from one set to another in one step.
+    NamesInOneStep,
+    /// There the next names are asked for while walsenders may still go by those before the last.
+    NamesUnspaced,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 58] = [
+pub const MUTATIONS: [Mutation; 60] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -183,6 +187,8 @@ pub const MUTATIONS: [Mutation; 58] = [
     Mutation::PauseIgnored,
     Mutation::GuardLetGo,
     Mutation::UsedTimelineLeft,
+    Mutation::NamesInOneStep,
+    Mutation::NamesUnspaced,
 ];
 
 impl Mutation {
@@ -231,6 +237,7 @@ impl Mutation {
             Mutation::TimelinesIgnored => Profile::OldPrimaries,
             Mutation::PauseIgnored => Profile::Paused,
             Mutation::UsedTimelineLeft => Profile::CutPromotions,
+            Mutation::NamesInOneStep | Mutation::NamesUnspaced => Profile::Neighbours,
             Mutation::GuardMissing => Profile::Steps,
             Mutation::PublishBeforeBarrier | Mutation::BarrierTooEarly | Mutation::ProposalForgotten => {
                 Profile::RuleChanges

@@ -60,6 +60,8 @@ pub enum Profile {
     OldPledges,
     /// A promotion is cut short after it has opened its timeline; the next one succeeds, and its member dies soon.
     CutPromotions,
+    /// Neighbours of a leader that insists on other zones take turns as voters, while the one elsewhere is slow.
+    Neighbours,
 }
 
 /// Those that play anything of their kind; `make sim` takes them in turn, so that a number goes on meaning the same schedule.
@@ -82,7 +84,7 @@ pub const PROFILES: [Profile; 15] = [
 ];
 
 /// Those that lead to one place ([`crate::directed`]), where the others hardly ever come.
-pub const DIRECTED: [Profile; 8] = [
+pub const DIRECTED: [Profile; 9] = [
     Profile::Newcomers,
     Profile::AcceptedLoss,
     Profile::HeldUp,
@@ -91,6 +93,7 @@ pub const DIRECTED: [Profile; 8] = [
     Profile::OldPrimaries,
     Profile::OldPledges,
     Profile::CutPromotions,
+    Profile::Neighbours,
 ];
 
 impl fmt::Display for Profile {
@@ -119,6 +122,7 @@ impl fmt::Display for Profile {
             Profile::OldPrimaries => "oldprimaries",
             Profile::OldPledges => "oldpledges",
             Profile::CutPromotions => "cutpromotions",
+            Profile::Neighbours => "neighbours",
         })
     }
 }

@@ -2,7 +2,8 @@
 //! what it remembers or what it answered, so that one rule has no effect.
 
 use matriarch_core::decide::{
-    Action, Barrier, Change, ClusterView, Data, Decision, Job, Memory, Millis, Observation, Purpose, Running, Server,
+    Action, Barrier, Change, ClusterView, Data, Decision, Job, Memory, Millis, Names, Observation, Policy, Purpose,
+    Running, Server, decide,
 };
 use matriarch_core::record::{Pledge, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
@@ -265,6 +266,22 @@ fn set_names(decision: &mut Decision, names: &str) {
         if let Action::Configure(settings) = action {
             settings.synchronous_standby_names = names.to_owned();
         }
+    }
+}
+
+/// A primary is told of the names that it would have if it waited for nobody yet.
+pub fn name_at_once(decision: &mut Decision, policy: &Policy, memory: &Memory, observation: &Observation) {
+    let mut shown = observation.clone();
+    let Server::Running(running @ Running { in_recovery: false, .. }) = &mut shown.server else { return };
+    running.synchronous_standby_names.clear();
+    let none = Names { loaded: String::new(), asked: String::new(), since: 0 };
+    let memory = Memory { names: memory.names.as_ref().map(|_| none), ..memory.clone() };
+    let wanted = decide(policy, &memory, &shown).actions.into_iter().find_map(|action| match action {
+        Action::Configure(settings) => Some(settings.synchronous_standby_names),
+        _ => None,
+    });
+    if let Some(names) = wanted {
+        set_names(decision, &names);
     }
 }
 
