@@ -117,7 +117,9 @@ impl World {
     fn check_lease_fence(&mut self, node: NodeId, epoch: u64) {
         let Some((newest, leader)) = self.checker.promoted.filter(|(newest, _)| *newest > epoch) else { return };
         let this = &self.nodes[node];
-        let waking = this.unfenced || this.thawed.is_some_and(|at| self.now <= at + WAKING);
+        let wakes = this.thawed.is_some_and(|at| self.now <= at + WAKING);
+        // A watchdog has reset a machine that stood still for so long.
+        let waking = this.unfenced || wakes && !self.setup.watchdogs;
         if leader != node && !waking && self.nodes[leader].pg.writable() {
             self.violate(format!("{node} of epoch {epoch} acknowledges beside the leader of epoch {newest}"));
         }

@@ -17,7 +17,7 @@ type Timed = (Millis, Millis, Fault);
 pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Setup) -> Setup {
     let count = match profile {
         Profile::Newcomers => 2,
-        Profile::HeldUp => *pick(rng, &[2, 3, 3]),
+        Profile::HeldUp | Profile::Watchdogs => *pick(rng, &[2, 3, 3]),
         Profile::Neighbours => 4,
         _ => 3,
     };
@@ -29,7 +29,7 @@ pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Se
     setup.synchronous.zones = Zones::Ignore;
     setup.synchronous.from_members = count;
     setup.synchronous.needed = match profile {
-        Profile::Newcomers => 0,
+        Profile::Newcomers | Profile::Watchdogs => 0,
         Profile::HeldUp => u32::from(count == 3),
         Profile::Neighbours => 2,
         _ => 1,
@@ -39,6 +39,11 @@ pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Se
         // Who is away for a moment stays in the rule.
         setup.shrink_delay = 5000;
         setup.stream_timeout = 10;
+    }
+    if profile == Profile::Watchdogs {
+        setup.watchdogs = true;
+        setup.ttl = *pick(rng, &[5000, 5000, 9000]);
+        setup.clients = 8;
     }
     if profile == Profile::Neighbours {
         setup.synchronous.zones = Zones::Require;
@@ -76,6 +81,7 @@ pub(crate) fn directed_faults(world: &mut World, rng: &mut SmallRng, profile: Pr
         Profile::OldPrimaries => old_primary(rng, ttl, [primary, other, third]),
         Profile::LateChanges => late_change(rng, [primary, other, third]),
         Profile::Neighbours => neighbours(rng, primary),
+        Profile::Watchdogs => watchdogs(rng, ttl, [primary, other, third]),
         Profile::CutPromotions => cut_promotion(rng, ttl, [primary, other, third]),
         _ => old_pledge(rng, [primary, other, third]),
     }
@@ -236,5 +242,28 @@ fn neighbours(rng: &mut SmallRng, primary: NodeId) -> Vec<Timed> {
         time += away + rng.random_range(1500..4000);
     }
     faults.push((0, time, Fault::SlowDisk(ELSEWHERE, rng.random_range(30..200))));
+    faults
+}
+
+/// The leader's machine stands still, while its lease is renewed or no more, and goes on once another leads. Others may not have
+/// their watchdogs when their turn comes.
+fn watchdogs(rng: &mut SmallRng, ttl: Millis, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let mut faults = Vec::new();
+    let freezes = if rng.random_bool(0.5) {
+        let cut = rng.random_range(0..1000);
+        faults.push((cut, 2 * ttl, Fault::CutFromAll(primary)));
+        cut + rng.random_range(ttl / 2..ttl)
+    } else {
+        rng.random_range(0..2000)
+    };
+    faults.push((freezes, rng.random_range(200..2 * ttl), Fault::Freeze(primary)));
+    for node in [other, third] {
+        if rng.random_bool(0.4) {
+            faults.push((0, rng.random_range(ttl..4 * ttl), Fault::TakeWatchdog(node)));
+        }
+    }
+    if rng.random_bool(0.4) {
+        faults.push((freezes + rng.random_range(ttl..2 * ttl), rng.random_range(200..2 * ttl), Fault::Freeze(other)));
+    }
     faults
 }

@@ -21,6 +21,8 @@ pub enum Event {
     Pg(NodeId, u64, PgEvent),
     /// The guard looks at the clock.
     Guard(NodeId),
+    /// A watchdog has counted to its end since this kick.
+    WatchdogEnds(NodeId, u64),
     /// A request reaches the store.
     Request(Box<Request>),
     /// A lease may have ended.

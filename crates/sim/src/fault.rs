@@ -73,6 +73,8 @@ pub enum Fault {
     FillDisk(NodeId),
     /// A volume fails every write: what was not flushed is gone, and PostgreSQL gives up.
     FailDisk(NodeId),
+    /// Another process has the watchdog.
+    TakeWatchdog(NodeId),
     /// The postmaster lets nobody in, while its processes go on.
     HangPostmaster(NodeId),
     /// The startup process of a standby stands still.
@@ -150,6 +152,10 @@ impl World {
             Fault::FillDisk(node) => self.ail(node, Ailment::Full { place: DATA.to_owned(), free: 0 }),
             Fault::StopReplay(node) => self.ail(node, Ailment::ReplayStill { since: self.clock(node) }),
             Fault::FailDisk(node) => self.nodes[node].failing = true,
+            Fault::TakeWatchdog(node) => {
+                self.nodes[node].watchdog.taken = true;
+                self.poke(node, 1);
+            }
             Fault::HangPostmaster(node) => self.ail(node, Ailment::Deaf { since: self.clock(node) }),
             Fault::SlowSettings(node, time) => self.nodes[node].slow_settings = Some(time),
             Fault::HoldStarts(node) => self.nodes[node].holds_starts = true,
@@ -215,6 +221,10 @@ impl World {
             }
             Fault::StopReplay(node) => self.replay_again(node),
             Fault::FailDisk(node) => self.nodes[node].failing = false,
+            Fault::TakeWatchdog(node) => {
+                self.nodes[node].watchdog.taken = false;
+                self.poke(node, 1);
+            }
             Fault::SlowSettings(node, _) => self.nodes[node].slow_settings = None,
             Fault::HoldStarts(node) => {
                 self.nodes[node].holds_starts = false;
@@ -268,7 +278,7 @@ impl World {
         self.silenced.retain(|(from, to)| *from != node && *to != node);
     }
 
-    fn power_cut(&mut self, node: NodeId) {
+    pub(crate) fn power_cut(&mut self, node: NodeId) {
         self.kill_agent(node);
         if let Some(dir) = self.nodes[node].disk.dir_mut() {
             let flushed = dir.wal.flushed;
@@ -281,6 +291,7 @@ impl World {
         this.deferred.clear();
         this.deadline = None;
         this.fired = false;
+        this.watchdog.kicked = None;
     }
 
     pub(crate) fn power_on(&mut self, node: NodeId) {

@@ -33,4 +33,5 @@ pub mod store;
 pub mod tamper;
 pub mod trap;
 pub mod wal;
+pub mod watchdog;
 pub mod world;

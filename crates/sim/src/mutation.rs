@@ -125,10 +125,16 @@ pub enum Mutation {
     NamesInOneStep,
     /// There the next names are asked for while walsenders may still go by those before the last.
     NamesUnspaced,
+    /// No watchdog resets a machine that stands still.
+    WatchdogMissing,
+    /// The watchdog is kicked as long as there is a deadline, however near.
+    WatchdogKickedToTheEnd,
+    /// A member whose machine must have a watchdog leads without.
+    WatchdogNotRequired,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 60] = [
+pub const MUTATIONS: [Mutation; 63] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -189,6 +195,9 @@ pub const MUTATIONS: [Mutation; 60] = [
     Mutation::UsedTimelineLeft,
     Mutation::NamesInOneStep,
     Mutation::NamesUnspaced,
+    Mutation::WatchdogMissing,
+    Mutation::WatchdogKickedToTheEnd,
+    Mutation::WatchdogNotRequired,
 ];
 
 impl Mutation {
@@ -238,6 +247,9 @@ impl Mutation {
             Mutation::PauseIgnored => Profile::Paused,
             Mutation::UsedTimelineLeft => Profile::CutPromotions,
             Mutation::NamesInOneStep | Mutation::NamesUnspaced => Profile::Neighbours,
+            Mutation::WatchdogMissing | Mutation::WatchdogKickedToTheEnd | Mutation::WatchdogNotRequired => {
+                Profile::Watchdogs
+            }
             Mutation::GuardMissing => Profile::Steps,
             Mutation::PublishBeforeBarrier | Mutation::BarrierTooEarly | Mutation::ProposalForgotten => {
                 Profile::RuleChanges

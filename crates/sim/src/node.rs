@@ -15,6 +15,7 @@ use crate::event::Event;
 use crate::server::{Pg, Process};
 use crate::store::View;
 use crate::wal::Wal;
+use crate::watchdog::Watchdog;
 
 /// A member's place in the world's list.
 pub type NodeId = usize;
@@ -66,6 +67,8 @@ pub struct Node {
     pub held_start: Option<u64>,
     /// The guard has acted, or would have, and was neither armed again nor let go since.
     pub fired: bool,
+    /// Its watchdog.
+    pub watchdog: Watchdog,
     /// What its agent knew of the store when it last asked for the lead.
     pub claimed_on: Option<Rc<View>>,
     /// What is wrong with its PostgreSQL or with the volume below.
@@ -106,6 +109,7 @@ impl Node {
             holds_starts: false,
             held_start: None,
             fired: false,
+            watchdog: Watchdog::default(),
             claimed_on: None,
             ailment: None,
             led_epoch: 0,

@@ -83,6 +83,9 @@ impl World {
 
     fn pg_started(&mut self, node: NodeId) {
         let Process::Starting { primary } = self.nodes[node].pg.process else { return };
+        if self.fired_early(node) {
+            return;
+        }
         if self.nodes[node].failing {
             return self.panic(node);
         }
@@ -255,7 +258,7 @@ impl World {
     }
 
     fn pg_promoted(&mut self, node: NodeId) {
-        if !self.nodes[node].pg.standby() {
+        if !self.nodes[node].pg.standby() || self.fired_early(node) {
             return;
         }
         let Some(timeline) = self.nodes[node].pg.promoting.take() else { return };

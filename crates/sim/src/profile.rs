@@ -62,6 +62,8 @@ pub enum Profile {
     CutPromotions,
     /// Neighbours of a leader that insists on other zones take turns as voters, while the one elsewhere is slow.
     Neighbours,
+    /// Machines with watchdogs stand still while the lease of an asynchronous leader runs out.
+    Watchdogs,
 }
 
 /// Those that play anything of their kind; `make sim` takes them in turn, so that a number goes on meaning the same schedule.
@@ -84,7 +86,7 @@ pub const PROFILES: [Profile; 15] = [
 ];
 
 /// Those that lead to one place ([`crate::directed`]), where the others hardly ever come.
-pub const DIRECTED: [Profile; 9] = [
+pub const DIRECTED: [Profile; 10] = [
     Profile::Newcomers,
     Profile::AcceptedLoss,
     Profile::HeldUp,
@@ -94,6 +96,7 @@ pub const DIRECTED: [Profile; 9] = [
     Profile::OldPledges,
     Profile::CutPromotions,
     Profile::Neighbours,
+    Profile::Watchdogs,
 ];
 
 impl fmt::Display for Profile {
@@ -123,6 +126,7 @@ impl fmt::Display for Profile {
             Profile::OldPledges => "oldpledges",
             Profile::CutPromotions => "cutpromotions",
             Profile::Neighbours => "neighbours",
+            Profile::Watchdogs => "watchdogs",
         })
     }
 }
@@ -205,6 +209,7 @@ pub(crate) fn random_setup(rng: &mut SmallRng, profile: Profile) -> Setup {
         zones,
         clocks,
         unguarded: profile == Profile::Unguarded,
+        watchdogs: false,
         flaky: if rng.random_range(0..4) == 0 { 5 } else { 0 },
         mutation: None,
     };

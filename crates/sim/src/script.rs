@@ -180,7 +180,8 @@ pub(crate) fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile)
         | Profile::OldPrimaries
         | Profile::OldPledges
         | Profile::CutPromotions
-        | Profile::Neighbours => Vec::new(),
+        | Profile::Neighbours
+        | Profile::Watchdogs => Vec::new(),
         Profile::Paused => vec![(rng.random_range(0..3000), random_fault(world, rng))],
         Profile::Steps => vec![(0, random_fault(world, rng))],
         Profile::Single | Profile::Overlapping => {

@@ -44,6 +44,8 @@ pub struct Setup {
     pub clients: usize,
     /// No guard ever stops a server.
     pub unguarded: bool,
+    /// Every machine must have a watchdog to lead.
+    pub watchdogs: bool,
     /// Jobs of a hundred that fail.
     pub flaky: u32,
     /// A bug to be put in.
@@ -65,6 +67,7 @@ impl Default for Setup {
             stream_timeout: 5,
             clients: 2,
             unguarded: false,
+            watchdogs: false,
             flaky: 0,
             mutation: None,
         }
@@ -340,6 +343,7 @@ impl World {
             }
             Event::Guard(node) if self.nodes[node].frozen => self.nodes[node].deferred.push(Event::Guard(node)),
             Event::Guard(node) => self.guard(node),
+            Event::WatchdogEnds(node, kicks) => self.watchdog_ends(node, kicks),
             Event::Request(request) => self.store_request(*request),
             Event::LeaseEnd(id) => self.lease_end(id),
             Event::Client(client) => self.client(client),

@@ -120,10 +120,18 @@ impl World {
         if deadline <= self.clock(node) || self.nodes[node].deadline.is_some_and(|armed| armed >= deadline) {
             return;
         }
+        // One that has fired before its deadline is told of a later one only.
+        if self.setup.watchdogs
+            && self.nodes[node].fired
+            && deadline < self.nodes[node].watchdog.ended + self.setup.ttl / 8
+        {
+            return;
+        }
         self.nodes[node].deadline = Some(deadline);
         self.nodes[node].unfenced = false;
         self.nodes[node].fired = false;
         self.watch_deadline(node);
+        self.keep_watchdog(node);
     }
 
     /// The guard sleeps until its deadline.
@@ -143,13 +151,15 @@ impl World {
         if this.agent.lease.is_none() && idle && looks_away {
             self.nodes[node].deadline = None;
             self.nodes[node].fired = false;
+            self.keep_watchdog(node);
         }
     }
 
     pub(crate) fn guard(&mut self, node: NodeId) {
         let now = self.clock(node);
         let Some(deadline) = self.nodes[node].deadline else { return };
-        if deadline > now {
+        self.keep_watchdog(node);
+        if self.ends_by(node, deadline) > now {
             // Its clock stood still, or a later deadline has its own alarm.
             if self.setup.mutation == Some(Mutation::ClockStopsAsleep) {
                 self.watch_deadline(node);
@@ -167,6 +177,8 @@ impl World {
         }
         self.nodes[node].deadline = None;
         self.nodes[node].fired = true;
+        self.nodes[node].watchdog.ended = deadline;
+        self.keep_watchdog(node);
         if self.nodes[node].pg.process != Process::Stopped {
             self.note(|| format!("{node}: the guard kills PostgreSQL"));
             self.kill_postgres(node);

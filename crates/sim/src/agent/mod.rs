@@ -187,7 +187,7 @@ impl World {
             config: None,
             guarded_until: self.nodes[node].deadline,
             promised_until: self.nodes[node].promised_until,
-            watchdog: None,
+            watchdog: self.lacks_watchdog(node),
         }
     }
 
