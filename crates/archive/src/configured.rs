@@ -4,17 +4,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use matriarch_config::{self as config, ArchiveLocation, ArchiveRepository, Compression};
+use matriarch_config::{self as config, Compression};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{Archive, ArchiveError, Incarnation, Parent};
 use crate::format::{BadKey, Codec, Identities, Recipients, Style};
 use crate::layout::{BadName, Place};
-use crate::repository::{
-    Azure, CreateBy, Gcs, Location, Repository, RepositoryError, S3, ServerSide, Settings, Tuning,
-};
+use crate::repository::{CreateBy, Repository, RepositoryError, Settings, Tuning};
+
+mod azure;
+mod google;
+mod place;
+
+pub(crate) use place::location;
 
 /// What the section `archive` of a cluster's configuration means on this host.
 #[derive(Clone, Debug)]
@@ -282,124 +284,6 @@ fn read(section: &config::Archive, cluster: &str, patience: Duration) -> Result<
     })
 }
 
-/// The client's settings of a repository, the `index`-th; reads the file with the credentials.
-pub(crate) fn location(repository: &ArchiveRepository, index: usize) -> Result<Location, ConfiguredError> {
-    let file = |path: &PathBuf, why: String| ConfiguredError::File {
-        key: format!("repositories[{index}].credentials"),
-        path: path.clone(),
-        why,
-    };
-    let text = |path: &PathBuf| std::fs::read_to_string(path).map_err(|error| file(path, error.to_string()));
-    Ok(match &repository.location {
-        ArchiveLocation::Directory(path) => Location::Directory(path.clone()),
-        ArchiveLocation::S3 { bucket, prefix } => {
-            let profile = match &repository.credentials {
-                Some(path) => profile(&text(path)?).map_err(|why| file(path, why))?,
-                None => Profile::default(),
-            };
-            Location::S3(Box::new(S3 {
-                bucket: bucket.clone(),
-                prefix: prefix.clone(),
-                endpoint: repository.endpoint.clone(),
-                region: repository.region.clone(),
-                virtual_hosted: !repository.path_style,
-                keys: profile.keys,
-                token: profile.token,
-                ca: repository.ca.clone(),
-                server_side: server_side(repository, index)?,
-            }))
-        }
-        ArchiveLocation::Gcs { bucket, prefix } => {
-            if let Some(path) = &repository.credentials {
-                text(path)?;
-            }
-            let service_account = repository.credentials.clone();
-            Location::Gcs(Box::new(Gcs { bucket: bucket.clone(), prefix: prefix.clone(), service_account }))
-        }
-        ArchiveLocation::Azure { account, container, prefix } => {
-            let access_key = match &repository.credentials {
-                Some(path) => match text(path)?.trim() {
-                    "" => return Err(file(path, "it is empty; write the access key into it".to_owned())),
-                    key => Some(key.to_owned()),
-                },
-                None => None,
-            };
-            Location::Azure(Box::new(Azure {
-                account: account.clone(),
-                container: container.clone(),
-                prefix: prefix.clone(),
-                access_key,
-                endpoint: repository.endpoint.clone(),
-            }))
-        }
-    })
-}
-
-fn server_side(repository: &ArchiveRepository, index: usize) -> Result<Option<ServerSide>, ConfiguredError> {
-    let Some(wanted) = repository.server_side_encryption else { return Ok(None) };
-    let kms = repository.kms_key.clone();
-    Ok(Some(match wanted {
-        config::ServerSideEncryption::SseS3 => ServerSide::Own,
-        config::ServerSideEncryption::SseKms => ServerSide::KeyService(kms),
-        config::ServerSideEncryption::DsseKms => ServerSide::KeyServiceTwice(kms),
-        config::ServerSideEncryption::SseC => {
-            let path = repository.customer_key.clone().unwrap_or_default();
-            let failed = |why: String| ConfiguredError::File {
-                key: format!("repositories[{index}].customer_key"),
-                path: path.clone(),
-                why,
-            };
-            let text = std::fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
-            let key = text.trim().to_owned();
-            if STANDARD.decode(&key).is_ok_and(|key| key.len() == 32) {
-                ServerSide::Customer(key)
-            } else {
-                let why = "it is not 32 bytes in base64; `openssl rand -base64 32` writes such a key";
-                return Err(failed(why.to_owned()));
-            }
-        }
-    }))
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Profile {
-    keys: Option<(String, String)>,
-    token: Option<String>,
-}
-
-/// The first profile of a file as `~/.aws/credentials`.
-fn profile(text: &str) -> Result<Profile, String> {
-    let (mut id, mut secret, mut token) = (None, None, None);
-    let mut headings = 0;
-    for (number, line) in text.lines().enumerate().map(|(number, line)| (number + 1, line.trim())) {
-        if line.is_empty() || line.starts_with(['#', ';']) {
-            continue;
-        }
-        if line.starts_with('[') {
-            headings += 1;
-            if headings > 1 || id.is_some() {
-                break;
-            }
-            continue;
-        }
-        let (key, value) = line.split_once('=').ok_or_else(|| format!("line {number} is no `key = value`"))?;
-        let value = Some(value.trim().to_owned());
-        match key.trim() {
-            "aws_access_key_id" => id = value,
-            "aws_secret_access_key" => secret = value,
-            "aws_session_token" => token = value,
-            _ => {}
-        }
-    }
-    match (id, secret) {
-        (Some(id), Some(secret)) => Ok(Profile { keys: Some((id, secret)), token }),
-        (None, _) => Err("its first profile has no aws_access_key_id; write `aws_access_key_id = …`".to_owned()),
-        (_, None) => {
-            Err("its first profile has no aws_secret_access_key; write `aws_secret_access_key = …`".to_owned())
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -407,22 +291,6 @@ mod tests {
     fn section(json: serde_json::Value) -> config::Archive {
         let config = config::DynamicConfig::from_json(&serde_json::json!({ "archive": json })).unwrap();
         config.archive.unwrap()
-    }
-
-    #[test]
-    fn credentials_come_from_the_first_profile() {
-        let text = "# by hand\n[default]\naws_access_key_id = A\nregion=x\naws_secret_access_key=B=\n[b]\naws_access_key_id = C\n";
-        let keys = Some(("A".to_owned(), "B=".to_owned()));
-        assert_eq!(profile(text), Ok(Profile { keys, token: None }));
-        let bare = "aws_access_key_id=A\naws_secret_access_key=B\naws_session_token=T\n";
-        assert_eq!(profile(bare).unwrap().token.as_deref(), Some("T"));
-        for (text, told) in [
-            ("", "no aws_access_key_id"),
-            ("[a]\naws_access_key_id=A\n[b]\naws_secret_access_key=B", "no aws_secret_access_key"),
-            ("nonsense", "line 1 is no"),
-        ] {
-            assert!(profile(text).unwrap_err().contains(told), "{text}");
-        }
     }
 
     #[test]

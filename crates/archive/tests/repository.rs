@@ -1,6 +1,8 @@
-//! What a repository promises, on a directory and on a real S3 server.
+//! What a repository promises, on a directory, on a real S3 server, and on servers that speak as Google's and Azure's do.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
+#[path = "cases/clouds.rs"]
+mod clouds;
 mod common;
 
 use std::collections::BTreeSet;
@@ -250,7 +252,8 @@ async fn wrong_credentials_and_wrong_places_are_not_absence() {
         Repository::open(&with(&|s3| s3.keys = Some(("matriarch".into(), "wrong".into())))).await.unwrap_err();
     assert!(matches!(refused, RepositoryError::Refused { .. }), "{refused}");
     let elsewhere = Repository::open(&with(&|s3| s3.bucket = "no-such-bucket".into())).await.unwrap_err();
-    assert!(matches!(elsewhere, RepositoryError::NotARepository { .. }), "{elsewhere}");
+    assert!(matches!(elsewhere, RepositoryError::Settings { .. }), "{elsewhere}");
+    assert!(elsewhere.to_string().contains("there is no bucket no-such-bucket"), "{elsewhere}");
     let elsewhere = Repository::open(&with(&|s3| s3.prefix = "other".into())).await.unwrap_err();
     assert!(matches!(elsewhere, RepositoryError::NotARepository { .. }), "{elsewhere}");
 }

@@ -421,6 +421,9 @@ fn what_a_store_is_told_is_understood_and_must_fit() {
         (json!({"location": "gs://b", "server_side_encryption": "sse-s3"}), "means nothing for gs://b"),
         (json!({"location": "/srv/a", "storage_class": "STANDARD_IA"}), "means nothing for /srv/a"),
         (json!({"location": "/srv/a", "retry_for": 3}), "means nothing for /srv/a"),
+        (json!({"location": "azure://a/b", "region": "x"}), "means nothing for azure://a/b"),
+        (json!({"location": "gs://b", "endpoint": "http://h:1"}), "not encrypted on its way"),
+        (json!({"location": "azure://a/b", "endpoint": "http://h:1"}), "not encrypted on its way"),
     ] {
         let problems = one(more.clone()).unwrap_err().to_string();
         assert!(problems.contains(told), "{more}: {problems}");

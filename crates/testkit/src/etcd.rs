@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::built;
 use crate::certificates::Authority;
 use crate::dir::TestDir;
 use crate::faults;
@@ -35,21 +36,13 @@ pub struct Installation {
 /// When it has not been built; the message says how to.
 pub fn current() -> &'static Installation {
     static FOUND: OnceLock<Installation> = OnceLock::new();
-    FOUND.get_or_init(|| installation(&built().join("etcd")).expect("what was built runs"))
+    FOUND.get_or_init(|| installation(&built::folder("etcd").join("etcd")).expect("what was built runs"))
 }
 
 /// The etcd of the distribution, if it is installed: an older one, as many clusters run it.
 pub fn distribution() -> Option<&'static Installation> {
     static FOUND: OnceLock<Option<Installation>> = OnceLock::new();
     FOUND.get_or_init(|| installation(Path::new("/usr/bin/etcd"))).as_ref()
-}
-
-fn built() -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/build-server");
-    let output = Command::new(script).args(["--print", "etcd"]).output().expect("the script runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}`make test` and `scripts/install-deps --test` do that");
-    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }
 
 fn installation(server: &Path) -> Option<Installation> {

@@ -1,6 +1,6 @@
 //! What tests and benchmarks need around the product: real PostgreSQL, faults, and witnesses.
 //!
-//! Owns: finding PostgreSQL of several majors ([`postgres`]), throw-away servers ([`server`], [`etcd`], [`consul`], [`s3`], [`pgbackrest`]) and
+//! Owns: finding PostgreSQL of several majors ([`postgres`]), throw-away servers ([`server`], [`etcd`], [`consul`], [`s3`], [`gcs`], [`azure`], [`pgbackrest`]) and
 //! their certificates ([`certificates`]), folders and ports that parallel tests do not fight over ([`dir`], [`ports`]),
 //! handles of started programs ([`process`]), tests that cannot run here ([`mod@skipped`]), programs made for a test ([`executable`]), faults of processes and files ([`faults`], [`disk`]), disks that fill, freeze
 //! ([`volume`]), fail and forget ([`faulty`]), hosts that can be cut off, frozen and switched off ([`lab`]), a network and a store that
@@ -11,6 +11,8 @@
 //! that does not belong to the test at hand.
 //! Start at [`dir::TestDir`]: everything a test starts lives in one, and ends with it.
 
+pub mod azure;
+mod built;
 pub mod certificates;
 pub mod consul;
 pub mod dir;
@@ -19,6 +21,7 @@ pub mod etcd;
 pub mod executable;
 pub mod faults;
 pub mod faulty;
+pub mod gcs;
 pub mod history;
 pub mod janitor;
 pub mod lab;

@@ -135,7 +135,37 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
         }
         next = error.source();
     }
-    text
+    without_markup(&text)
+}
+
+/// A store's answer in XML as its code and its words, and everything in one line.
+fn without_markup(text: &str) -> String {
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once(&format!("</{name}>"))?.0.trim())
+    };
+    let begin = text.find("<?xml").or_else(|| text.find("<Error>"));
+    let plain = match (begin, element("Code"), element("Message")) {
+        (Some(begin), Some(code), message) => {
+            // What follows the first line is for the store's own support.
+            let said =
+                message.and_then(|message| message.lines().next()).map(|said| format!(" ({said})")).unwrap_or_default();
+            let more = element("AuthenticationErrorDetail").map(|more| format!(" {more}")).unwrap_or_default();
+            format!("{}{code}{said}{more}", &text[..begin])
+        }
+        _ => text.to_owned(),
+    };
+    plain.replace('\u{feff}', "").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a store says that there is no such bucket or container at all.
+pub(super) fn lacks_holder(why: &str) -> bool {
+    ["NoSuchBucket", "ContainerNotFound", "specified bucket does not exist"].iter().any(|code| why.contains(code))
+}
+
+/// Whether a store knows us and says no, or does not know us.
+pub(super) fn is_refusal(why: &str) -> bool {
+    why.contains("status code: 401") || why.contains("status code: 403")
 }
 
 fn remedy(error: &(dyn StdError + Send + Sync + 'static)) -> &'static str {
@@ -152,4 +182,22 @@ fn remedy(error: &(dyn StdError + Send + Sync + 'static)) -> &'static str {
         }
     }
     ""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_store_says_fits_into_a_line() {
+        let azure = "status code: 403 Forbidden: \u{feff}<?xml version=\"1.0\"?>\n<Error>\n <Code>AuthenticationFailed</Code>\n \
+                     <Message>Server failed to\nRequestId:1</Message><AuthenticationErrorDetail>It expired</AuthenticationErrorDetail></Error>";
+        let said = without_markup(azure);
+        assert!(said.ends_with("403 Forbidden: AuthenticationFailed (Server failed to) It expired"), "{said}");
+        assert!(is_refusal(&said) && !lacks_holder(&said));
+        let s3 = "status code: 404 Not Found: <Error><Code>NoSuchBucket</Code></Error>";
+        assert_eq!(without_markup(s3), "status code: 404 Not Found: NoSuchBucket");
+        assert!(lacks_holder(&without_markup(s3)));
+        assert_eq!(without_markup("<html>\n no <Code>"), "<html> no <Code>");
+    }
 }

@@ -6,6 +6,7 @@ use object_store::{Error as StoreError, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 
 use super::create::{CreateBy, random_name};
+use super::error::{chain, lacks_holder};
 use super::{Repository, RepositoryError};
 
 /// Name of the mark.
@@ -38,7 +39,9 @@ impl Repository {
             async { self.store.get(&self.path(MARK).map_err(Gone::Ours)?).await?.bytes().await.map_err(Gone::Store) };
         let content = match answer.await {
             Ok(content) => content,
-            Err(Gone::Store(StoreError::NotFound { .. })) => return Err(not(format!("it holds no {MARK}"))),
+            Err(Gone::Store(error @ StoreError::NotFound { .. })) if !lacks_holder(&chain(&error)) => {
+                return Err(not(format!("it holds no {MARK}")));
+            }
             Err(Gone::Store(error)) => return Err(self.error("read", MARK, error)),
             Err(Gone::Ours(error)) => return Err(error),
         };

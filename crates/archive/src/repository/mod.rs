@@ -4,6 +4,7 @@
 //! rename and the directory are synced) and *absent* when it was asked for by name and the repository's own mark could be
 //! read at that time. A list may lag behind both.
 
+mod client;
 mod create;
 mod error;
 mod location;
@@ -15,7 +16,7 @@ mod upload;
 pub use create::{CreateBy, PutNew, digest_name};
 pub use error::RepositoryError;
 pub(crate) use error::chain;
-pub use location::{Azure, Gcs, Location, S3, ServerSide};
+pub use location::{Azure, AzureSecret, Gcs, Location, S3, ServerSide};
 pub use mark::Mark;
 pub(crate) use parts::is_part;
 pub use upload::Upload;
@@ -74,6 +75,8 @@ pub struct Repository {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     name: String,
+    /// The bucket or container that it is in.
+    holder: String,
     patience: Duration,
     /// A directory whose file system was unmounted looks like an empty one, so it is looked at before each write.
     directory: Option<PathBuf>,
@@ -148,6 +151,7 @@ impl Repository {
             store: settings.location.connect(settings.patience, tuning)?,
             prefix,
             name,
+            holder: settings.location.holder(),
             patience: settings.patience,
             directory: match &settings.location {
                 Location::Directory(path) => Some(path.clone()),
@@ -272,6 +276,8 @@ impl Repository {
                 let modified = Timestamp::from_millisecond(meta.last_modified.timestamp_millis()).unwrap_or_default();
                 Some(Entry { name: below(&meta.location)?, size: meta.size, modified })
             })
+            // A store that does not know where to begin (an older Azure) lists everything.
+            .filter(|entry| after.is_none_or(|after| entry.name.as_str() > after))
             .collect();
         entries.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(entries)
@@ -376,10 +382,21 @@ impl Repository {
     fn error(&self, action: &'static str, name: &str, error: StoreError) -> RepositoryError {
         let (object, repository, why) = (name.to_owned(), self.name.clone(), chain(&error));
         match error {
+            StoreError::NotFound { .. } if error::lacks_holder(&why) => self.without_holder(),
             StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
                 RepositoryError::Refused { action, object, repository, why }
             }
+            // What was asked of no single object has no kind of its own.
+            StoreError::Generic { .. } if error::is_refusal(&why) => {
+                RepositoryError::Refused { action, object, repository, why }
+            }
+            StoreError::Generic { .. } if error::lacks_holder(&why) => self.without_holder(),
             error => RepositoryError::Unreachable { action, object, repository, why, source: Box::new(error) },
         }
+    }
+
+    fn without_holder(&self) -> RepositoryError {
+        let why = format!("there is no {} at its store; make it there, or correct the location", self.holder);
+        RepositoryError::Settings { repository: self.name.clone(), why }
     }
 }

@@ -250,8 +250,7 @@ pub(crate) fn fitting(location: &ArchiveLocation, repository: &Value, path: &str
     let useless: &[&str] = match location {
         ArchiveLocation::Directory(_) => &["endpoint", "region", "credentials", "ca", "storage_class"],
         ArchiveLocation::S3 { .. } => &[],
-        ArchiveLocation::Gcs { .. } => &["endpoint", "region", "ca"],
-        ArchiveLocation::Azure { .. } => &["region", "ca"],
+        ArchiveLocation::Gcs { .. } | ArchiveLocation::Azure { .. } => &["region"],
     };
     let sealing: &[&str] = match location {
         ArchiveLocation::S3 { .. } => &[],

@@ -134,7 +134,9 @@ const REPOSITORY: &[Key] = &[
     key(
         "endpoint",
         Kind::Text { what: "the URL of a store", check: endpoint },
-        "`https://host:port` of an S3-compatible store, or of Azure's emulator. Left out: the cloud's own.",
+        "`https://host:port` of a store that is not the cloud's own: an S3-compatible one, a private or another national endpoint of Google or \
+         Azure, an emulator. Azure: with the account in its host name or, as an emulator has it, as its path (`http://127.0.0.1:10000/account`), which \
+         is added where the host is an address. Left out: the cloud's own.",
     ),
     key(
         "allow_http",
@@ -153,13 +155,15 @@ const REPOSITORY: &[Key] = &[
         "credentials",
         Kind::Text { what: "an absolute path", check: absolute_path },
         "A file on every host. S3: `aws_access_key_id = …` and `aws_secret_access_key = …`, if need be `aws_session_token = …`, \
-         as in ~/.aws/credentials (the first profile counts). Google: the JSON file of a service account. Azure: the access key \
-         alone. Left out: the agent's environment, and what the cloud gives to the host.",
+         as in ~/.aws/credentials (the first profile counts). Google: the JSON file of a service account, or of a user (`gcloud auth \
+         application-default login`). Azure: an access key of the account, a shared access signature (`sv=…&sig=…`) that allows to read, add, create, \
+         write, delete and list (`racwdl`), or a connection string with one of them. Google and Azure: with a file, nothing of the environment counts. \
+         Left out: the agent's environment, and what the cloud gives to the host (operations.md).",
     ),
     key(
         "ca",
         Kind::Text { what: "an absolute path", check: absolute_path },
-        "S3: PEM file on every host with the CA that signed the endpoint's certificate, where the system does not know it.",
+        "PEM file on every host with the CA that signed the endpoint's certificate, where the system does not know it.",
     ),
     key(
         "create_by",

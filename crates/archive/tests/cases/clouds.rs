@@ -1,0 +1,250 @@
+//! The same promises on Google Cloud Storage and Azure Blob Storage, as emulators keep them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use matriarch_archive::configured::Configured;
+use matriarch_archive::repository::{
+    Azure, AzureSecret, CreateBy, Gcs, Location, PutNew, Repository, RepositoryError, Settings,
+};
+use matriarch_config::DynamicConfig;
+use matriarch_testkit::azure::{ACCOUNT, AzureServer, CONTAINER, KEY};
+use matriarch_testkit::dir::TestDir;
+use matriarch_testkit::gcs::{self, GcsServer};
+
+use serde_json::{Value, json};
+
+use super::common::PATIENT;
+use super::{keeps_its_word, put_new, same_bytes};
+
+fn in_google(server: &GcsServer, prefix: &str) -> Gcs {
+    Gcs {
+        bucket: gcs::BUCKET.to_owned(),
+        prefix: prefix.to_owned(),
+        credentials: Some(server.account()),
+        endpoint: Some(server.endpoint()),
+        ca: None,
+    }
+}
+
+fn in_azure(server: &AzureServer, prefix: &str) -> Azure {
+    Azure {
+        account: ACCOUNT.to_owned(),
+        container: CONTAINER.to_owned(),
+        prefix: prefix.to_owned(),
+        secret: Some(AzureSecret::Key(KEY.to_owned())),
+        endpoint: Some(server.endpoint()),
+        ca: None,
+    }
+}
+
+fn google(gcs: Gcs) -> Settings {
+    Settings { location: Location::Gcs(Box::new(gcs)), patience: PATIENT }
+}
+
+fn azure(azure: Azure) -> Settings {
+    Settings { location: Location::Azure(Box::new(azure)), patience: PATIENT }
+}
+
+fn hasty(settings: Settings) -> Settings {
+    Settings { patience: Duration::from_millis(500), ..settings }
+}
+
+#[tokio::test]
+async fn google_keeps_its_word() {
+    let dir = TestDir::new("archive");
+    let mut server = GcsServer::start(&dir).unwrap();
+    for (prefix, by) in
+        [("by/condition", CreateBy::Condition), ("by/claims", CreateBy::Claims), ("", CreateBy::Condition)]
+    {
+        keeps_its_word(&google(in_google(&server, prefix)), by).await;
+    }
+    let settings = google(in_google(&server, "by/condition"));
+    lists_and_checks(&settings).await;
+    races(&settings).await;
+    let repository = Repository::open(&hasty(settings)).await.unwrap();
+    server.stop();
+    is_away(&repository).await;
+    server.run().unwrap();
+    assert_eq!(put_new(&repository, "wal/away", b"content").await.unwrap(), PutNew::Created);
+}
+
+#[tokio::test]
+async fn azure_keeps_its_word() {
+    let dir = TestDir::new("archive");
+    let mut server = AzureServer::start(&dir).unwrap();
+    for (prefix, by) in
+        [("by/condition", CreateBy::Condition), ("by/claims", CreateBy::Claims), ("", CreateBy::Condition)]
+    {
+        keeps_its_word(&azure(in_azure(&server, prefix)), by).await;
+    }
+    let settings = azure(in_azure(&server, "by/condition"));
+    lists_and_checks(&settings).await;
+    races(&settings).await;
+    let repository = Repository::open(&hasty(settings)).await.unwrap();
+    server.stop();
+    is_away(&repository).await;
+    server.run().unwrap();
+    assert_eq!(put_new(&repository, "wal/away", b"content").await.unwrap(), PutNew::Created);
+}
+
+/// Lists of more than one page, from anywhere on, folders among them; and the round trip of `archive check`.
+async fn lists_and_checks(settings: &Settings) {
+    let repository = Repository::open(settings).await.unwrap();
+    repository.check().await.unwrap();
+    let names: Vec<String> = (0..45).map(|n| format!("many/{:02}/{n:03} ü+%&=.x", n % 3)).collect();
+    for name in &names {
+        repository.put(name, Bytes::from(name.clone())).await.unwrap();
+    }
+    let mut sorted = names.clone();
+    sorted.sort();
+    let listed: Vec<String> = repository.list("many").await.unwrap().into_iter().map(|entry| entry.name).collect();
+    assert_eq!(listed, sorted);
+    let after = repository.list_after("many", Some(&sorted[29])).await.unwrap();
+    assert_eq!(after.into_iter().map(|entry| entry.name).collect::<Vec<_>>(), sorted[30..]);
+    assert_eq!(repository.folders("many").await.unwrap(), ["00", "01", "02"]);
+    assert_eq!(repository.files("many/01").await.unwrap().len(), 15);
+    assert_eq!(&repository.get(&sorted[7]).await.unwrap()[..], sorted[7].as_bytes());
+    repository.delete(&sorted[7]).await.unwrap();
+    assert!(repository.get(&sorted[7]).await.unwrap_err().is_absent());
+    let begun = repository.upload("many/begun", 2).await.unwrap();
+    drop(begun);
+    let empty = repository.upload("many/empty", 2).await.unwrap();
+    empty.finish().await.unwrap();
+    assert_eq!(repository.size("many/empty").await.unwrap(), 0);
+}
+
+/// Of many writers of one name exactly one content wins.
+async fn races(settings: &Settings) {
+    let repository = Repository::open(settings).await.unwrap();
+    for round in 0..3 {
+        let name = format!("wal/race-{round}");
+        let writers = (0..8_u8).map(|writer| {
+            let (repository, name) = (repository.clone(), name.clone());
+            tokio::spawn(
+                async move { repository.put_new(&name, Bytes::from(vec![writer % 2; 50_000]), same_bytes).await },
+            )
+        });
+        let mut created = 0;
+        for writer in writers.collect::<Vec<_>>() {
+            match writer.await.unwrap() {
+                Ok(PutNew::Created) => created += 1,
+                Ok(PutNew::Same) | Err(RepositoryError::Conflict { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(created, 1, "{} round {round}", repository.name());
+    }
+}
+
+async fn is_away(repository: &Repository) {
+    for error in [
+        repository.get("wal/away").await.unwrap_err(),
+        repository.list("wal").await.unwrap_err(),
+        put_new(repository, "wal/away", b"content").await.unwrap_err(),
+        repository.check().await.unwrap_err(),
+    ] {
+        assert!(error.is_outage() && !error.is_absent(), "{error}");
+        assert!(error.to_string().contains(repository.name()), "{error}");
+    }
+}
+
+/// What `archive check` and the log say of a repository as it is configured, in which something is wrong.
+async fn said(section: Value) -> String {
+    let config = DynamicConfig::from_json(&json!({ "archive": { "repositories": [section] } })).unwrap();
+    let configured = match Configured::new(&config.archive.unwrap(), "main", Duration::from_millis(500)) {
+        Ok(configured) => configured,
+        Err(error) => return error.to_string(),
+    };
+    // Nothing may be made where something is wrong, or be taken for absent.
+    match configured.init().await.remove(0) {
+        Ok(repository) => repository.check().await.map(|_| String::new()).unwrap_or_else(|error| error.to_string()),
+        Err(error) => {
+            assert!(!error.is_absent(), "{error}");
+            error.to_string()
+        }
+    }
+}
+
+fn file(dir: &TestDir, name: &str, text: &str) -> Value {
+    let path = dir.join(name);
+    std::fs::write(&path, text).unwrap();
+    json!(path)
+}
+
+fn assert_named(said: &str, names: &[&str]) {
+    for name in names {
+        assert!(said.contains(name), "'{name}' is not in: {said}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_place_in_google_is_named() {
+    let dir = TestDir::new("archive");
+    let server = GcsServer::start(&dir).unwrap();
+    let right = json!({
+        "location": format!("gs://{}/p", gcs::BUCKET), "endpoint": server.endpoint(), "allow_http": true,
+        "credentials": server.account(),
+    });
+    let with = |key: &str, value: Value| {
+        let mut section = right.clone();
+        section[key] = value;
+        section
+    };
+    assert_eq!(said(right.clone()).await, "");
+    let account = std::fs::read_to_string(server.account()).unwrap();
+    let mut stranger: Value = serde_json::from_str(&account).unwrap();
+    stranger["client_email"] = json!("stranger@elsewhere.iam.gserviceaccount.com");
+    let stranger = file(&dir, "stranger.json", &stranger.to_string());
+    assert_named(
+        &said(with("credentials", stranger)).await,
+        &["gs://archive/p refuses", "401", "check the credentials"],
+    );
+    let missing = said(with("location", json!("gs://no-such-bucket/p"))).await;
+    assert_named(&missing, &["gs://no-such-bucket/p", "there is no bucket no-such-bucket", "make it"]);
+    let absent = said(with("credentials", json!("/nonexistent/account.json"))).await;
+    assert_named(&absent, &["repositories[0].credentials: /nonexistent/account.json", "No such file"]);
+    for (text, told) in [
+        (&account[..account.len() / 2], "it is no JSON"),
+        ("{}", "it names no `type`"),
+        (&*account.replace("BEGIN PRIVATE", "BEGIN NO"), "cannot be used"),
+    ] {
+        let garbled = file(&dir, "garbled.json", text);
+        assert_named(&said(with("credentials", garbled)).await, &["garbled.json", told]);
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_place_in_azure_is_named() {
+    let dir = TestDir::new("archive");
+    let server = AzureServer::start(&dir).unwrap();
+    let right = json!({
+        "location": format!("azure://{ACCOUNT}/{CONTAINER}/p"), "endpoint": server.endpoint(), "allow_http": true,
+        "credentials": file(&dir, "key", KEY),
+    });
+    let with = |key: &str, value: Value| {
+        let mut section = right.clone();
+        section[key] = value;
+        section
+    };
+    assert_eq!(said(right.clone()).await, "");
+    let (soon, gone) =
+        (Timestamp::now() + SignedDuration::from_mins(10), Timestamp::now() - SignedDuration::from_mins(10));
+    let signed =
+        |permissions: &str, until| with("credentials", file(&dir, "signature", &server.signature(permissions, until)));
+    assert_eq!(said(signed("racwdl", soon)).await, "");
+    assert_named(&said(signed("racwdl", gone)).await, &["azure://matriarch/archive/p", "ended at", "write a new one"]);
+    let only_read = said(signed("rl", soon)).await;
+    assert_named(&only_read, &["azure://matriarch/archive/p refuses to create probe/", "403", "check the credentials"]);
+    assert!(!only_read.contains("sig="), "the secret is told: {only_read}");
+    assert_named(&said(signed("racwd", soon)).await, &["azure://matriarch/archive/p refuses to list", "403"]);
+    let wrong = with("credentials", file(&dir, "wrong", "d3Jvbmc="));
+    assert_named(&said(wrong).await, &["azure://matriarch/archive/p refuses", "403", "check the credentials"]);
+    let missing = said(with("location", json!(format!("azure://{ACCOUNT}/no-such-container/p")))).await;
+    assert_named(&missing, &["there is no container no-such-container", "make it"]);
+    let garbled = said(with("credentials", file(&dir, "garbled", "{\"key\": 1}"))).await;
+    assert_named(&garbled, &["repositories[0].credentials", "garbled", "neither an access key"]);
+    let other = said(with("location", json!(format!("azure://nobody/{CONTAINER}/p")))).await;
+    assert_named(&other, &["azure://nobody/archive/p"]);
+}
