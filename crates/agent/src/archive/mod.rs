@@ -14,6 +14,7 @@ mod ahead;
 mod backfill;
 mod client;
 mod echo;
+mod files;
 mod open;
 mod serve;
 mod tail;

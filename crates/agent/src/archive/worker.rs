@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::backfill::{Failure, backfill};
+use super::files::{Stamps, stamps};
 use super::open::{NOT_BEGUN, Opened, Opening, check, open};
 use super::tail::{Manner, tidy};
 use super::waiting::{self, Waiting};
@@ -60,6 +61,8 @@ struct Worker {
     opened: watch::Sender<Arc<Opened>>,
     /// Counts openings, so that one of an earlier configuration is not taken for the present one's.
     generation: u64,
+    /// The files of the section as they were then.
+    files: Option<Stamps>,
     opening: bool,
     /// Why not all repositories are open, and since when.
     closed: Option<(String, Instant)>,
@@ -97,6 +100,7 @@ impl Worker {
             board: board.clone(),
             opened: watch::channel(Arc::default()).0,
             generation: 0,
+            files: None,
             opening: false,
             closed: None,
             tasks: JoinSet::new(),
@@ -168,6 +172,7 @@ impl Worker {
 
     fn close(&mut self) {
         self.generation += 1;
+        self.files = None;
         self.opening = false;
         self.held.clear();
         self.board.tails().end();
@@ -217,6 +222,9 @@ impl Worker {
             self.waiting.clear();
             return;
         };
+        if self.look {
+            self.look_at_files(&section);
+        }
         self.run_tails(&section);
         if self.look {
             self.look_around();
@@ -245,6 +253,19 @@ impl Worker {
             let data_dir = self.place.data_dir.clone();
             self.tasks.spawn(async move { Done::Backfilled(timeline, backfill(&archives, &data_dir, timeline).await) });
         }
+    }
+
+    /// Repositories whose credentials were renewed are opened anew, before the old ones have ended.
+    fn look_at_files(&mut self, section: &matriarch_config::Archive) {
+        let files = stamps(section);
+        if self.files.as_ref().is_some_and(|known| *known != files) {
+            tracing::info!(
+                "a file that the archive's configuration names has changed: the repositories are opened anew"
+            );
+            self.close();
+            self.try_now();
+        }
+        self.files = Some(files);
     }
 
     fn run_tails(&mut self, section: &matriarch_config::Archive) {

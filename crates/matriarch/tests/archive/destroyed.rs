@@ -54,8 +54,14 @@ pub fn move_data(cluster: &Cluster, from: &str, to: &str) {
 
 /// Restores, starts, and compares.
 pub async fn restored(cluster: &Cluster, archive: &Path, target: &Path, book: &Book) -> Verdict {
+    restored_from(cluster, archive, &[], target, book).await
+}
+
+/// The same with more words to `restore`.
+pub async fn restored_from(cluster: &Cluster, archive: &Path, more: &[&str], target: &Path, book: &Book) -> Verdict {
     let (archive, data) = (archive.display().to_string(), target.display().to_string());
-    cluster.verb(&["restore", &data, "--archive", &archive, "--scope", "demo", "--place-wal"]).await.ok();
+    let words = ["restore", &data, "--archive", &archive, "--scope", "demo", "--place-wal"];
+    cluster.verb(&[&words, more].concat()).await.ok();
     let trust = cluster.root().join("trust.conf");
     std::fs::write(&trust, "host all all 127.0.0.1/32 trust\n").expect("there is room");
     let alone = "listen_addresses = '127.0.0.1'\nunix_socket_directories = ''\narchive_mode = off";

@@ -4,6 +4,7 @@
 mod harness;
 
 mod clones;
+mod clouds;
 mod destroyed;
 mod dumps;
 mod durable;
