@@ -226,6 +226,7 @@ impl World {
             }
             self.check_voters_kept(before, &sync);
             self.check_paused(before, &sync);
+            self.check_lag(before, &sync);
             self.check_accepted_loss(before, &sync);
             let strictly = self.setup.synchronous.needed * u32::from(self.setup.synchronous.strict);
             if before.rule.needed >= strictly && sync.rule.needed < strictly {

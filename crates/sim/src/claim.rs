@@ -71,4 +71,27 @@ impl World {
         let now = self.find(name).and_then(|node| self.nodes[node].disk.dir()).and_then(|dir| dir.incarnation.as_ref());
         record.is_some_and(|record| record.incarnation.as_ref() == Some(data)) && now == Some(data)
     }
+
+    /// Whoever takes over under the empty rule lacks no more of what its predecessor had told than the limit allows.
+    pub(crate) fn check_lag(&mut self, before: &SyncRecord, sync: &SyncRecord) {
+        let moved = before.epoch != sync.epoch && before.leader != sync.leader;
+        if !moved || !before.rule.is_empty() || before.accepted_loss != sync.accepted_loss {
+            return;
+        }
+        let (Some(old), Some(new)) = (self.find(&before.leader), self.find(&sync.leader)) else { return };
+        let (Some(view), Some(wal)) = (&self.nodes[new].claimed_on, self.nodes[new].wal()) else { return };
+        let (timeline, told) = (view.cluster.optime_timeline, view.cluster.optime);
+        // A position on an earlier timeline says nothing about those who are on a later one.
+        if wal.timeline(wal.len()) > timeline {
+            return;
+        }
+        let logs = self.checker.lost.iter().filter(|(owner, _)| *owner == old).map(|(_, wal)| wal);
+        let logs = self.nodes[old].wal().into_iter().chain(logs).filter(|log| log.reaches(timeline, told));
+        let lacks = logs.map(|log| told.0.saturating_sub(log.end(log.shared(wal)).0)).min();
+        if let Some(lacks) = lacks.filter(|lacks| *lacks > self.setup.max_lag) {
+            let text =
+                format!("{} takes over though it lacks {lacks} bytes that {} had told", sync.leader, before.leader);
+            self.violate(text);
+        }
+    }
 }

@@ -29,7 +29,7 @@ pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Se
     setup.synchronous.zones = Zones::Ignore;
     setup.synchronous.from_members = count;
     setup.synchronous.needed = match profile {
-        Profile::Newcomers | Profile::Watchdogs => 0,
+        Profile::Newcomers | Profile::Watchdogs | Profile::Laggards => 0,
         Profile::HeldUp => u32::from(count == 3),
         Profile::Neighbours => 2,
         _ => 1,
@@ -39,6 +39,11 @@ pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Se
         // Who is away for a moment stays in the rule.
         setup.shrink_delay = 5000;
         setup.stream_timeout = 10;
+    }
+    if profile == Profile::Laggards {
+        setup.ttl = 3000;
+        setup.max_lag = *pick(rng, &[3000, 10_000, 30_000]);
+        setup.clients = 4;
     }
     if profile == Profile::Watchdogs {
         setup.watchdogs = true;
@@ -81,6 +86,7 @@ pub(crate) fn directed_faults(world: &mut World, rng: &mut SmallRng, profile: Pr
         Profile::OldPrimaries => old_primary(rng, ttl, [primary, other, third]),
         Profile::LateChanges => late_change(rng, [primary, other, third]),
         Profile::Neighbours => neighbours(rng, primary),
+        Profile::Laggards => laggards(rng, ttl, [primary, other, third]),
         Profile::Watchdogs => watchdogs(rng, ttl, [primary, other, third]),
         Profile::CutPromotions => cut_promotion(rng, ttl, [primary, other, third]),
         _ => old_pledge(rng, [primary, other, third]),
@@ -264,6 +270,22 @@ fn watchdogs(rng: &mut SmallRng, ttl: Millis, [primary, other, third]: [NodeId; 
     }
     if rng.random_bool(0.4) {
         faults.push((freezes + rng.random_range(ttl..2 * ttl), rng.random_range(200..2 * ttl), Fault::Freeze(other)));
+    }
+    faults
+}
+
+/// Nobody streams from the leader when it dies. Or its successor, which nobody streams from either, dies as well, and it is back
+/// with more than the third has, on the timeline that was left.
+fn laggards(rng: &mut SmallRng, ttl: Millis, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let dies = rng.random_range(300..8000);
+    let next = dies + ttl + rng.random_range(1500..8000);
+    let back = next + rng.random_range(0..2000);
+    let mut faults = vec![(0, dies, Fault::Cut(primary, third)), (dies, back - dies, Fault::PowerCut(primary))];
+    let since = dies - rng.random_range(0..dies.min(2500));
+    faults.push((since, next - since, Fault::Cut(primary, other)));
+    if rng.random_bool(0.7) {
+        faults.push((0, back + 10_000, Fault::Cut(other, third)));
+        faults.push((next, rng.random_range(8000..16_000), Fault::PowerCut(other)));
     }
     faults
 }

@@ -136,6 +136,7 @@ impl World {
             Mutation::PromoteBeforeRule if leads => {
                 tamper::show_rule_in_force(&mut observation.server, &sync.rule);
             }
+            Mutation::LeftTimelineCounts if nobody_leads => view.history.clear(),
             Mutation::StalePledgesCount if nobody_leads => tamper::refresh_pledges(view, me),
             Mutation::UsedTimelineLeft if leads => {
                 let reserved = sync.timeline;

@@ -131,10 +131,14 @@ pub enum Mutation {
     WatchdogKickedToTheEnd,
     /// A member whose machine must have a watchdog leads without.
     WatchdogNotRequired,
+    /// Under the empty rule a member takes over however far it is behind.
+    LagIgnored,
+    /// What a member has of a timeline that was left counts beyond where it was left.
+    LeftTimelineCounts,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 63] = [
+pub const MUTATIONS: [Mutation; 65] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -198,6 +202,8 @@ pub const MUTATIONS: [Mutation; 63] = [
     Mutation::WatchdogMissing,
     Mutation::WatchdogKickedToTheEnd,
     Mutation::WatchdogNotRequired,
+    Mutation::LagIgnored,
+    Mutation::LeftTimelineCounts,
 ];
 
 impl Mutation {
@@ -245,6 +251,7 @@ impl Mutation {
             Mutation::FoundUncompared | Mutation::ReclaimWithoutRewrite => Profile::LateChanges,
             Mutation::TimelinesIgnored => Profile::OldPrimaries,
             Mutation::PauseIgnored => Profile::Paused,
+            Mutation::LagIgnored | Mutation::LeftTimelineCounts => Profile::Laggards,
             Mutation::UsedTimelineLeft => Profile::CutPromotions,
             Mutation::NamesInOneStep | Mutation::NamesUnspaced => Profile::Neighbours,
             Mutation::WatchdogMissing | Mutation::WatchdogKickedToTheEnd | Mutation::WatchdogNotRequired => {

@@ -64,6 +64,8 @@ pub enum Profile {
     Neighbours,
     /// Machines with watchdogs stand still while the lease of an asynchronous leader runs out.
     Watchdogs,
+    /// The leader of an asynchronous cluster dies while the others lag, one of them with more on a timeline that was left.
+    Laggards,
 }
 
 /// Those that play anything of their kind; `make sim` takes them in turn, so that a number goes on meaning the same schedule.
@@ -86,7 +88,7 @@ pub const PROFILES: [Profile; 15] = [
 ];
 
 /// Those that lead to one place ([`crate::directed`]), where the others hardly ever come.
-pub const DIRECTED: [Profile; 10] = [
+pub const DIRECTED: [Profile; 11] = [
     Profile::Newcomers,
     Profile::AcceptedLoss,
     Profile::HeldUp,
@@ -97,6 +99,7 @@ pub const DIRECTED: [Profile; 10] = [
     Profile::CutPromotions,
     Profile::Neighbours,
     Profile::Watchdogs,
+    Profile::Laggards,
 ];
 
 impl fmt::Display for Profile {
@@ -127,6 +130,7 @@ impl fmt::Display for Profile {
             Profile::CutPromotions => "cutpromotions",
             Profile::Neighbours => "neighbours",
             Profile::Watchdogs => "watchdogs",
+            Profile::Laggards => "laggards",
         })
     }
 }
@@ -204,6 +208,7 @@ pub(crate) fn random_setup(rng: &mut SmallRng, profile: Profile) -> Setup {
         shrink_delay: *pick(rng, &[2000, 500, 5000]),
         crash: if rng.random_range(0..5) == 0 { CrashPolicy::Restart } else { CrashPolicy::Failover },
         use_rewind: rng.random_range(0..8) != 0,
+        max_lag: 1 << 20,
         stream_timeout: *pick(rng, &[3, 10, 60]),
         clients: 2,
         zones,

@@ -116,6 +116,16 @@ impl Wal {
         last.is_none_or(|last| self.holds(last, other.records[last].uid))
     }
 
+    /// How many records both logs begin with, by content.
+    pub fn shared(&self, other: &Wal) -> usize {
+        self.records.iter().zip(&other.records).take_while(|(mine, theirs)| mine.uid == theirs.uid).count()
+    }
+
+    /// Whether a record of this timeline ends here.
+    pub fn reaches(&self, timeline: Timeline, lsn: Lsn) -> bool {
+        self.records.iter().any(|record| record.timeline == timeline && record.end == lsn)
+    }
+
     /// Whether the record with this identity is at this index.
     pub fn holds(&self, index: usize, uid: u64) -> bool {
         self.get(index).is_some_and(|record| record.uid == uid)

@@ -38,6 +38,8 @@ pub struct Setup {
     pub crash: CrashPolicy,
     /// See [`Policy::use_rewind`].
     pub use_rewind: bool,
+    /// See [`Policy::maximum_lag_on_failover`].
+    pub max_lag: u64,
     /// Seconds of silence after which either end of a stream gives it up.
     pub stream_timeout: u32,
     /// Clients that write.
@@ -64,6 +66,7 @@ impl Default for Setup {
             shrink_delay: 2000,
             crash: CrashPolicy::Failover,
             use_rewind: true,
+            max_lag: 1 << 20,
             stream_timeout: 5,
             clients: 2,
             unguarded: false,
@@ -250,7 +253,10 @@ impl World {
             crash: self.setup.crash,
             synchronous: self.mutated(self.setup.synchronous),
             shrink_delay: self.setup.shrink_delay,
-            maximum_lag_on_failover: 1 << 20,
+            maximum_lag_on_failover: match self.setup.mutation {
+                Some(Mutation::LagIgnored) => u64::MAX,
+                _ => self.setup.max_lag,
+            },
             start_timeout: 300_000,
             stall_limit: Some(3000),
             use_rewind: self.setup.use_rewind,
