@@ -17,7 +17,7 @@ type Timed = (Millis, Millis, Fault);
 pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Setup) -> Setup {
     let count = match profile {
         Profile::Newcomers => 2,
-        Profile::HeldUp | Profile::Watchdogs => *pick(rng, &[2, 3, 3]),
+        Profile::HeldUp | Profile::Watchdogs | Profile::Reboots => *pick(rng, &[2, 3, 3]),
         Profile::Neighbours => 4,
         _ => 3,
     };
@@ -29,7 +29,7 @@ pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Se
     setup.synchronous.zones = Zones::Ignore;
     setup.synchronous.from_members = count;
     setup.synchronous.needed = match profile {
-        Profile::Newcomers | Profile::Watchdogs | Profile::Laggards => 0,
+        Profile::Newcomers | Profile::Watchdogs | Profile::Laggards | Profile::Reboots => 0,
         Profile::HeldUp => u32::from(count == 3),
         Profile::Neighbours => 2,
         _ => 1,
@@ -86,6 +86,9 @@ pub(crate) fn directed_faults(world: &mut World, rng: &mut SmallRng, profile: Pr
         Profile::OldPrimaries => old_primary(rng, ttl, [primary, other, third]),
         Profile::LateChanges => late_change(rng, [primary, other, third]),
         Profile::Neighbours => neighbours(rng, primary),
+        Profile::Reboots => reboots(rng, ttl, [primary, other, third]),
+        Profile::Returners => returners(rng, [primary, other, third]),
+        Profile::Forgetters => forgetters(rng, [primary, other, third]),
         Profile::Laggards => laggards(rng, ttl, [primary, other, third]),
         Profile::Watchdogs => watchdogs(rng, ttl, [primary, other, third]),
         Profile::CutPromotions => cut_promotion(rng, ttl, [primary, other, third]),
@@ -286,6 +289,61 @@ fn laggards(rng: &mut SmallRng, ttl: Millis, [primary, other, third]: [NodeId; 3
     if rng.random_bool(0.7) {
         faults.push((0, back + 10_000, Fault::Cut(other, third)));
         faults.push((next, rng.random_range(8000..16_000), Fault::PowerCut(other)));
+    }
+    faults
+}
+
+/// The leader cannot reach the store and asks for promises; then one of those who gave them boots, or the leader itself, which is
+/// cut off from everybody once it is back.
+fn reboots(rng: &mut SmallRng, ttl: Millis, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let boots = ttl / 2 + rng.random_range(300..ttl);
+    let away = rng.random_range(100..1500);
+    if rng.random_bool(0.5) {
+        let mut faults = vec![(0, 3 * ttl, Fault::CutOff(primary)), (boots, away, Fault::PowerCut(other))];
+        if third != other && rng.random_bool(0.3) {
+            faults.push((boots, away, Fault::PowerCut(third)));
+        }
+        return faults;
+    }
+    let alone = boots + away + rng.random_range(1000..5000);
+    vec![
+        (0, boots + away, Fault::CutOff(primary)),
+        (boots, away, Fault::PowerCut(primary)),
+        (alone, 2 * ttl + rng.random_range(0..ttl), Fault::CutFromAll(primary)),
+    ]
+}
+
+/// One voter is behind, the other one silent when the leader dies, and back when a person does not wait for it, over a slow store.
+fn returners(rng: &mut SmallRng, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let dies = rng.random_range(800..2500);
+    let accepts = dies + rng.random_range(12_000..20_000);
+    let silent = dies - rng.random_range(0..500);
+    let back = accepts + rng.random_range(0..500) - 400;
+    let death = if rng.random_bool(0.5) { Fault::PowerCut(primary) } else { Fault::KillNode(primary) };
+    let away = *pick(rng, &[Fault::CutOff, Fault::KillAgent, Fault::KillNode]);
+    vec![
+        (rng.random_range(0..500), dies, Fault::Cut(primary, other)),
+        (dies, 30_000, death),
+        (silent, back - silent, away(third)),
+        (accepts - rng.random_range(0..200), rng.random_range(500..3000), Fault::LateStore),
+        (accepts, 1, Fault::AcceptLoss(other)),
+    ]
+}
+
+/// The lead is handed over, and the new leader acknowledges without the old one. It dies when the store goes back to before that.
+fn forgetters(rng: &mut SmallRng, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let dies = rng.random_range(1500..4500);
+    let ago = dies + rng.random_range(0..1500);
+    let again = dies + rng.random_range(20..1000);
+    let mut faults = vec![
+        (0, 1, Fault::Switchover(Some(other))),
+        (rng.random_range(500..1500), rng.random_range(8000..14_000), Fault::Cut(primary, other)),
+        (dies, rng.random_range(10_000..20_000), Fault::KillNode(other)),
+        (dies + rng.random_range(0..20), 1, Fault::RestoreStore(ago)),
+        (again, rng.random_range(50..1000), Fault::KillAgent(primary)),
+    ];
+    if rng.random_bool(0.5) {
+        faults.push((again, rng.random_range(50..1000), Fault::KillAgent(third)));
     }
     faults
 }

@@ -306,9 +306,10 @@ impl World {
             return;
         }
         self.nodes[node].clock.ahead = self.random(1_000, 1_000_000);
+        let forgets = self.setup.mutation == Some(Mutation::PromiseEndsWithBoot);
         let until = self.clock(node) + self.setup.ttl;
         let this = &mut self.nodes[node];
-        this.promised_until = if this.promised_until > 0 { until } else { 0 };
+        this.promised_until = if this.promised_until > 0 && !forgets { until } else { 0 };
     }
 
     /// Asks an agent to stop.

@@ -24,6 +24,10 @@ const STOOD_STILL: Millis = 600;
 #[derive(Clone, Debug)]
 pub struct Frame {
     from: NodeId,
+    /// Which process of it.
+    process: u64,
+    /// Which process of the addressee it answers.
+    answers: Option<u64>,
     /// Counts frames of one machine, over all its processes.
     number: u64,
     arrives: Millis,
@@ -41,6 +45,7 @@ pub struct Frame {
 /// What one agent knows of another.
 #[derive(Clone, Debug)]
 struct Peer {
+    process: u64,
     number: u64,
     /// When it was last heard.
     heard: Millis,
@@ -56,19 +61,10 @@ struct Peer {
 /// The ear of one agent process.
 #[derive(Debug, Default)]
 pub struct Ear {
-    /// When its process began.
-    begun: Millis,
     inbox: Vec<Frame>,
     peers: BTreeMap<NodeId, Peer>,
     last_beat: Option<Millis>,
     pulse: Pulse,
-}
-
-impl Ear {
-    /// Of a process that begins now.
-    pub fn new(begun: Millis) -> Ear {
-        Ear { begun, ..Ear::default() }
-    }
 }
 
 impl World {
@@ -136,6 +132,8 @@ impl World {
         let peer = this.agent.ear.peers.get(&to);
         let frame = Frame {
             from,
+            process: this.agent.generation,
+            answers: peer.map(|peer| peer.process),
             number,
             arrives,
             sent: self.clock(from),
@@ -166,11 +164,16 @@ impl World {
     fn hear(&mut self, node: NodeId, frame: Frame) {
         let (now, ttl, stance) = (self.clock(node), self.setup.ttl, self.nodes[node].agent.stance);
         let this = &mut self.nodes[node];
-        // What was said to an earlier process says nothing to this one: its clock may have been another.
-        let possible = |clock: &Millis| (this.agent.ear.begun..=now).contains(clock);
-        let echo = frame.echo.filter(possible);
-        let promise = frame.promised_until.filter(|until| possible(&until.saturating_sub(ttl)));
+        // What was said to an earlier process says nothing to this one: its clock may have been another. Agents answer
+        // each other over connections, which end with either.
+        let mutation = self.setup.mutation;
+        let believes = mutation == Some(Mutation::EarlierProcessHeard);
+        let current = believes || frame.answers == Some(this.agent.generation);
+        let on_arrival = mutation == Some(Mutation::HeardOnArrival);
+        let echo = frame.echo.filter(|_| current).map(|sent| if on_arrival { now } else { sent });
+        let promise = frame.promised_until.filter(|_| current);
         let known = this.agent.ear.peers.entry(frame.from).or_insert(Peer {
+            process: frame.process,
             number: 0,
             heard: now,
             sent: 0,
@@ -181,6 +184,9 @@ impl World {
         });
         if frame.number <= known.number {
             return;
+        }
+        if std::mem::replace(&mut known.process, frame.process) != frame.process && !believes {
+            known.promise = None;
         }
         (known.number, known.heard, known.sent) = (frame.number, now, frame.sent);
         (known.stance, known.refused) = (frame.stance, None);

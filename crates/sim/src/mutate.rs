@@ -7,6 +7,7 @@ use matriarch_core::decide::{
 };
 use matriarch_core::record::key;
 
+use crate::agent::Agent;
 use crate::mutation::Mutation;
 use crate::node::NodeId;
 use crate::tamper;
@@ -35,12 +36,15 @@ impl World {
             Some(Mutation::ResumeWithoutWithdrawal) => !known,
             _ => false,
         };
-        let memory = &mut self.nodes[node].agent.memory;
+        let Agent { memory, barriers, .. } = &mut self.nodes[node].agent;
         if resumes {
             memory.pledging.doubt = Doubt::Clear;
         }
         if self.setup.mutation == Some(Mutation::ProposalForgotten) {
             memory.proposed = None;
+        }
+        if self.setup.mutation == Some(Mutation::BarrierOutlivesNames) {
+            tamper::recall_barrier(memory, observation, barriers);
         }
         if self.setup.mutation == Some(Mutation::UsedTimelineLeft) {
             memory.timeline_used = 0;
@@ -190,6 +194,9 @@ impl World {
             Some(Mutation::FoundUncompared) => tamper::found_uncompared(decision),
             Some(Mutation::ReclaimWithoutRewrite) => tamper::reclaim_unnumbered(decision),
             Some(Mutation::OldPledgesKept) => tamper::keep_old_pledges(decision),
+            Some(Mutation::ReturnedVoterUncompared) => {
+                self.nodes.iter().for_each(|other| tamper::take_over_uncompared(decision, &key::member(&other.name)));
+            }
             Some(Mutation::TakeoverUncompared) => tamper::take_over_uncompared(decision, key::SYNC),
             Some(Mutation::PledgesUncompared) => {
                 tamper::withdraw_unnumbered(decision);

@@ -135,10 +135,22 @@ pub enum Mutation {
     LagIgnored,
     /// What a member has of a timeline that was left counts beyond where it was left.
     LeftTimelineCounts,
+    /// A restart forgets the newest record that was seen.
+    NewestForgotten,
+    /// A boot ends what was promised before it.
+    PromiseEndsWithBoot,
+    /// A member is taken to stand by its leader when its word arrives, not when what it answers was sent.
+    HeardOnArrival,
+    /// What was said to an earlier process, on another clock perhaps, is believed.
+    EarlierProcessHeard,
+    /// A barrier counts again once names are back that were changed in between.
+    BarrierOutlivesNames,
+    /// Who accepts loss does not compare that those who were away are still.
+    ReturnedVoterUncompared,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 65] = [
+pub const MUTATIONS: [Mutation; 71] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -204,6 +216,12 @@ pub const MUTATIONS: [Mutation; 65] = [
     Mutation::WatchdogNotRequired,
     Mutation::LagIgnored,
     Mutation::LeftTimelineCounts,
+    Mutation::NewestForgotten,
+    Mutation::PromiseEndsWithBoot,
+    Mutation::HeardOnArrival,
+    Mutation::EarlierProcessHeard,
+    Mutation::BarrierOutlivesNames,
+    Mutation::ReturnedVoterUncompared,
 ];
 
 impl Mutation {
@@ -250,6 +268,11 @@ impl Mutation {
             Mutation::LossAcceptedTooEarly => Profile::AcceptedLoss,
             Mutation::FoundUncompared | Mutation::ReclaimWithoutRewrite => Profile::LateChanges,
             Mutation::TimelinesIgnored => Profile::OldPrimaries,
+            Mutation::NewestForgotten => Profile::Forgetters,
+            Mutation::PromiseEndsWithBoot | Mutation::EarlierProcessHeard => Profile::Reboots,
+            Mutation::HeardOnArrival => Profile::Outage,
+            Mutation::BarrierOutlivesNames => Profile::RuleChanges,
+            Mutation::ReturnedVoterUncompared => Profile::Returners,
             Mutation::PauseIgnored => Profile::Paused,
             Mutation::LagIgnored | Mutation::LeftTimelineCounts => Profile::Laggards,
             Mutation::UsedTimelineLeft => Profile::CutPromotions,

@@ -66,6 +66,12 @@ pub enum Profile {
     Watchdogs,
     /// The leader of an asynchronous cluster dies while the others lag, one of them with more on a timeline that was left.
     Laggards,
+    /// Machines boot while an asynchronous leader rests on what has been promised.
+    Reboots,
+    /// A voter is back while a person who did not wait for it accepts loss.
+    Returners,
+    /// The store goes back to before the lead moved, the new leader is gone, and the agents of the others are started anew.
+    Forgetters,
 }
 
 /// Those that play anything of their kind; `make sim` takes them in turn, so that a number goes on meaning the same schedule.
@@ -88,7 +94,7 @@ pub const PROFILES: [Profile; 15] = [
 ];
 
 /// Those that lead to one place ([`crate::directed`]), where the others hardly ever come.
-pub const DIRECTED: [Profile; 11] = [
+pub const DIRECTED: [Profile; 14] = [
     Profile::Newcomers,
     Profile::AcceptedLoss,
     Profile::HeldUp,
@@ -100,6 +106,9 @@ pub const DIRECTED: [Profile; 11] = [
     Profile::Neighbours,
     Profile::Watchdogs,
     Profile::Laggards,
+    Profile::Reboots,
+    Profile::Returners,
+    Profile::Forgetters,
 ];
 
 impl fmt::Display for Profile {
@@ -131,6 +140,9 @@ impl fmt::Display for Profile {
             Profile::Neighbours => "neighbours",
             Profile::Watchdogs => "watchdogs",
             Profile::Laggards => "laggards",
+            Profile::Reboots => "reboots",
+            Profile::Returners => "returners",
+            Profile::Forgetters => "forgetters",
         })
     }
 }
@@ -190,7 +202,7 @@ pub(crate) fn random_setup(rng: &mut SmallRng, profile: Profile) -> Setup {
     // The first two are apart, so that somebody is elsewhere whoever leads.
     let mut zone = |index| if index < 2 { index } else { aside.random_range(0..2) };
     let zones = (0..count).filter(|_| zoned).map(|index| format!("zone{}", zone(index))).collect();
-    let differ = profile == Profile::Clocks || aside.random_range(0..4) == 0;
+    let differ = matches!(profile, Profile::Clocks | Profile::Reboots) || aside.random_range(0..4) == 0;
     let clocks = (0..count)
         .filter(|_| differ)
         .map(|_| Clock {

@@ -1,6 +1,8 @@
 //! Ways to take a rule away that the simulator and the model (`crates/model`) share: each changes what `decide` is shown,
 //! what it remembers or what it answered, so that one rule has no effect.
 
+use std::collections::BTreeMap;
+
 use matriarch_core::decide::{
     Action, Barrier, Change, ClusterView, Data, Decision, Job, Memory, Millis, Names, Observation, Policy, Purpose,
     Running, Server, decide,
@@ -19,6 +21,17 @@ pub fn settle_barrier(memory: &mut Memory, observation: &Observation) {
     let names = &running.synchronous_standby_names;
     if memory.barrier.as_ref().is_none_or(|barrier| barrier.names != *names) {
         memory.barrier = Some(Barrier { names: names.clone(), since: 0, settled: true, lsn: None });
+    }
+}
+
+/// The barrier that was passed under the names that are in force, whatever was in force since.
+pub fn recall_barrier(memory: &mut Memory, observation: &Observation, passed: &mut BTreeMap<String, Barrier>) {
+    if let Some(barrier) = memory.barrier.as_ref().filter(|barrier| barrier.lsn.is_some()) {
+        passed.insert(barrier.names.clone(), barrier.clone());
+    }
+    let Some(running) = observation.running() else { return };
+    if let (None, Some(barrier)) = (&memory.barrier, passed.get(&running.synchronous_standby_names)) {
+        memory.barrier = Some(barrier.clone());
     }
 }
 

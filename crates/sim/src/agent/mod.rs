@@ -16,7 +16,6 @@ pub use state::{Agent, HeldLease, Pending, Snapshot};
 
 use crate::disk::Disk;
 use crate::event::{AgentEvent, Ask, Event, PgEvent};
-use crate::heartbeat::Ear;
 use crate::mutation::Mutation;
 use crate::node::NodeId;
 use crate::server::Process;
@@ -70,7 +69,6 @@ impl World {
 
     /// Starts an agent process.
     pub(crate) fn start_agent(&mut self, node: NodeId) {
-        let ear = Ear::new(self.clock(node));
         let this = &mut self.nodes[node];
         if this.agent.alive || !this.powered {
             return;
@@ -79,7 +77,7 @@ impl World {
         if self.setup.mutation == Some(Mutation::PromiseForgotten) {
             this.promised_until = 0;
         }
-        this.agent = Agent { generation, alive: true, ear, ..Agent::default() };
+        this.agent = Agent { generation, alive: true, ..Agent::default() };
         self.note(|| format!("{node}: agent starts"));
         self.agent_after(node, 5, AgentEvent::Read);
         let delay = self.random(1000, 2000);
@@ -126,6 +124,11 @@ impl World {
             let newest = &mut self.nodes[node].newest;
             if newest.as_ref().is_none_or(|newest| (newest.epoch, newest.serial) < (sync.epoch, sync.serial)) {
                 *newest = Some(sync.clone());
+            }
+            if self.setup.mutation == Some(Mutation::NewestForgotten) {
+                let known = self.nodes[node].agent.newest.take();
+                let newer = known.filter(|known| (known.epoch, known.serial) > (sync.epoch, sync.serial));
+                self.nodes[node].agent.newest = newer.or_else(|| Some(sync.clone()));
             }
         }
         let agent = &mut self.nodes[node].agent;
@@ -183,7 +186,10 @@ impl World {
             pulse,
             restart: false,
             support,
-            newest: self.nodes[node].newest.clone(),
+            newest: match self.setup.mutation {
+                Some(Mutation::NewestForgotten) => agent.newest.clone(),
+                _ => self.nodes[node].newest.clone(),
+            },
             config: None,
             guarded_until: self.nodes[node].deadline,
             promised_until: self.nodes[node].promised_until,

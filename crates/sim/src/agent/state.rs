@@ -1,8 +1,12 @@
 //! What an agent process knows: gone with it.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use matriarch_core::decide::{ClusterView, Data, Finished, Job, Memory, Millis, Server, Settings, Stance, Why};
+use matriarch_core::decide::{
+    Barrier, ClusterView, Data, Finished, Job, Memory, Millis, Server, Settings, Stance, Why,
+};
+use matriarch_core::record::SyncRecord;
 use matriarch_core::settling::Settling;
 
 use super::announce::Facts;
@@ -51,6 +55,10 @@ pub struct Agent {
     pub alive: bool,
     /// What `decide` remembers.
     pub memory: Memory,
+    /// For a mutation: the barriers that were passed.
+    pub barriers: BTreeMap<String, Barrier>,
+    /// For a mutation: the newest `sync` record that this very process has seen.
+    pub newest: Option<SyncRecord>,
     /// The store as last read.
     pub view: Option<Rc<View>>,
     /// The leader lease.
