@@ -8,6 +8,7 @@ use rand::rngs::SmallRng;
 use crate::fault::Fault;
 use crate::node::NodeId;
 use crate::profile::{Profile, pick};
+use crate::trap::Trap;
 use crate::world::{Setup, World};
 
 /// When a fault begins, how long it lasts, and which.
@@ -16,8 +17,8 @@ type Timed = (Millis, Millis, Fault);
 /// The clusters that these schedules are about.
 pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Setup) -> Setup {
     let count = match profile {
-        Profile::Newcomers => 2,
-        Profile::HeldUp | Profile::Watchdogs | Profile::Reboots => *pick(rng, &[2, 3, 3]),
+        Profile::Newcomers | Profile::Pairs => 2,
+        Profile::HeldUp | Profile::Watchdogs | Profile::Reboots | Profile::Lonely => *pick(rng, &[2, 3, 3]),
         Profile::Neighbours => 4,
         _ => 3,
     };
@@ -39,6 +40,16 @@ pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Se
         // Who is away for a moment stays in the rule.
         setup.shrink_delay = 5000;
         setup.stream_timeout = 10;
+    }
+    if profile == Profile::Pairs {
+        setup.synchronous.strict = true;
+        setup.ttl = *pick(rng, &[3000, 5000]);
+    }
+    if profile == Profile::Lonely {
+        setup.shrink_delay = 500;
+        setup.stream_timeout = 3;
+        setup.synchronous.strict = false;
+        setup.ttl = *pick(rng, &[5000, 10_000]);
     }
     if profile == Profile::Laggards {
         setup.ttl = 3000;
@@ -89,6 +100,8 @@ pub(crate) fn directed_faults(world: &mut World, rng: &mut SmallRng, profile: Pr
         Profile::Reboots => reboots(rng, ttl, [primary, other, third]),
         Profile::Returners => returners(rng, [primary, other, third]),
         Profile::Forgetters => forgetters(rng, [primary, other, third]),
+        Profile::Lonely => lonely(world, rng, [primary, other, third]),
+        Profile::Pairs => pair(rng, ttl, primary, other),
         Profile::Laggards => laggards(rng, ttl, [primary, other, third]),
         Profile::Watchdogs => watchdogs(rng, ttl, [primary, other, third]),
         Profile::CutPromotions => cut_promotion(rng, ttl, [primary, other, third]),
@@ -346,4 +359,24 @@ fn forgetters(rng: &mut SmallRng, [primary, other, third]: [NodeId; 3]) -> Vec<T
         faults.push((again, rng.random_range(50..1000), Fault::KillAgent(third)));
     }
     faults
+}
+
+/// Nobody streams from the leader, though its voters hear it, until it has dropped them; its agent hangs after one of its steps.
+fn lonely(world: &mut World, rng: &mut SmallRng, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let ttl = world.setup.ttl;
+    let fault: fn(NodeId) -> Fault = if rng.random_bool(0.7) { Fault::FreezeAgent } else { Fault::KillAgent };
+    world.trap = Some(Trap { steps: rng.random_range(1..=8), fault, lasts: rng.random_range(ttl / 2..2 * ttl) });
+    let cut = rng.random_range(6000..12_000);
+    let mut faults = vec![(0, cut, Fault::Cut(primary, other))];
+    if third != other {
+        faults.push((rng.random_range(0..2000), cut, Fault::Cut(primary, third)));
+    }
+    faults
+}
+
+/// The voter is made anew; before its copy is a voter, the leader can reach neither the store nor, perhaps, the copy.
+fn pair(rng: &mut SmallRng, ttl: Millis, primary: NodeId, other: NodeId) -> Vec<Timed> {
+    let lost = if rng.random_bool(0.5) { Fault::Wipe(other) } else { Fault::Reinit(other) };
+    let cut = if rng.random_bool(0.5) { Fault::CutOff(primary) } else { Fault::CutFromAll(primary) };
+    vec![(0, 1, lost), (rng.random_range(200..6000), 3 * ttl + rng.random_range(0..ttl), cut)]
 }

@@ -187,6 +187,9 @@ impl World {
             Some(Mutation::NamesInOneStep) if leads => {
                 tamper::name_at_once(decision, &self.policy(node), &self.nodes[node].agent.memory, observation);
             }
+            Some(Mutation::EmptyRuleAtOnce) if leads => {
+                tamper::publish_at_once(decision, &self.policy(node), &self.nodes[node].agent.memory, observation);
+            }
             Some(Mutation::StandbyWithoutRule) if !leads => tamper::wait_for_nobody(decision),
             Some(Mutation::WithdrawalUnnumbered) => tamper::withdraw_unnumbered(decision),
             Some(Mutation::PledgeUncompared) => tamper::pledge_uncompared(decision),
@@ -245,6 +248,11 @@ fn mutate_ears(mutation: Mutation, observation: &mut Observation, ttl: Millis) {
             }
         }
         (Mutation::ExpiredLeaseIgnored, Some(sync)) if sync.rule.is_empty() => {
+            if let Some(lease) = &mut observation.lease {
+                lease.until = observation.now + ttl;
+            }
+        }
+        (Mutation::NobodyCountedOn, Some(sync)) if sync.rule.is_of_nobody() => {
             if let Some(lease) = &mut observation.lease {
                 lease.until = observation.now + ttl;
             }

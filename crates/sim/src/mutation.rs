@@ -147,10 +147,14 @@ pub enum Mutation {
     BarrierOutlivesNames,
     /// Who accepts loss does not compare that those who were away are still.
     ReturnedVoterUncompared,
+    /// The empty rule is published while the guard would let PostgreSQL outlive its lease.
+    EmptyRuleAtOnce,
+    /// A strict leader without voters counts on nobody's taking over, whatever its record says of those before.
+    NobodyCountedOn,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 71] = [
+pub const MUTATIONS: [Mutation; 73] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -222,6 +226,8 @@ pub const MUTATIONS: [Mutation; 71] = [
     Mutation::EarlierProcessHeard,
     Mutation::BarrierOutlivesNames,
     Mutation::ReturnedVoterUncompared,
+    Mutation::EmptyRuleAtOnce,
+    Mutation::NobodyCountedOn,
 ];
 
 impl Mutation {
@@ -273,6 +279,8 @@ impl Mutation {
             Mutation::HeardOnArrival => Profile::Outage,
             Mutation::BarrierOutlivesNames => Profile::RuleChanges,
             Mutation::ReturnedVoterUncompared => Profile::Returners,
+            Mutation::EmptyRuleAtOnce => Profile::Lonely,
+            Mutation::NobodyCountedOn => Profile::Pairs,
             Mutation::PauseIgnored => Profile::Paused,
             Mutation::LagIgnored | Mutation::LeftTimelineCounts => Profile::Laggards,
             Mutation::UsedTimelineLeft => Profile::CutPromotions,

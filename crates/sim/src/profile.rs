@@ -72,6 +72,10 @@ pub enum Profile {
     Returners,
     /// The store goes back to before the lead moved, the new leader is gone, and the agents of the others are started anew.
     Forgetters,
+    /// A leader loses its last voter, which is still heard, and its agent hangs.
+    Lonely,
+    /// The only voter of a strict leader loses its data, and the leader is cut off while that is copied.
+    Pairs,
 }
 
 /// Those that play anything of their kind; `make sim` takes them in turn, so that a number goes on meaning the same schedule.
@@ -94,7 +98,7 @@ pub const PROFILES: [Profile; 15] = [
 ];
 
 /// Those that lead to one place ([`crate::directed`]), where the others hardly ever come.
-pub const DIRECTED: [Profile; 14] = [
+pub const DIRECTED: [Profile; 16] = [
     Profile::Newcomers,
     Profile::AcceptedLoss,
     Profile::HeldUp,
@@ -109,6 +113,8 @@ pub const DIRECTED: [Profile; 14] = [
     Profile::Reboots,
     Profile::Returners,
     Profile::Forgetters,
+    Profile::Lonely,
+    Profile::Pairs,
 ];
 
 impl fmt::Display for Profile {
@@ -143,6 +149,8 @@ impl fmt::Display for Profile {
             Profile::Reboots => "reboots",
             Profile::Returners => "returners",
             Profile::Forgetters => "forgetters",
+            Profile::Lonely => "lonely",
+            Profile::Pairs => "pairs",
         })
     }
 }

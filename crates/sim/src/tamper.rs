@@ -298,6 +298,18 @@ pub fn name_at_once(decision: &mut Decision, policy: &Policy, memory: &Memory, o
     }
 }
 
+/// What a leader publishes whose PostgreSQL would end with its lease is published by one whose would not.
+pub fn publish_at_once(decision: &mut Decision, policy: &Policy, memory: &Memory, observation: &Observation) {
+    let mut shown = observation.clone();
+    shown.support.clear();
+    shown.guarded_until = None;
+    let publishes = |action: &Action| matches!(action, Action::Commit(change) if change.purpose == Purpose::Rule);
+    let commits = decision.actions.iter().any(|action| matches!(action, Action::Commit(_)));
+    if let Some(published) = decide(policy, memory, &shown).actions.into_iter().find(publishes).filter(|_| !commits) {
+        decision.actions.push(published);
+    }
+}
+
 /// On its way to a takeover a member does not end its stream.
 pub fn keep_stream(decision: &mut Decision) {
     if ["pledge", "election", "takeover"].iter().any(|start| decision.why.code.starts_with(start)) {
