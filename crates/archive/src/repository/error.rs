@@ -165,10 +165,15 @@ pub(super) fn lacks_holder(why: &str) -> bool {
 
 /// Whether a store knows us and says no, or does not know us.
 pub(super) fn is_refusal(why: &str) -> bool {
-    why.contains("status code: 401") || why.contains("status code: 403")
+    // A service that gives out tokens says 400 to what has ended or is garbled.
+    let no_token = why.contains("token request") && why.contains("status code: 400");
+    no_token || why.contains("status code: 401") || why.contains("status code: 403")
 }
 
 fn remedy(error: &(dyn StdError + Send + Sync + 'static)) -> &'static str {
+    if let Some(remedy) = remedy_of_a_chain(&chain(error)) {
+        return remedy;
+    }
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = next {
         match error.downcast_ref::<io::Error>().map(io::Error::kind) {
@@ -182,6 +187,19 @@ fn remedy(error: &(dyn StdError + Send + Sync + 'static)) -> &'static str {
         }
     }
     ""
+}
+
+/// Where credentials come from the environment or the cloud.
+fn remedy_of_a_chain(why: &str) -> Option<&'static str> {
+    // Whoever has nothing else asks the machine's own server for metadata: Google's, Amazon's and Azure's.
+    let of_the_host = ["/computeMetadata/", "169.254.169.254", "&resource=https%3A%2F%2Fstorage.azure.com"];
+    if of_the_host.iter().any(|asked| why.contains(asked)) {
+        return Some(
+            "; no credentials are configured here, and this host gets none from its cloud: name a file with them as `credentials`",
+        );
+    }
+    let is_missing = why.contains("federated token file");
+    is_missing.then_some("; look at the file that AZURE_FEDERATED_TOKEN_FILE names, and who may read it")
 }
 
 #[cfg(test)]
@@ -198,6 +216,8 @@ mod tests {
         let s3 = "status code: 404 Not Found: <Error><Code>NoSuchBucket</Code></Error>";
         assert_eq!(without_markup(s3), "status code: 404 Not Found: NoSuchBucket");
         assert!(lacks_holder(&without_markup(s3)));
+        let token = "Error performing token request: Server returned non-2xx status code: 400 Bad Request: {}";
+        assert!(is_refusal(token) && !is_refusal("status code: 400 Bad Request"));
         assert_eq!(without_markup("<html>\n no <Code>"), "<html> no <Code>");
     }
 }

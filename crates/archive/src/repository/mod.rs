@@ -4,9 +4,11 @@
 //! rename and the directory are synced) and *absent* when it was asked for by name and the repository's own mark could be
 //! read at that time. A list may lag behind both.
 
+mod again;
 mod client;
 mod create;
 mod error;
+mod list;
 mod location;
 mod mark;
 mod pace;
@@ -16,6 +18,7 @@ mod upload;
 pub use create::{CreateBy, PutNew, digest_name};
 pub use error::RepositoryError;
 pub(crate) use error::chain;
+pub use list::Entry;
 pub use location::{Azure, AzureSecret, Gcs, Location, S3, ServerSide};
 pub use mark::Mark;
 pub(crate) use parts::is_part;
@@ -27,8 +30,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
-use jiff::Timestamp;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, Error as StoreError, ObjectStore, ObjectStoreExt, PutOptions};
 
@@ -56,17 +57,6 @@ pub struct Tuning {
     pub stall: Option<Duration>,
     /// Class of storage that objects are written to.
     pub storage_class: Option<String>,
-}
-
-/// One object of a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Name below the repository.
-    pub name: String,
-    /// Bytes.
-    pub size: u64,
-    /// When the store says that it was written.
-    pub modified: Timestamp,
 }
 
 /// An open repository. Cheap to clone; all clones share connections.
@@ -250,62 +240,6 @@ impl Repository {
     pub async fn size(&self, name: &str) -> Result<u64, RepositoryError> {
         let path = self.path(name)?;
         Ok(self.answer("look at", name, self.store.head(&path).await).await?.size)
-    }
-
-    /// The objects below `folder`, in the order of their names. A store may show an old list: what is missing from it
-    /// is not proven absent, and what is in it may be gone.
-    pub async fn list(&self, folder: &str) -> Result<Vec<Entry>, RepositoryError> {
-        self.list_after(folder, None).await
-    }
-
-    /// The same, from behind the name `after` on.
-    pub async fn list_after(&self, folder: &str, after: Option<&str>) -> Result<Vec<Entry>, RepositoryError> {
-        let path = self.path(folder)?;
-        let listed = match after {
-            Some(after) => self.store.list_with_offset(Some(&path), &self.path(after)?),
-            None => self.store.list(Some(&path)),
-        };
-        let found: Vec<_> = listed.try_collect().await.map_err(|error| self.error("list", folder, error))?;
-        if found.is_empty() {
-            self.still_there().await?;
-        }
-        let below = |path: &Path| path.prefix_match(&self.prefix).map(|parts| parts.collect::<Path>().to_string());
-        let mut entries: Vec<Entry> = found
-            .into_iter()
-            .filter_map(|meta| {
-                let modified = Timestamp::from_millisecond(meta.last_modified.timestamp_millis()).unwrap_or_default();
-                Some(Entry { name: below(&meta.location)?, size: meta.size, modified })
-            })
-            // A store that does not know where to begin (an older Azure) lists everything.
-            .filter(|entry| after.is_none_or(|after| entry.name.as_str() > after))
-            .collect();
-        entries.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(entries)
-    }
-
-    /// Names of the folders that lie directly in `folder`.
-    pub async fn folders(&self, folder: &str) -> Result<Vec<String>, RepositoryError> {
-        let path = self.path(folder)?;
-        let listed = self.store.list_with_delimiter(Some(&path)).await;
-        let found = listed.map_err(|error| self.error("list", folder, error))?;
-        if found.common_prefixes.is_empty() {
-            self.still_there().await?;
-        }
-        let mut names: Vec<String> =
-            found.common_prefixes.iter().filter_map(|path| Some(path.filename()?.to_owned())).collect();
-        names.sort();
-        Ok(names)
-    }
-
-    /// Names of the objects that lie directly in `folder`, without it.
-    pub async fn files(&self, folder: &str) -> Result<Vec<String>, RepositoryError> {
-        let path = self.path(folder)?;
-        let listed = self.store.list_with_delimiter(Some(&path)).await;
-        let found = listed.map_err(|error| self.error("list", folder, error))?;
-        let mut names: Vec<String> =
-            found.objects.iter().filter_map(|meta| Some(meta.location.filename()?.to_owned())).collect();
-        names.sort();
-        Ok(names)
     }
 
     /// Removes an object; one that is not there is no error.

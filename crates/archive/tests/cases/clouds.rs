@@ -12,10 +12,11 @@ use matriarch_config::DynamicConfig;
 use matriarch_testkit::azure::{ACCOUNT, AzureServer, CONTAINER, KEY};
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::gcs::{self, GcsServer};
+use matriarch_testkit::middleman::{Fault, Middleman};
 
 use serde_json::{Value, json};
 
-use super::common::PATIENT;
+use super::common::{PATIENT, init};
 use super::{keeps_its_word, put_new, same_bytes};
 
 fn in_google(server: &GcsServer, prefix: &str) -> Gcs {
@@ -136,6 +137,84 @@ async fn races(settings: &Settings) {
         }
         assert_eq!(created, 1, "{} round {round}", repository.name());
     }
+}
+
+/// Whatever a request meets, the call goes on, and what it did is there once.
+async fn goes_on(settings: &Settings, middleman: &Middleman) {
+    let repository = Repository::open(settings).await.unwrap();
+    let content = Bytes::from((0..9_u32 << 18).flat_map(u32::to_le_bytes).collect::<Vec<u8>>());
+    repository.put("fault/whole", content.clone()).await.unwrap();
+    let faults = [
+        Fault::Before,
+        Fault::Torn,
+        Fault::After,
+        Fault::Status(503),
+        Fault::StatusAfter(503),
+        Fault::Status(429),
+        Fault::CutOff,
+    ];
+    for (number, fault) in faults.into_iter().enumerate() {
+        let name = |what: &str| format!("fault/{what}-{number}");
+        let met = |at: usize| {
+            middleman.well();
+            middleman.once(at, fault);
+        };
+        repository.put(&name("gone"), content.slice(..10)).await.unwrap();
+        met(0);
+        let put = repository.put_new(&name("new"), content.slice(..100_000), same_bytes).await;
+        assert!(put.is_ok(), "create, {fault:?}: {put:?}");
+        met(0);
+        repository
+            .put(&name("put"), content.slice(..100_000))
+            .await
+            .unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        met(0);
+        assert!(repository.get("fault/whole").await.unwrap_or_else(|error| panic!("{fault:?}: {error}")) == content);
+        met(0);
+        let range = repository.range("fault/whole", 1000..9000).await;
+        assert!(range.unwrap_or_else(|error| panic!("{fault:?}: {error}")) == content[1000..9000]);
+        met(0);
+        assert_eq!(repository.size("fault/whole").await.unwrap_or_else(|error| panic!("{fault:?}: {error}")), 9 << 20);
+        met(0);
+        let listed = repository.list("fault").await.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        assert!(listed.iter().any(|entry| entry.name == name("new")), "{fault:?}: {listed:?}");
+        met(0);
+        repository.delete(&name("gone")).await.unwrap_or_else(|error| panic!("delete, {fault:?}: {error}"));
+        middleman.well();
+        for at in 0..4 {
+            met(at);
+            let mut upload = match repository.upload(&name("parts"), 2).await {
+                Ok(upload) => upload,
+                Err(error) => panic!("begin, {fault:?}: {error}"),
+            };
+            upload.write(content.clone()).await.unwrap_or_else(|error| panic!("part, {at} {fault:?}: {error}"));
+            upload.finish().await.unwrap_or_else(|error| panic!("finish, {at} {fault:?}: {error}"));
+            middleman.well();
+            assert!(repository.get(&name("parts")).await.unwrap() == content, "{at} {fault:?}");
+            repository.delete(&name("parts")).await.unwrap();
+        }
+        assert!(repository.get(&name("gone")).await.unwrap_err().is_absent(), "{fault:?}");
+        assert!(repository.get(&name("new")).await.unwrap() == content[..100_000], "{fault:?}");
+        assert!(repository.get(&name("put")).await.unwrap() == content[..100_000], "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn requests_to_google_may_fail_in_every_way() {
+    let dir = TestDir::new("archive");
+    let server = GcsServer::start(&dir).unwrap();
+    init(&google(in_google(&server, "p"))).await;
+    let middleman = Middleman::before(&server.endpoint()).unwrap();
+    goes_on(&google(Gcs { endpoint: Some(middleman.endpoint()), ..in_google(&server, "p") }), &middleman).await;
+}
+
+#[tokio::test]
+async fn requests_to_azure_may_fail_in_every_way() {
+    let dir = TestDir::new("archive");
+    let server = AzureServer::start(&dir).unwrap();
+    init(&azure(in_azure(&server, "p"))).await;
+    let middleman = Middleman::before(&server.endpoint()).unwrap();
+    goes_on(&azure(Azure { endpoint: Some(middleman.endpoint()), ..in_azure(&server, "p") }), &middleman).await;
 }
 
 async fn is_away(repository: &Repository) {

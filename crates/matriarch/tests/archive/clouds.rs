@@ -1,6 +1,7 @@
 //! A cluster whose repositories lie in Google Cloud Storage and in Azure, as emulators have them: keys that are wrong and that
 //! are renewed, and a restore from each that has everything that was acknowledged.
 
+use std::path::Path;
 use std::time::Duration;
 
 use matriarch_testkit::azure::{ACCOUNT, AzureServer, CONTAINER, KEY};
@@ -12,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::destroyed::{move_data, restored_from};
-use crate::harness::{Cluster, PATIENCE, Plan, health};
+use crate::harness::{Cluster, PATIENCE, Plan, health, verb};
 use crate::{configure, set, table, until, write};
 
 const GOOGLE: &str = "gs://archive/pre/fix";
@@ -78,6 +79,51 @@ async fn destroy(cluster: &mut Cluster) -> Book {
     ledger.stop().await
 }
 
+/// What counts where no file is named, and that a file counts before it.
+async fn by_the_environment(cluster: &Cluster, section: &Value, account: &str) {
+    let named = cluster.root().join("named.yml");
+    let bare = cluster.root().join("bare.yml");
+    let mut without = section.clone();
+    for repository in without["repositories"].as_array_mut().expect("a list") {
+        repository.as_object_mut().expect("a section").remove("credentials");
+        repository["retry_for"] = json!(0);
+    }
+    for (file, section) in [(&named, section), (&bare, &without)] {
+        let text = matriarch_config::to_yaml(&json!({ "archive": section }));
+        std::fs::write(file, text).expect("there is room");
+    }
+    let home = cluster.root().display().to_string();
+    let list = async |file: &Path, location: &str, environment: &[(&str, &str)]| {
+        let file = file.display().to_string();
+        let words = ["backup", "list", "--archive", &file, "--scope", "demo", "--repository", location, "-o", "json"];
+        let environment = [&[("HOME", &*home)], environment].concat();
+        verb::run(cluster.root(), cluster.root(), &words, &environment).await
+    };
+    let azure = &in_azure();
+    let wrong = "d3Jvbmc=";
+    for (file, location, environment) in [
+        (&bare, GOOGLE, vec![("GOOGLE_APPLICATION_CREDENTIALS", account)]),
+        (&bare, GOOGLE, vec![("GOOGLE_SERVICE_ACCOUNT", account)]),
+        (&bare, azure, vec![("AZURE_STORAGE_ACCOUNT_KEY", KEY)]),
+        (&named, GOOGLE, vec![("GOOGLE_SERVICE_ACCOUNT_KEY", "{}")]),
+        (&named, azure, vec![("AZURE_STORAGE_ACCOUNT_KEY", wrong), ("AZURE_STORAGE_TOKEN", wrong)]),
+    ] {
+        let listed = list(file, location, &environment).await.json();
+        assert_eq!(listed.as_array().map(Vec::len), Some(1), "{environment:?}: {listed}");
+    }
+    // Nobody gives anything: a metadata server that is not there.
+    let nobody = "127.0.0.1:1";
+    let none =
+        [("GCE_METADATA_HOST", nobody), ("GCE_METADATA_IP", nobody), ("IDENTITY_ENDPOINT", "http://127.0.0.1:1/token")];
+    for location in [GOOGLE, azure] {
+        list(&bare, location, &none)
+            .await
+            .refused_naming(69, &[location, "no credentials are configured", "`credentials`"]);
+    }
+    let file = [("AZURE_CLIENT_ID", "a"), ("AZURE_TENANT_ID", "b"), ("AZURE_FEDERATED_TOKEN_FILE", "/nonexistent")];
+    list(&bare, azure, &file).await.refused_naming(69, &[azure, "the file that AZURE_FEDERATED_TOKEN_FILE names"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_comes_back_from_google_and_from_azure() {
     let dir = TestDir::new("clouds-store");
@@ -110,4 +156,5 @@ async fn what_was_acknowledged_comes_back_from_google_and_from_azure() {
         let rows = book.summary().acknowledged;
         assert!(verdict.lost.is_empty(), "{} of {rows} acknowledged rows are not in {location}", verdict.lost.len());
     }
+    by_the_environment(&cluster, &section, &account.display().to_string()).await;
 }
