@@ -4,15 +4,12 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::{faults, user};
-
-/// How much of each log is shown when a test panics.
-const TAIL: u64 = 8 * 1024;
+use crate::{faults, story, user};
 
 /// A temporary folder that the unprivileged user owns and can reach.
 ///
-/// When dropped it ends every process that lives in it ([`faults::processes_of`]), shows the ends of all `*.log` files
-/// if the test is panicking, and removes itself. `MATRIARCH_KEEP=1` keeps the files.
+/// When dropped it ends every process that lives in it ([`faults::processes_of`]) and removes itself. If the test is
+/// panicking, it tells what the `*.log` files say ([`story`]) and keeps them. `MATRIARCH_KEEP=1` keeps all files.
 #[derive(Debug)]
 pub struct TestDir {
     path: PathBuf,
@@ -55,11 +52,10 @@ impl TestDir {
     }
 
     fn show_logs(&self) {
-        let mut logs = Vec::new();
-        collect_logs(&self.path, &mut logs, 4);
-        logs.sort();
-        for log in logs {
-            eprintln!("--- {} (its end)\n{}", log.display(), tail(&log, TAIL));
+        eprintln!("{}", story::of(&self.path));
+        match story::keep(&self.path) {
+            Ok(kept) => eprintln!("all logs are in {}", kept.display()),
+            Err(error) => eprintln!("the logs could not be kept: {error}"),
         }
     }
 }
@@ -74,18 +70,6 @@ impl Drop for TestDir {
             eprintln!("kept: {}", self.path.display());
         } else if let Err(error) = std::fs::remove_dir_all(&self.path) {
             eprintln!("could not remove {}: {error}", self.path.display());
-        }
-    }
-}
-
-fn collect_logs(dir: &Path, logs: &mut Vec<PathBuf>, depth: usize) {
-    let Ok(entries) = std::fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() && depth > 0 => collect_logs(&path, logs, depth - 1),
-            Ok(kind) if kind.is_file() && path.extension().is_some_and(|e| e == "log") => logs.push(path),
-            _ => {}
         }
     }
 }

@@ -35,6 +35,7 @@ pub mod process;
 pub mod s3;
 pub mod server;
 pub mod skipped;
+pub mod story;
 pub mod user;
 pub mod volume;
 

@@ -69,7 +69,7 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- {} (its end)\n{}", self.log.display(), dir::tail(&self.log, 8192));
+            eprintln!("--- {} (its end)\n{}", self.log.display(), dir::tail(&self.log, 1024));
         }
     }
 }
