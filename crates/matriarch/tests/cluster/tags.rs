@@ -46,6 +46,15 @@ pub async fn asks(cluster: &Cluster, leader: &str, kind: &str, wanted: &[&str]) 
     .await;
 }
 
+/// Waits until the published rule is without a member, which comes after PostgreSQL has stopped asking it.
+async fn does_not_vote(cluster: &Cluster, name: &str) {
+    health::wait(cluster, PATIENCE, "fewer voters", |_, rows| {
+        let row = rows.iter().find(|row| row["member"] == name)?;
+        (row["role"] != "replica").then(|| format!("{row}"))
+    })
+    .await;
+}
+
 /// Waits until exactly these members stream from a member.
 async fn feeds(cluster: &Cluster, name: &str, wanted: &[&str]) {
     let wanted: BTreeSet<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
@@ -98,6 +107,7 @@ async fn replicatefrom_makes_a_cascade() {
     // The one in the middle leads: there is nothing between any more.
     feeds(&cluster, &leader, &[&middle]).await;
     asks(&cluster, &leader, "ANY 1", &[&middle]).await;
+    does_not_vote(&cluster, &last).await;
     faults::kill(&[crate::harness::fault::postmaster(&cluster.data(&leader))]);
     feeds(&cluster, &middle, &[&leader, &last]).await;
     arrives(&cluster, &last, 3).await;
@@ -120,11 +130,7 @@ async fn copies_reads_and_votes_go_by_tags() {
 
     cluster.tag(&tagged, json!({"noloadbalance": true, "nosync": true, "clonefrom": true})).await;
     asks(&cluster, &leader, "ANY 1", &[&plain]).await;
-    health::wait(&cluster, PATIENCE, "one voter", |_, rows| {
-        let row = rows.iter().find(|row| row["member"] == tagged.as_str())?;
-        (row["role"] != "replica").then(|| format!("{row}"))
-    })
-    .await;
+    does_not_vote(&cluster, &tagged).await;
     assert_eq!(wire::http(api, "GET", "/replica", None, "").await.expect("it answers").status, 503);
     let reads = async || cluster.ask(cluster.read_only(), "show port").await.expect("somebody answers");
     let begun = Instant::now();
