@@ -150,6 +150,7 @@ impl Scene<'_> {
             stopping: member.stopping,
             reinit: false,
             ailment: None,
+            woke: None,
             pulse,
             restart: false,
             support: self.support(me),

@@ -119,7 +119,7 @@ pub fn kill_tree(data_dir: &Path, limit: Duration) -> Result<usize, KillError> {
         }
         let mut dying = Vec::new();
         for pid in &pids {
-            if let Some(fd) = kill_one(*pid, &place, data_dir)? {
+            if let Some(fd) = signal_one(*pid, Signal::KILL, &place, data_dir)? {
                 killed += 1;
                 dying.push(fd);
             }
@@ -130,7 +130,37 @@ pub fn kill_tree(data_dir: &Path, limit: Duration) -> Result<usize, KillError> {
     }
 }
 
-fn kill_one(pid: u32, place: &Place, data_dir: &Path) -> Result<Option<OwnedFd>, KillError> {
+/// Stops every process of the data directory where it is (SIGSTOP), until [`release_tree`].
+///
+/// # Errors
+/// When one of them may not be signalled.
+pub fn hold_tree(data_dir: &Path) -> Result<(), KillError> {
+    let place = Place::of(data_dir);
+    let mut held = Vec::new();
+    // A postmaster may fork while we look, so look again until a look finds nothing new.
+    loop {
+        let new: Vec<u32> = tree(data_dir).into_iter().filter(|pid| !held.contains(pid)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        for pid in &new {
+            signal_one(*pid, Signal::STOP, &place, data_dir)?;
+        }
+        held.extend(new);
+    }
+}
+
+/// Lets every process of the data directory go on (SIGCONT).
+///
+/// # Errors
+/// When one of them may not be signalled.
+pub fn release_tree(data_dir: &Path) -> Result<(), KillError> {
+    let place = Place::of(data_dir);
+    tree(data_dir).into_iter().try_for_each(|pid| signal_one(pid, Signal::CONT, &place, data_dir).map(|_| ()))
+}
+
+/// Answers with the process, if there was one left to be signalled.
+fn signal_one(pid: u32, signal: Signal, place: &Place, data_dir: &Path) -> Result<Option<OwnedFd>, KillError> {
     let refused = |errno: rustix::io::Errno| KillError::Refused { dir: data_dir.to_owned(), pid, source: errno.into() };
     let fd = match open(pid) {
         Ok(fd) => fd,
@@ -141,7 +171,7 @@ fn kill_one(pid: u32, place: &Place, data_dir: &Path) -> Result<Option<OwnedFd>,
     if !place.holds(pid) {
         return Ok(None);
     }
-    match pidfd_send_signal(&fd, Signal::KILL) {
+    match pidfd_send_signal(&fd, signal) {
         Ok(()) => Ok(Some(fd)),
         Err(rustix::io::Errno::SRCH) => Ok(None),
         Err(errno) => Err(refused(errno)),

@@ -151,10 +151,12 @@ pub enum Mutation {
     EmptyRuleAtOnce,
     /// A strict leader without voters counts on nobody's taking over, whatever its record says of those before.
     NobodyCountedOn,
+    /// A leader whose host stood still runs on, not held, while its agent asks the store.
+    WakesUnheld,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 73] = [
+pub const MUTATIONS: [Mutation; 74] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -228,6 +230,7 @@ pub const MUTATIONS: [Mutation; 73] = [
     Mutation::ReturnedVoterUncompared,
     Mutation::EmptyRuleAtOnce,
     Mutation::NobodyCountedOn,
+    Mutation::WakesUnheld,
 ];
 
 impl Mutation {
@@ -251,6 +254,7 @@ impl Mutation {
             | Mutation::SilencePromises
             | Mutation::LeaseOfTwiceTheTtl
             | Mutation::LeaseByWatch
+            | Mutation::WakesUnheld
             | Mutation::PromiseForgotten => Profile::Outage,
             Mutation::OldStoreTrusted
             | Mutation::SerialIgnored

@@ -47,6 +47,8 @@ pub struct Node {
     pub frozen_at: Millis,
     /// When it last went on after standing still.
     pub thawed: Option<Millis>,
+    /// The newest such time after which its guard has held PostgreSQL, and until when it does that at most.
+    pub held_after: Option<(Millis, Millis)>,
     /// Only the agent stands still.
     pub agent_frozen: bool,
     /// When it last went on after that.
@@ -99,6 +101,7 @@ impl Node {
             frozen: false,
             frozen_at: 0,
             thawed: None,
+            held_after: None,
             agent_frozen: false,
             agent_thawed: 0,
             deferred: Vec::new(),

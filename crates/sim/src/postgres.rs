@@ -191,6 +191,7 @@ impl World {
 
     /// The process has ended. With `heard`, its peers notice at once, else only by timeouts.
     pub(crate) fn server_gone(&mut self, node: NodeId, heard: bool) {
+        self.nodes[node].pg.held = false;
         self.nodes[node]
             .ailment
             .take_if(|ailment| matches!(ailment, Ailment::Deaf { .. } | Ailment::ReplayStill { .. }));

@@ -118,6 +118,8 @@ pub struct Pg {
     pub generation: u64,
     /// What it does.
     pub process: Process,
+    /// The guard has stopped it where it is.
+    pub held: bool,
     /// Settings in force.
     pub loaded: Settings,
     /// The upstream as the agent's session has loaded it, which may be before or after those whom it concerns.
@@ -150,6 +152,7 @@ impl Pg {
         Pg {
             generation: 0,
             process: Process::Stopped,
+            held: false,
             loaded: Settings::default(),
             shown: None,
             replayed: 0,
@@ -173,7 +176,7 @@ impl Pg {
 
     /// It accepts writes.
     pub fn writable(&self) -> bool {
-        self.process == Process::Running { recovery: false }
+        self.process == Process::Running { recovery: false } && !self.held
     }
 
     /// It can send WAL to others.

@@ -1,12 +1,14 @@
 //! What the guard has to do, as far as it follows from orders and the clock alone.
 
-use matriarch_core::decide::Millis;
+use matriarch_core::decide::{Millis, WAKING};
 
 /// How often a guard that has fired looks for a PostgreSQL that starts behind its back, in milliseconds. Once its lock
 /// file is there it needs longer than that before it takes the first write.
 const LOOK: Millis = 20;
 /// The same after one could not be ended: it waits in the kernel, and has been sent the signal.
 const LOOK_AGAIN: Millis = 1_000;
+/// A guard that comes to its deadline so late did not run when that passed, and neither did anything else of its host.
+const LATE: Millis = 500;
 
 /// One duty at a time; the picture is in `mod.rs`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +18,13 @@ pub(super) enum Duty {
     Idle,
     /// PostgreSQL is to be ended at this time, unless told otherwise before.
     Armed(Millis),
+    /// The host stood still when that time passed: PostgreSQL is held until then, so that the agent can ask whether it still leads.
+    Held {
+        /// The deadline that has passed.
+        at: Millis,
+        /// When PostgreSQL is ended after all.
+        until: Millis,
+    },
     /// It was, and so is each that starts until there is a deadline to come, or none is needed.
     Fired {
         /// When.
@@ -26,11 +35,28 @@ pub(super) enum Duty {
 }
 
 impl Duty {
-    /// A deadline. One that has passed says nothing new to a guard that has fired; any other it fires at once.
+    /// A deadline. One that has passed says nothing new to a guard that has acted on one; any other it fires at once.
     pub fn arm(&mut self, deadline: Millis, now: Millis) {
-        if deadline > now || !self.has_fired() {
+        if deadline > now || !(self.has_fired() || self.holds()) {
             *self = Duty::Armed(deadline);
         }
+    }
+
+    /// Its deadline passed while the host stood still: PostgreSQL is to be held first.
+    pub fn is_late(&self, now: Millis) -> bool {
+        matches!(self, Duty::Armed(deadline) if now >= deadline.saturating_add(LATE))
+    }
+
+    /// PostgreSQL is held now.
+    pub fn held(&mut self, now: Millis) {
+        if let Duty::Armed(deadline) = *self {
+            *self = Duty::Held { at: deadline, until: now + WAKING };
+        }
+    }
+
+    /// PostgreSQL is held.
+    pub fn holds(&self) -> bool {
+        matches!(self, Duty::Held { .. })
     }
 
     /// PostgreSQL is not writable, and nobody is about to make it so.
@@ -42,7 +68,7 @@ impl Duty {
     pub fn fired(&mut self, now: Millis, ended: bool) {
         let at = match *self {
             Duty::Armed(deadline) => deadline.min(now),
-            Duty::Fired { at, .. } => at,
+            Duty::Fired { at, .. } | Duty::Held { at, .. } => at,
             Duty::Idle => return,
         };
         *self = Duty::Fired { at, look: now + if ended { LOOK } else { LOOK_AGAIN } };
@@ -60,10 +86,10 @@ impl Duty {
         matches!(self, Duty::Fired { .. })
     }
 
-    /// The deadline to come.
+    /// When PostgreSQL is to be ended.
     pub fn deadline(&self) -> Option<Millis> {
         match self {
-            Duty::Armed(deadline) => Some(*deadline),
+            Duty::Armed(deadline) | Duty::Held { until: deadline, .. } => Some(*deadline),
             Duty::Idle | Duty::Fired { .. } => None,
         }
     }
@@ -72,7 +98,7 @@ impl Duty {
     pub fn look(&self) -> Option<Millis> {
         match self {
             Duty::Fired { look, .. } => Some(*look),
-            Duty::Idle | Duty::Armed(_) => None,
+            Duty::Idle | Duty::Armed(_) | Duty::Held { .. } => None,
         }
     }
 
@@ -81,7 +107,7 @@ impl Duty {
         match *self {
             Duty::Idle => 0,
             Duty::Armed(deadline) => deadline,
-            Duty::Fired { at, .. } => at,
+            Duty::Fired { at, .. } | Duty::Held { at, .. } => at,
         }
     }
 }
@@ -119,6 +145,22 @@ mod tests {
         duty.fired(5001, true);
         duty.looked(5001);
         assert_eq!(duty, Duty::Idle, "nothing of an earlier duty is left");
+    }
+
+    #[test]
+    fn a_guard_that_stood_still_itself_holds_postgresql_for_a_moment() {
+        let mut duty = Duty::Armed(1000);
+        assert!(!duty.is_late(1000 + LATE - 1) && duty.is_late(1000 + LATE));
+        duty.held(9000);
+        assert_eq!((duty.told(), duty.deadline(), duty.look()), (1000, Some(9000 + WAKING), None));
+        assert!(!duty.is_late(9000 + 2 * WAKING), "once, and then it fires");
+        duty.arm(1000, 9100);
+        assert!(duty.holds(), "the lease that has ended says nothing new");
+        let mut again = duty;
+        again.arm(14_000, 9200);
+        assert_eq!(again, Duty::Armed(14_000));
+        duty.fired(9000 + WAKING, true);
+        assert_eq!(duty.told(), 1000, "it says since when");
     }
 
     #[test]

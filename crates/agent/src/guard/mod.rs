@@ -5,10 +5,14 @@
 //!
 //! ```text
 //! idle --arm--> armed --arm later--> armed --disarm--> idle
+//!                 \--late------> held: everything stopped  --arm later--> armed (going on)  --a second--> fired
 //!                 \--deadline--> fired: everything killed, and whatever starts  --arm with a deadline to come--> armed
 //!                                                                              \--disarm--> idle
 //! idle or fired --quit, or nobody there for 30 s--> ends
 //! ```
+//!
+//! A guard that comes late to its deadline did not run when that passed: its host slept or was paused. Then it stops all
+//! processes where they are for a moment in which the agent asks the store, and kills them unless it is armed again.
 //!
 //! A start that was held up beyond the deadline (a frozen host, a wedged volume) comes after it has fired. So the agent
 //! disarms it, and hears that it is, before it starts anything that may run without a lease ([`GuardState::has_fired`]).

@@ -130,7 +130,10 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
         // The deadline first: an order that arrives together with it is too late.
         // A guard that was late itself kicks first: its deadline may be far away.
         charge.keep_watchdog();
-        if charge.end().is_some_and(|end| now() >= end) {
+        if charge.end().is_some_and(|end| now() >= end) && charge.watchdog.is_none() && charge.duty.is_late(now()) {
+            hold(options);
+            charge.duty.held(now());
+        } else if charge.end().is_some_and(|end| now() >= end) {
             let ended =
                 fire(options, charge.address.as_ref(), Duration::from_secs(30), "the lease ended without a renewal");
             if let Some(watchdog) = charge.watchdog.as_mut().filter(|_| !ended) {
@@ -153,7 +156,7 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
             agent = Some(stream);
         }
         if let Some(stream) = &mut agent
-            && !serve(stream, &mut line, &mut charge, &mut quit)
+            && !serve(stream, &mut line, &mut charge, &mut quit, options)
         {
             agent = None;
         }
@@ -174,7 +177,13 @@ fn listen(socket: &std::path::Path) -> anyhow::Result<UnixListener> {
 }
 
 /// Reads orders and answers each; false when the agent is gone.
-fn serve(stream: &mut UnixStream, line: &mut Vec<u8>, charge: &mut Charge, quit: &mut bool) -> bool {
+fn serve(
+    stream: &mut UnixStream,
+    line: &mut Vec<u8>,
+    charge: &mut Charge,
+    quit: &mut bool,
+    options: &GuardOptions,
+) -> bool {
     let mut buffer = [0u8; 256];
     loop {
         match stream.read(&mut buffer) {
@@ -191,6 +200,7 @@ fn serve(stream: &mut UnixStream, line: &mut Vec<u8>, charge: &mut Charge, quit:
     while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
         let text: Vec<u8> = line.drain(..=end).collect();
         let Some(order) = std::str::from_utf8(&text).ok().and_then(Order::parse) else { return false };
+        let held = charge.duty.holds();
         match order {
             Order::Address(place) => charge.address = Some(place),
             Order::Watchdog(settings) => {
@@ -208,6 +218,9 @@ fn serve(stream: &mut UnixStream, line: &mut Vec<u8>, charge: &mut Charge, quit:
                 *quit = true;
             }
         }
+        if held && !charge.duty.holds() {
+            release(options);
+        }
         // The confirmed deadline has its watchdog with it.
         charge.keep_watchdog();
         if stream.write_all(charge.answer().as_bytes()).is_err() {
@@ -224,6 +237,21 @@ fn alone_since(alone: &mut Option<u64>, needed: bool) -> Option<u64> {
         return None;
     }
     Some(*alone.get_or_insert_with(now))
+}
+
+/// What cannot be held is ended a moment later, as it would have been.
+fn hold(options: &GuardOptions) {
+    let outcome = matriarch_postgres::process::hold_tree(&options.data_dir);
+    let text = outcome.map_or_else(|error| format!("could not be held: {error}"), |()| "is held meanwhile".to_owned());
+    let dir = options.data_dir.display();
+    eprintln!("guard: this host stood still while the lease ended; PostgreSQL in {dir} {text}");
+}
+
+/// The agent has the lead again, or wants PostgreSQL to go on for another reason.
+fn release(options: &GuardOptions) {
+    if let Err(error) = matriarch_postgres::process::release_tree(&options.data_dir) {
+        eprintln!("guard: PostgreSQL in {} is still held: {error}", options.data_dir.display());
+    }
 }
 
 /// False when PostgreSQL could not be ended.

@@ -33,6 +33,7 @@ pub async fn follow(hub: Arc<Heartbeats>) {
             Some(named) => Watcher::new(hub.clone(), named).run(&mut target).await,
             None => {
                 hub.tell_pulse(None, Pulse::Unknown);
+                hub.state().followed_at = None;
                 if target.changed().await.is_err() {
                     return;
                 }
@@ -125,7 +126,12 @@ impl Watcher {
     /// Does what is due; returns when something is again.
     fn step(&mut self) -> Millis {
         let now = boot_clock_ms();
-        self.detector.set_suspect_after(self.hub.state().suspect_after);
+        let suspect_after = {
+            let mut state = self.hub.state();
+            state.followed_at = Some(now);
+            state.suspect_after
+        };
+        self.detector.set_suspect_after(suspect_after);
         self.detector.tick(now);
         if self.link.is_some() && now >= self.answered + DEAF {
             self.disconnect();

@@ -81,6 +81,8 @@ struct State {
     round_at: Millis,
     suspect_after: Millis,
     pulse: Pulse,
+    /// When whoever follows the leader ran last, while there is one.
+    followed_at: Option<Millis>,
     support: BTreeMap<MemberName, Support>,
     /// The newest connection of each member; earlier ones end.
     connections: BTreeMap<MemberName, u64>,
@@ -100,6 +102,7 @@ impl Heartbeats {
                 round_at: boot_clock_ms(),
                 suspect_after: SUSPECT_AFTER,
                 pulse: Pulse::default(),
+                followed_at: None,
                 support: BTreeMap::new(),
                 connections: BTreeMap::new(),
                 asked: None,
@@ -163,6 +166,11 @@ impl Heartbeats {
     /// What is heard of the leader.
     pub fn pulse(&self) -> Pulse {
         self.state().pulse
+    }
+
+    /// When a beat was due or something else was to be done for the leader that this member follows, the newest time.
+    pub fn followed_at(&self) -> Option<Millis> {
+        self.state().followed_at
     }
 
     /// A verdict on a target; one on an earlier target comes too late.

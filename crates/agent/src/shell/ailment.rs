@@ -110,8 +110,17 @@ impl Shell {
         self.checks.greeting = None;
     }
 
-    /// What is wrong with a PostgreSQL that runs, the worst first.
+    /// What is wrong with a PostgreSQL that runs, the worst first. Time in which this process did not run itself says nothing of
+    /// others, so what they owed before counts from when it ran again.
     pub(super) fn ailment(&self) -> Option<Ailment> {
+        let mut ailment = self.seen_ailment()?;
+        if let Ailment::Stalled { since, .. } | Ailment::Deaf { since } = &mut ailment {
+            *since = (*since).max(self.waking.woke.unwrap_or(0));
+        }
+        Some(ailment)
+    }
+
+    fn seen_ailment(&self) -> Option<Ailment> {
         if self.pg.server == Server::Stopped {
             return None;
         }

@@ -27,6 +27,7 @@ mod settings;
 mod show;
 mod strangers;
 mod upkeep;
+mod waking;
 mod watchdog;
 mod wish;
 
@@ -111,6 +112,7 @@ pub struct Shell {
     upkeep: upkeep::Upkeep,
     pooler_role: pooler_role::PoolerRole,
     checks: ailment::Checks,
+    waking: waking::Waking,
     restarts: restart::Restarts,
     roles: roles::Roles,
     routers: routers::Routers,
@@ -190,6 +192,7 @@ impl Shell {
             upkeep: upkeep::Upkeep::default(),
             pooler_role: pooler_role::PoolerRole::default(),
             checks: ailment::Checks::new(VolumeProbe::new(&options.instance)),
+            waking: waking::Waking::default(),
             restarts: restart::Restarts::default(),
             roles: roles::Roles::default(),
             routers: routers::Routers::default(),
@@ -315,6 +318,7 @@ impl Shell {
 
     /// Decides and acts; returns when to look again.
     fn round(&mut self) -> Millis {
+        self.notice_waking();
         let now = boot_clock_ms();
         self.keep_watchdog();
         let decision = decide(&self.policy(), &self.memory, &self.observe(now));
@@ -358,7 +362,9 @@ impl Shell {
         let asked = self.look_for_routers(now);
         let rested = self.storage.rests_until(now).unwrap_or(Millis::MAX);
         let wake = decision.next_wake.min(restart).min(rested).min(asked).min(replaced).min(awaited);
-        if restricted { wake.max(now + 20) } else { wake }
+        let wake = if restricted { wake.max(now + 20) } else { wake };
+        self.waking.plan(wake);
+        wake
     }
 
     /// The newest epoch is ours, and something gives us authority: the lease, or those who stand by us.

@@ -36,6 +36,7 @@ impl Shell {
             restart: self.restarts.is_held(),
             alive,
             ailment: self.ailment(),
+            woke: self.waking.woke,
             pulse: self.heartbeats.pulse(),
             support: self.support(),
             // While a newer record is on its way to the disk, the view in use is older than it, and yet the store has not

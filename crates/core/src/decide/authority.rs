@@ -24,17 +24,21 @@ impl Turn<'_> {
 
     /// The epoch is ours: adds to the lease what the others give us.
     pub(super) fn weigh(&mut self, sync: &Versioned<SyncRecord>) {
-        // What may be in force in the store or in PostgreSQL: the published rule, one that PostgreSQL enforces already, and
-        // one that was sent and whose answer got lost.
-        let published = sync.value.rule.clone();
-        let announced =
-            self.memory.announced.as_ref().map_or_else(|| published.clone(), |announced| announced.rule.clone());
-        let rules = [published, self.enforced_rule(sync), announced];
+        let rules = self.rules_in_force(sync);
         let renewed = self.obs.lease.map_or(0, |lease| lease.renewed);
         self.asks_promise =
             rules.iter().any(Rule::is_empty) && self.obs.now > renewed.saturating_add(self.policy.ttl / 2);
         let backed = rules.iter().map(|rule| self.backed_until(rule, &sync.value)).min().flatten();
         self.authority = self.authority.max(backed);
+    }
+
+    /// What may be in force in the store or in PostgreSQL: the published rule, one that PostgreSQL enforces already, and
+    /// one that was sent and whose answer got lost.
+    pub(super) fn rules_in_force(&self, sync: &Versioned<SyncRecord>) -> [Rule; 3] {
+        let published = sync.value.rule.clone();
+        let announced =
+            self.memory.announced.as_ref().map_or_else(|| published.clone(), |announced| announced.rule.clone());
+        [published, self.enforced_rule(sync), announced]
     }
 
     /// Neither we nor the guard would let PostgreSQL outlive its lease.

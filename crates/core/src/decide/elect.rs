@@ -34,7 +34,8 @@ impl Turn<'_> {
                 if self.policy.paused && self.was_leader(&sync.value) {
                     return self.take_over(view, sync, vacancy, Vec::new(), true);
                 }
-                if self.epoch_is_ours(&sync.value) && self.authority.is_some_and(|until| until > self.obs.now) {
+                let backed = self.authority.is_some_and(|until| until > self.obs.now);
+                if self.epoch_is_ours(&sync.value) && backed || self.may_lead_still(sync) {
                     return self.return_to_key(sync);
                 }
                 self.stop_writable(Why::new("lead_lost", "we lead no more: stopping PostgreSQL"))

@@ -19,6 +19,9 @@ impl Turn<'_> {
             return self.reclaim(sync, leader);
         }
         let Some(authority) = self.authority.filter(|until| *until > now) else {
+            if self.may_lead_still(sync) {
+                return self.wake_as_leader();
+            }
             self.drop_lease();
             let text = "our lease has ended and too few members stand by us: stopping PostgreSQL";
             return self.stop_writable(Why::new("lease_lost", text));
@@ -51,7 +54,7 @@ impl Turn<'_> {
         }
     }
 
-    fn keep_lease(&mut self) {
+    pub(super) fn keep_lease(&mut self) {
         let Some(lease) = self.obs.lease else { return };
         let (now, renew) = (self.obs.now, lease.renewed + self.policy.ttl / 3);
         if now >= renew {

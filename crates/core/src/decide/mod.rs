@@ -9,6 +9,8 @@
 //!   another, suspect  -> elect       (under a rule: the fence needs no lease to have ended)
 //!   nobody now        -> elect       (stop receiving, pledge, take over)
 //! ```
+//!
+//! A host that stood still leaves things as it found them for a moment (`waking`).
 
 mod action;
 mod adopt;
@@ -30,6 +32,7 @@ mod takeover;
 mod turn;
 mod vacancy;
 mod voters;
+mod waking;
 mod zones;
 
 use std::collections::BTreeMap;
@@ -40,6 +43,7 @@ pub use observation::{
     Observation, Policy, Pulse, Running, Server, Support, Synchronous, Zones,
 };
 pub use turn::{RETRY_STEPS, TICK};
+pub use waking::WAKING;
 
 use crate::lsn::{Lsn, Timeline};
 use crate::name::MemberName;

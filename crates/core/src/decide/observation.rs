@@ -362,6 +362,8 @@ pub struct Observation {
     pub alive: BTreeSet<MemberName>,
     /// What is wrong with PostgreSQL although it runs.
     pub ailment: Option<Ailment>,
+    /// When this process ran again after it, or its whole host, had stood still for longer than a moment; the newest time.
+    pub woke: Option<Millis>,
     /// What is heard of the leader that the store names.
     pub pulse: Pulse,
     /// What the other members told us directly, newest word of each; empty unless we lead.

@@ -47,12 +47,20 @@ impl<'a> Turn<'a> {
 
     /// The leader of this epoch is heard though its key has expired: the store was away, and it will take the key again.
     pub(super) fn leader_returns(&mut self, sync: &SyncRecord, since: Millis) -> Option<Why> {
-        let alive = self.obs.pulse == Pulse::Alive { epoch: sync.epoch } && sync.released.is_none();
-        let until = since + RETURN;
-        if !alive || sync.leader == self.policy.me || self.policy.paused || self.obs.now >= until {
+        let alive = self.obs.pulse == Pulse::Alive { epoch: sync.epoch };
+        let until = if alive { since + RETURN } else { self.wakes_until()? };
+        let another = sync.leader != self.policy.me && sync.released.is_none();
+        if !another || self.policy.paused || self.obs.now >= until {
             return None;
         }
         self.wake_at(until);
+        if !alive {
+            let text = format!(
+                "nobody leads, and this host stood still: giving {} a moment to take its key again",
+                sync.leader
+            );
+            return Some(Why::new("leader_may_return", text));
+        }
         // Under the empty rule an expired lease is all it takes: nobody may lean on us then.
         if self.clear_of_pledges() && !sync.rule.is_empty() {
             self.stance = Stance::Follows { epoch: sync.epoch };

@@ -48,6 +48,7 @@ pub fn observation(now: Millis, view: ClusterView, data: Data, server: Server) -
         stopping: false,
         reinit: false,
         ailment: None,
+        woke: None,
         pulse: Pulse::default(),
         restart: false,
         support: BTreeMap::new(),

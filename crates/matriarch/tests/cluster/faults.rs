@@ -9,6 +9,8 @@ use tokio::task::JoinSet;
 
 use crate::harness::{Cluster, Fault, PATIENCE, Witness, fault, health, wire};
 
+const LONGER_THAN_A_LEASE: Duration = Duration::from_secs(7);
+
 /// Strikes each in turn, once the cluster is well again after the one before.
 async fn survives(name: &'static str, probe: Probe, faults: &[Fault]) {
     let cluster = Cluster::start(name).await;
@@ -112,6 +114,27 @@ async fn all_nodes_killed_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_node() {
     survives("frozen", Probe::Write, &[Fault::FreezeNode]).await;
+}
+
+/// All members stand still until the lease has ended, as on a laptop that slept: then they go on as they were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_slept() {
+    let cluster = Cluster::start("slept").await;
+    let witness = Witness::attach(&cluster, Probe::Write).await;
+    let leader = health::leader(&cluster).await;
+    for _ in 0..2 {
+        let everything: Vec<i32> =
+            cluster.names().iter().flat_map(|name| faults::node_processes(&cluster.member(name))).collect();
+        faults::freeze(&everything);
+        tokio::time::sleep(LONGER_THAN_A_LEASE).await;
+        faults::thaw(&everything);
+        witness.writes_again("everything that slept").await;
+        health::well(&cluster, PATIENCE).await;
+    }
+    witness.conclude(&cluster).await;
+    assert_eq!(health::leader(&cluster).await, leader, "nobody had to take over");
+    let log = std::fs::read_to_string(cluster.member(&leader).join("agent.log")).expect("its agent has a log");
+    assert!(log.contains("is held meanwhile"), "its guard holds PostgreSQL until the agent has asked:\n{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

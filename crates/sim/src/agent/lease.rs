@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use matriarch_core::decide::{Millis, Purpose};
+use matriarch_core::decide::{Millis, Purpose, WAKING};
 use matriarch_core::transaction::Txn;
 
 use crate::agent::state::{HeldLease, Pending};
@@ -13,6 +13,8 @@ use crate::server::Process;
 use crate::store::{Leases, View};
 use crate::world::World;
 
+/// A guard wakes within this time from when its node goes on.
+const LATE: Millis = 100;
 /// An answer that has not come by then counts as lost.
 pub(crate) const ANSWER_LIMIT: Millis = 1000;
 
@@ -128,6 +130,7 @@ impl World {
             return;
         }
         self.nodes[node].deadline = Some(deadline);
+        self.nodes[node].pg.held = false;
         self.nodes[node].unfenced = false;
         self.nodes[node].fired = false;
         self.watch_deadline(node);
@@ -150,6 +153,7 @@ impl World {
         let looks_away = !under_way || self.setup.mutation == Some(Mutation::GuardLetGo);
         if this.agent.lease.is_none() && idle && looks_away {
             self.nodes[node].deadline = None;
+            self.nodes[node].pg.held = false;
             self.nodes[node].fired = false;
             self.keep_watchdog(node);
         }
@@ -175,6 +179,9 @@ impl World {
         if self.mutes_guard() {
             return;
         }
+        if self.holds_first(node) {
+            return;
+        }
         self.nodes[node].deadline = None;
         self.nodes[node].fired = true;
         self.nodes[node].watchdog.ended = deadline;
@@ -183,5 +190,29 @@ impl World {
             self.note(|| format!("{node}: the guard kills PostgreSQL"));
             self.kill_postgres(node);
         }
+    }
+
+    /// A guard that stood still itself first holds PostgreSQL for a moment, in which the agent asks the store.
+    fn holds_first(&mut self, node: NodeId) -> bool {
+        let this = &self.nodes[node];
+        let Some(thawed) = this.thawed.filter(|_| !self.setup.watchdogs) else { return false };
+        match this.held_after {
+            Some((after, until)) if after == thawed => self.now < until,
+            _ if self.now > thawed + LATE => false,
+            _ => {
+                self.nodes[node].held_after = Some((thawed, self.now + WAKING));
+                self.nodes[node].pg.held = self.setup.mutation != Some(Mutation::WakesUnheld);
+                self.after(WAKING, Event::Guard(node));
+                self.note(|| format!("{node}: the guard holds PostgreSQL"));
+                true
+            }
+        }
+    }
+
+    /// When the agent of a node that stood still ran again, by its clock.
+    pub(super) fn woke(&self, node: NodeId) -> Option<Millis> {
+        let this = &self.nodes[node];
+        let thawed = this.thawed.max(Some(this.agent_thawed).filter(|at| *at > 0))?;
+        Some(self.clock(node).saturating_sub(self.now.saturating_sub(thawed)))
     }
 }

@@ -183,6 +183,7 @@ impl World {
             stopping: agent.stopping,
             reinit: agent.reinit,
             ailment: self.nodes[node].ailment.clone().filter(|_| self.nodes[node].pg.process != Process::Stopped),
+            woke: self.woke(node),
             pulse,
             restart: false,
             support,
