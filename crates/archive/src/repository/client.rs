@@ -111,9 +111,34 @@ fn ended(signature: &str, now: Timestamp) -> Option<Timestamp> {
 }
 
 impl S3 {
+    /// What the environment says; of who we are only where there are no keys, which a token of others would make useless.
+    fn by_environment(&self) -> AmazonS3Builder {
+        if self.keys.is_none() {
+            return AmazonS3Builder::from_env();
+        }
+        let names_us = [
+            AmazonS3ConfigKey::AccessKeyId,
+            AmazonS3ConfigKey::SecretAccessKey,
+            AmazonS3ConfigKey::Token,
+            AmazonS3ConfigKey::SkipSignature,
+        ];
+        let mut builder = AmazonS3Builder::new();
+        for (name, value) in std::env::vars_os() {
+            let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
+            match name.to_ascii_lowercase().parse() {
+                Ok(key) if name.starts_with("AWS_") && !names_us.contains(&key) => {
+                    builder = builder.with_config(key, value);
+                }
+                _ => {}
+            }
+        }
+        builder
+    }
+
     fn build(&self, patience: Duration, tuning: &Tuning) -> Result<AmazonS3, Unusable> {
         let options = options(tuning, self.endpoint.as_deref(), self.ca.as_ref())?;
-        let mut builder = AmazonS3Builder::from_env()
+        let mut builder = self
+            .by_environment()
             .with_bucket_name(&self.bucket)
             .with_virtual_hosted_style_request(self.virtual_hosted)
             .with_retry(retry(patience))

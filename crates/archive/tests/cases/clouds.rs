@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use matriarch_archive::configured::Configured;
 use matriarch_archive::repository::{
-    Azure, AzureSecret, CreateBy, Gcs, Location, PutNew, Repository, RepositoryError, Settings,
+    Azure, AzureSecret, CreateBy, Gcs, Location, PutNew, Repository, RepositoryError, Settings, Tuning,
 };
 use matriarch_config::DynamicConfig;
 use matriarch_testkit::azure::{ACCOUNT, AzureServer, CONTAINER, KEY};
@@ -199,13 +199,29 @@ async fn goes_on(settings: &Settings, middleman: &Middleman) {
     }
 }
 
+/// Every object is written to the class that was asked for.
+async fn tells_the_class(settings: &Settings, middleman: &Middleman, header: &str, class: &str) {
+    middleman.well();
+    let tuning = Tuning { storage_class: Some(class.to_owned()), ..Tuning::default() };
+    let repository = Repository::open_tuned(settings, &tuning).await.unwrap();
+    put_new(&repository, "class/new", b"content").await.unwrap();
+    repository.put("class/put", Bytes::from_static(b"content")).await.unwrap();
+    let mut upload = repository.upload("class/parts", 2).await.unwrap();
+    upload.write(Bytes::from(vec![1; 9 << 20])).await.unwrap();
+    upload.finish().await.unwrap();
+    let told = middleman.seen().iter().filter(|request| request.header(header) == Some(class)).count();
+    assert_eq!(told, 3, "{:?}", middleman.seen());
+}
+
 #[tokio::test]
 async fn requests_to_google_may_fail_in_every_way() {
     let dir = TestDir::new("archive");
     let server = GcsServer::start(&dir).unwrap();
     init(&google(in_google(&server, "p"))).await;
     let middleman = Middleman::before(&server.endpoint()).unwrap();
-    goes_on(&google(Gcs { endpoint: Some(middleman.endpoint()), ..in_google(&server, "p") }), &middleman).await;
+    let settings = google(Gcs { endpoint: Some(middleman.endpoint()), ..in_google(&server, "p") });
+    goes_on(&settings, &middleman).await;
+    tells_the_class(&settings, &middleman, "x-goog-storage-class", "NEARLINE").await;
 }
 
 #[tokio::test]
@@ -214,7 +230,9 @@ async fn requests_to_azure_may_fail_in_every_way() {
     let server = AzureServer::start(&dir).unwrap();
     init(&azure(in_azure(&server, "p"))).await;
     let middleman = Middleman::before(&server.endpoint()).unwrap();
-    goes_on(&azure(Azure { endpoint: Some(middleman.endpoint()), ..in_azure(&server, "p") }), &middleman).await;
+    let settings = azure(Azure { endpoint: Some(middleman.endpoint()), ..in_azure(&server, "p") });
+    goes_on(&settings, &middleman).await;
+    tells_the_class(&settings, &middleman, "x-ms-access-tier", "Cool").await;
 }
 
 async fn is_away(repository: &Repository) {

@@ -440,6 +440,14 @@ async fn a_bucket_refuses_another_content_and_survives_an_outage() {
     assert_eq!(taken[0]["repository"], format!("s3://{BUCKET}/pre/fix"), "{taken}");
     assert!(cluster.verb(&["dump", "verify"]).await.ok().contains("are good"));
     cluster.verb(&["dump", "restore", "--database", "postgres=copied"]).await.ok();
+    // What others in this environment are is nothing to a repository with credentials of its own.
+    let file = cluster.root().join("archive.yml");
+    std::fs::write(&file, matriarch_config::to_yaml(&json!({ "archive": section }))).expect("there is room");
+    let words = ["dump", "list", "--archive", &file.display().to_string(), "--scope", "demo", "-o", "json"];
+    let others =
+        [("AWS_SESSION_TOKEN", "of-somebody-else"), ("AWS_ACCESS_KEY_ID", "a"), ("AWS_SKIP_SIGNATURE", "true")];
+    let listed = verb::run(cluster.root(), cluster.root(), &words, &others).await.json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
 
     // The member that reads the archive has all of it, and goes on answering while there is no archive.
     arrives(&cluster, &reader, "SELECT count(*) > 15000 FROM t").await;
