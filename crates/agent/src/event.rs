@@ -54,6 +54,8 @@ pub enum Event {
         /// Why not.
         failure: Option<String>,
     },
+    /// PostgreSQL may have loaded them by now.
+    MayBeLoaded,
     /// What must outlive a restart was written, or not.
     Saved(Result<(), FileError>),
     /// Somebody asks for something through the API.

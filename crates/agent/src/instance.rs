@@ -31,6 +31,8 @@ use crate::sighting::{self, sight};
 const PENDING_INTERVAL: Millis = 10_000;
 /// When PostgreSQL has surely loaded settings.
 const LOADED_BY: Millis = 1_000;
+/// It takes some milliseconds as a rule, and a promotion waits for it: when to look again.
+const LOADING: [Duration; 3] = [Duration::from_millis(4), Duration::from_millis(8), Duration::from_millis(16)];
 /// How long it is asked at every look after settings were loaded.
 const PENDING_AFTER_RELOAD: Millis = 3_000;
 
@@ -482,6 +484,15 @@ impl Pg {
         self.configured_at = boot_clock_ms();
         self.settling.loaded(upstream, self.configured_at);
         self.look();
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            for pause in LOADING {
+                tokio::time::sleep(pause).await;
+                if events.send(Event::MayBeLoaded).is_err() {
+                    return;
+                }
+            }
+        });
     }
 }
 

@@ -68,6 +68,10 @@ impl Shell {
                     }
                 }
             }
+            Event::MayBeLoaded => {
+                self.pg.look();
+                return false;
+            }
             Event::Command(command, reply) => self.command(command, reply),
             Event::Upgrade => {
                 tracing::info!("asked to make way for another program");
