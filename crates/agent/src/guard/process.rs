@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -131,7 +132,7 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
         // A guard that was late itself kicks first: its deadline may be far away.
         charge.keep_watchdog();
         if charge.end().is_some_and(|end| now() >= end) && charge.watchdog.is_none() && charge.duty.is_late(now()) {
-            hold(options);
+            hold(options, charge.address.as_ref());
             charge.duty.held(now());
         } else if charge.end().is_some_and(|end| now() >= end) {
             let ended =
@@ -239,12 +240,15 @@ fn alone_since(alone: &mut Option<u64>, needed: bool) -> Option<u64> {
     Some(*alone.get_or_insert_with(now))
 }
 
-/// What cannot be held is ended a moment later, as it would have been.
-fn hold(options: &GuardOptions) {
+/// What cannot be held is ended a moment later, as it would have been. The address goes at once, for another host may have it by
+/// now; an agent that still leads takes it again.
+fn hold(options: &GuardOptions, address: Option<&Place>) {
+    let removal = Removal::begin(address);
     let outcome = matriarch_postgres::process::hold_tree(&options.data_dir);
     let text = outcome.map_or_else(|error| format!("could not be held: {error}"), |()| "is held meanwhile".to_owned());
     let dir = options.data_dir.display();
     eprintln!("guard: this host stood still while the lease ended; PostgreSQL in {dir} {text}");
+    removal.end();
 }
 
 /// The agent has the lead again, or wants PostgreSQL to go on for another reason.
@@ -257,7 +261,7 @@ fn release(options: &GuardOptions) {
 /// False when PostgreSQL could not be ended.
 fn fire(options: &GuardOptions, address: Option<&Place>, limit: Duration, why: &str) -> bool {
     // Begun first, since ending a process that hangs in the kernel can take long.
-    let removal = address.filter(|place| place.is_here()).map(|place| (place, place.begin_removal()));
+    let removal = Removal::begin(address);
     let outcome = matriarch_postgres::process::kill_tree(&options.data_dir, limit);
     let ended = outcome.is_ok();
     let text = match outcome {
@@ -266,14 +270,26 @@ fn fire(options: &GuardOptions, address: Option<&Place>, limit: Duration, why: &
     };
     // The guard has no logger of its own; its standard error is the agent's log.
     eprintln!("guard: {why}: PostgreSQL in {} was ended, {text}", options.data_dir.display());
-    if let Some((place, removal)) = removal {
+    removal.end();
+    ended
+}
+
+/// The address of this member's primary, on its way off the interface.
+struct Removal<'a>(Option<(&'a Place, anyhow::Result<Child>)>);
+
+impl<'a> Removal<'a> {
+    fn begin(address: Option<&'a Place>) -> Removal<'a> {
+        Removal(address.filter(|place| place.is_here()).map(|place| (place, place.begin_removal())))
+    }
+
+    fn end(self) {
+        let Some((place, removal)) = self.0 else { return };
         match removal.and_then(|mut child| Ok(child.wait()?)) {
             Ok(_) if !place.is_here() => eprintln!("guard: {} was taken off {}", place.address, place.interface),
             Ok(status) => eprintln!("guard: {} is still on {}: {status}", place.address, place.interface),
             Err(error) => eprintln!("guard: {} is still on {}: {error:#}", place.address, place.interface),
         }
     }
-    ended
 }
 
 fn now() -> u64 {

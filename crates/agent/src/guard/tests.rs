@@ -168,6 +168,42 @@ async fn a_primary_that_starts_after_its_deadline_is_ended_until_the_guard_is_di
     }
 }
 
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + LONG;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A deadline that passed long before the guard comes to it: PostgreSQL is stopped where it is, goes on with the next lease, and is
+/// ended when none comes.
+#[tokio::test]
+async fn a_primary_whose_host_stood_still_is_held_for_a_moment() {
+    let dir = tempfile::Builder::new().prefix("mguard-").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let port = Port::reserve();
+    let instance = instance(dir.path(), &port);
+    let data_dir = instance.data_dir.clone();
+    perform(Job::Initdb, context(&instance, None)).await.map_err(|failure| failure.message).unwrap();
+    let ahead = boot_clock_ms() + 3_600_000;
+    let started = perform(Job::StartPrimary, context(&instance, said(ahead))).await;
+    let sql = started.map_err(|failure| failure.message).unwrap().sql.expect("it is ready");
+
+    let guard = Guard::start(GuardOptions { data_dir: data_dir.clone(), socket: dir.path().join("guard") });
+    let long_past = boot_clock_ms() - 10_000;
+    guard.ask(Order::Arm(long_past));
+    wait_until("it is held", || process::any_stopped(&data_dir));
+    assert_eq!(guard.ask(Order::Report), long_past);
+    assert_eq!(guard.ask(Order::Arm(ahead)), ahead);
+    assert!(!process::any_stopped(&data_dir), "it goes on before the guard answers");
+    sql.query("answer a test", "SELECT 1", LONG).await.unwrap();
+
+    guard.ask(Order::Arm(long_past));
+    wait_until("it is ended in the end", || process::tree(&data_dir).is_empty());
+    assert_eq!(guard.ask(Order::Report), long_past, "it has fired");
+}
+
 #[test]
 fn orders_survive_the_wire_and_garbage_does_not() {
     let place = Place::parse("10.0.0.5/24", "eth0").unwrap();
