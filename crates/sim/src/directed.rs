@@ -45,6 +45,11 @@ pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Se
         setup.synchronous.strict = true;
         setup.ttl = *pick(rng, &[3000, 5000]);
     }
+    if profile == Profile::Halves {
+        setup.shrink_delay = 500;
+        setup.stream_timeout = 3;
+        setup.ttl = *pick(rng, &[3000, 5000]);
+    }
     if profile == Profile::Lonely {
         setup.shrink_delay = 500;
         setup.stream_timeout = 3;
@@ -102,6 +107,7 @@ pub(crate) fn directed_faults(world: &mut World, rng: &mut SmallRng, profile: Pr
         Profile::Forgetters => forgetters(rng, [primary, other, third]),
         Profile::Lonely => lonely(world, rng, [primary, other, third]),
         Profile::Pairs => pair(rng, ttl, primary, other),
+        Profile::Halves => halves(world, rng, [primary, other, third]),
         Profile::Laggards => laggards(rng, ttl, [primary, other, third]),
         Profile::Watchdogs => watchdogs(rng, ttl, [primary, other, third]),
         Profile::CutPromotions => cut_promotion(rng, ttl, [primary, other, third]),
@@ -379,4 +385,16 @@ fn pair(rng: &mut SmallRng, ttl: Millis, primary: NodeId, other: NodeId) -> Vec<
     let lost = if rng.random_bool(0.5) { Fault::Wipe(other) } else { Fault::Reinit(other) };
     let cut = if rng.random_bool(0.5) { Fault::CutOff(primary) } else { Fault::CutFromAll(primary) };
     vec![(0, 1, lost), (rng.random_range(200..6000), 3 * ttl + rng.random_range(0..ttl), cut)]
+}
+
+/// What the leader has written by then may be in the store, and it is not told.
+fn halves(world: &mut World, rng: &mut SmallRng, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
+    let ttl = world.setup.ttl;
+    let lasts = 3 * ttl + rng.random_range(0..ttl);
+    world.trap = Some(Trap { steps: rng.random_range(1..=4), fault: Fault::StoreUnheard, lasts });
+    vec![
+        (0, rng.random_range(6000..20_000), Fault::Cut(primary, third)),
+        (rng.random_range(1000..4500), 5 * ttl, Fault::CutOff(third)),
+        (rng.random_range(3500..7000), 5 * ttl, Fault::Silence(primary, other)),
+    ]
 }

@@ -43,6 +43,8 @@ pub enum Fault {
     RestoreStore(Millis),
     /// One member cannot reach the store.
     CutOff(NodeId),
+    /// What the store sends one member does not arrive; the other way it does.
+    StoreUnheard(NodeId),
     /// Answers of the store get lost.
     LostAnswers,
     /// Requests to the store are held up.
@@ -142,6 +144,7 @@ impl World {
                 }
             }
             Fault::CutOff(node) => self.nodes[node].cut_off = true,
+            Fault::StoreUnheard(node) => self.nodes[node].store_unheard = true,
             Fault::LostAnswers => self.lost_answers = 30,
             Fault::DelayedRequests => self.delayed_requests = 30,
             Fault::LateStore => self.delayed_requests = 80,
@@ -210,6 +213,10 @@ impl World {
             }
             Fault::CutOff(node) => {
                 self.nodes[node].cut_off = false;
+                self.store_reachable_again();
+            }
+            Fault::StoreUnheard(node) => {
+                self.nodes[node].store_unheard = false;
                 self.store_reachable_again();
             }
             Fault::LostAnswers => self.lost_answers = 0,

@@ -72,6 +72,9 @@ impl World {
             self.have_everybody_promise(node, observation);
         }
         let me = &self.nodes[node].name;
+        if mutation == Mutation::SentRuleOverlooked {
+            tamper::overlook_sent_rules(&self.policy(node), &self.nodes[node].agent.memory, observation);
+        }
         let Some(view) = &mut observation.store else { return };
         let (nobody_leads, leads) = (view.leader.is_none(), i_lead(me, view));
         let Some(sync) = view.sync.as_mut().map(|sync| &mut sync.value) else { return };

@@ -153,10 +153,12 @@ pub enum Mutation {
     NobodyCountedOn,
     /// A leader whose host stood still runs on, not held, while its agent asks the store.
     WakesUnheld,
+    /// A leader counts on those who stand by it under the published rule alone, whatever it has sent for publication since.
+    SentRuleOverlooked,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 74] = [
+pub const MUTATIONS: [Mutation; 75] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -231,6 +233,7 @@ pub const MUTATIONS: [Mutation; 74] = [
     Mutation::EmptyRuleAtOnce,
     Mutation::NobodyCountedOn,
     Mutation::WakesUnheld,
+    Mutation::SentRuleOverlooked,
 ];
 
 impl Mutation {
@@ -285,6 +288,7 @@ impl Mutation {
             Mutation::ReturnedVoterUncompared => Profile::Returners,
             Mutation::EmptyRuleAtOnce => Profile::Lonely,
             Mutation::NobodyCountedOn => Profile::Pairs,
+            Mutation::SentRuleOverlooked => Profile::Halves,
             Mutation::PauseIgnored => Profile::Paused,
             Mutation::LagIgnored | Mutation::LeftTimelineCounts => Profile::Laggards,
             Mutation::UsedTimelineLeft => Profile::CutPromotions,

@@ -57,6 +57,8 @@ pub struct Node {
     pub deferred: Vec<Event>,
     /// It cannot reach the store.
     pub cut_off: bool,
+    /// It reaches the store, and hears nothing of it.
+    pub store_unheard: bool,
     /// Its volume fails every write.
     pub failing: bool,
     /// How long a flush takes at least.
@@ -106,6 +108,7 @@ impl Node {
             agent_thawed: 0,
             deferred: Vec::new(),
             cut_off: false,
+            store_unheard: false,
             failing: false,
             slow_disk: None,
             slow_settings: None,

@@ -76,6 +76,8 @@ pub enum Profile {
     Lonely,
     /// The only voter of a strict leader loses its data, and the leader is cut off while that is copied.
     Pairs,
+    /// A leader drops a voter; from then on both are cut off from the store, and the other voter is not heard.
+    Halves,
 }
 
 /// Those that play anything of their kind; `make sim` takes them in turn, so that a number goes on meaning the same schedule.
@@ -98,7 +100,7 @@ pub const PROFILES: [Profile; 15] = [
 ];
 
 /// Those that lead to one place ([`crate::directed`]), where the others hardly ever come.
-pub const DIRECTED: [Profile; 16] = [
+pub const DIRECTED: [Profile; 17] = [
     Profile::Newcomers,
     Profile::AcceptedLoss,
     Profile::HeldUp,
@@ -115,6 +117,7 @@ pub const DIRECTED: [Profile; 16] = [
     Profile::Forgetters,
     Profile::Lonely,
     Profile::Pairs,
+    Profile::Halves,
 ];
 
 impl fmt::Display for Profile {
@@ -151,6 +154,7 @@ impl fmt::Display for Profile {
             Profile::Forgetters => "forgetters",
             Profile::Lonely => "lonely",
             Profile::Pairs => "pairs",
+            Profile::Halves => "halves",
         })
     }
 }

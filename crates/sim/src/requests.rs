@@ -55,7 +55,7 @@ impl World {
         if before != self.store.revision() {
             self.store_changed();
         }
-        if let Some(event) = answer.filter(|_| !unanswered) {
+        if let Some(event) = answer.filter(|_| !unanswered && !self.nodes[node].store_unheard) {
             let delay = self.random(1, 8);
             self.after(delay, Event::Agent(node, generation, event));
         }
@@ -127,7 +127,7 @@ impl World {
     pub(crate) fn store_reachable_again(&mut self) {
         let view = self.store.view();
         for node in 0..self.nodes.len() {
-            if self.nodes[node].agent.alive && self.reaches_store(node) {
+            if self.nodes[node].agent.alive && self.hears_store(node) {
                 let delay = self.random(5, 100);
                 self.agent_after(node, delay, AgentEvent::View(Rc::clone(&view)));
             }

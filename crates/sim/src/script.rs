@@ -187,7 +187,8 @@ pub(crate) fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile)
         | Profile::Returners
         | Profile::Forgetters
         | Profile::Lonely
-        | Profile::Pairs => Vec::new(),
+        | Profile::Pairs
+        | Profile::Halves => Vec::new(),
         Profile::Paused => vec![(rng.random_range(0..3000), random_fault(world, rng))],
         Profile::Steps => vec![(0, random_fault(world, rng))],
         Profile::Single | Profile::Overlapping => {

@@ -310,6 +310,15 @@ pub fn publish_at_once(decision: &mut Decision, policy: &Policy, memory: &Memory
     }
 }
 
+/// A leader is shown a lease for as long as it would go on if it had sent no rule for publication.
+pub fn overlook_sent_rules(policy: &Policy, memory: &Memory, observation: &mut Observation) {
+    let memory = Memory { proposed: None, announced: None, ..memory.clone() };
+    let authority = decide(policy, &memory, observation).authority;
+    if let Some(lease) = &mut observation.lease {
+        lease.until = lease.until.max(authority.unwrap_or_default());
+    }
+}
+
 /// On its way to a takeover a member does not end its stream.
 pub fn keep_stream(decision: &mut Decision) {
     if ["pledge", "election", "takeover"].iter().any(|start| decision.why.code.starts_with(start)) {

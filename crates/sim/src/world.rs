@@ -290,6 +290,11 @@ impl World {
         !self.store_down && !self.nodes[node].cut_off
     }
 
+    /// Whether a member can hear what the store answers.
+    pub fn hears_store(&self, node: NodeId) -> bool {
+        self.reaches_store(node) && !self.nodes[node].store_unheard
+    }
+
     /// Lets one event happen; false after a violation.
     pub fn step(&mut self) -> bool {
         let Some(Scheduled { at, event, .. }) = self.queue.pop() else { return false };
@@ -387,7 +392,7 @@ impl World {
     pub fn announce_change(&mut self) {
         let view = self.store.view();
         for node in 0..self.nodes.len() {
-            if self.nodes[node].agent.alive && self.reaches_store(node) {
+            if self.nodes[node].agent.alive && self.hears_store(node) {
                 let delay = self.random(1, 15);
                 self.agent_after(node, delay, AgentEvent::View(Rc::clone(&view)));
             }

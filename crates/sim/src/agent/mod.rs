@@ -53,7 +53,7 @@ impl World {
                 self.poke(node, 1);
             }
             AgentEvent::Read => {
-                if self.reaches_store(node) {
+                if self.hears_store(node) {
                     let view = self.store.view();
                     let delay = self.random(1, 10);
                     self.agent_after(node, delay, AgentEvent::View(view));
