@@ -10,7 +10,7 @@ use matriarch_core::decide::{
     Action, Ailment, ClusterView, Data, DataFacts, Decision, Doubt, Evidence, Job, LeaderKey, Lease, Memory, Millis,
     Observation, Pledging, Policy, Pulse, Purpose, Running, Server, Settings, Stance, Support, Synchronous, decide,
 };
-use matriarch_core::record::{HistoryEntry, Pledge, PreviousRule, SyncRecord, Versioned, key};
+use matriarch_core::record::{FailoverRequest, HistoryEntry, Pledge, PreviousRule, SyncRecord, Versioned, key};
 use matriarch_core::rule::Rule;
 use matriarch_core::transaction::{Compare, Txn, Write};
 use matriarch_core::{Incarnation, Lsn};
@@ -450,4 +450,60 @@ fn a_store_that_went_back_is_left_alone_but_by_the_running_primary() {
     (wiped.store, wiped.server) = (Some(ClusterView::default()), Server::Stopped);
     let decision = decide(&policy("a"), &Memory::default(), &wiped);
     assert_eq!((decision.why.code, committed(&decision)), ("store_went_back", None));
+}
+
+fn accepted_on(member: &str) -> Option<Versioned<FailoverRequest>> {
+    let value = FailoverRequest { member: Some(name(member)), accept_data_loss: true, ..FailoverRequest::default() };
+    Some(Versioned { revision: 80, value })
+}
+
+#[test]
+fn a_person_who_accepts_loss_in_a_store_that_went_back_goes_on_beyond_what_was_seen() {
+    let accept = |c_has_pledged: bool| {
+        let mut seen = observation("b", 1);
+        detached(&mut seen);
+        seen.pulse = Pulse::Unknown;
+        seen.newest = Some(SyncRecord { epoch: 5, serial: 90, timeline: 7, ..sync(1) });
+        pledged(&mut seen, "b", 70, false);
+        if c_has_pledged {
+            pledged(&mut seen, "c", 72, false);
+        }
+        let view = seen.store.as_mut().unwrap();
+        (view.leader, view.failover, view.failover_due) = (None, accepted_on("b"), true);
+        view.members.remove(&name("a"));
+        decide(&policy("b"), &Memory { started: Some(0), leaderless_since: Some(0), ..Memory::default() }, &seen)
+    };
+    // By the old record the pledges of both voters would be enough, and its next numbers are taken already.
+    let decision = accept(true);
+    let (purpose, txn) = committed(&decision).unwrap();
+    let next: SyncRecord = written(txn, key::SYNC).unwrap();
+    assert_eq!((purpose, next.epoch, next.serial, next.timeline), (Purpose::Takeover, 6, 91, 8));
+    assert!(next.accepted_loss.is_some(), "{next:?}");
+    assert_eq!(compared(txn, key::SYNC), Some(60));
+    let early = accept(false);
+    assert_eq!((early.why.code, committed(&early)), ("accept_loss_refused", None));
+}
+
+#[test]
+fn a_person_who_accepts_loss_in_a_wiped_store_founds_nothing_on_numbers_that_were_seen() {
+    let wiped = |me: &str, newest: SyncRecord| {
+        let mut seen = observation(me, 1);
+        let members = std::mem::take(&mut seen.store.as_mut().unwrap().members);
+        let members = members.into_iter().filter(|(it, _)| *it == name("c")).collect();
+        seen.store =
+            Some(ClusterView { members, failover: accepted_on(me), failover_due: true, ..ClusterView::default() });
+        (seen.server, seen.pulse, seen.newest) = (Server::Stopped, Pulse::Unknown, Some(newest));
+        decide(&policy(me), &Memory::default(), &seen)
+    };
+    // A primary's data, too, goes on with a promotion to a timeline of its own.
+    let led = wiped("a", sync(1));
+    assert_eq!((led.why.code, committed(&led)), ("start_to_promote", None));
+    assert!(led.actions.contains(&Action::Run(Job::StartStandby)), "{led:?}");
+
+    let voters = [(name("c"), data("c"))].into();
+    let other =
+        SyncRecord { leader: name("c"), incarnation: data("c"), rule: Rule { voters, ..sync(1).rule }, ..sync(1) };
+    let lacking = wiped("b", other);
+    assert_eq!((lacking.why.code, lacking.actions.len()), ("accept_loss_refused", 0));
+    assert!(lacking.problem.unwrap().contains("c is there"), "it says whom to name");
 }

@@ -50,6 +50,9 @@ pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Se
         setup.stream_timeout = 3;
         setup.ttl = *pick(rng, &[3000, 5000]);
     }
+    if profile == Profile::Forgetters {
+        setup.synchronous.strict = false;
+    }
     if profile == Profile::Lonely {
         setup.shrink_delay = 500;
         setup.stream_timeout = 3;
@@ -349,18 +352,28 @@ fn returners(rng: &mut SmallRng, [primary, other, third]: [NodeId; 3]) -> Vec<Ti
     ]
 }
 
-/// The lead is handed over, and the new leader acknowledges without the old one. It dies when the store goes back to before that.
+/// The lead is handed over, and the new leader acknowledges without the old one. It dies when the store goes back to before that;
+/// perhaps a person does not wait for it.
 fn forgetters(rng: &mut SmallRng, [primary, other, third]: [NodeId; 3]) -> Vec<Timed> {
     let dies = rng.random_range(1500..4500);
     let ago = dies + rng.random_range(0..1500);
-    let again = dies + rng.random_range(20..1000);
+    let accepts = rng.random_bool(0.5);
+    let away = if accepts { rng.random_range(20_000..40_000) } else { rng.random_range(10_000..20_000) };
+    let loss = if accepts && rng.random_bool(0.4) { Fault::WipeStore } else { Fault::RestoreStore(ago) };
     let mut faults = vec![
         (0, 1, Fault::Switchover(Some(other))),
         (rng.random_range(500..1500), rng.random_range(8000..14_000), Fault::Cut(primary, other)),
-        (dies, rng.random_range(10_000..20_000), Fault::KillNode(other)),
-        (dies + rng.random_range(0..20), 1, Fault::RestoreStore(ago)),
-        (again, rng.random_range(50..1000), Fault::KillAgent(primary)),
+        (dies, away, Fault::KillNode(other)),
+        (dies + rng.random_range(0..20), 1, loss.clone()),
     ];
+    if accepts {
+        // In a wiped store nobody can say how far it reaches: a person has to know who voted.
+        let on = if loss == Fault::WipeStore || rng.random_bool(0.5) { third } else { primary };
+        faults.push((dies + rng.random_range(11_000..18_000), 1, Fault::AcceptLoss(on)));
+        return faults;
+    }
+    let again = dies + rng.random_range(20..1000);
+    faults.push((again, rng.random_range(50..1000), Fault::KillAgent(primary)));
     if rng.random_bool(0.5) {
         faults.push((again, rng.random_range(50..1000), Fault::KillAgent(third)));
     }

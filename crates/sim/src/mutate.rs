@@ -193,6 +193,7 @@ impl World {
             Some(Mutation::EmptyRuleAtOnce) if leads => {
                 tamper::publish_at_once(decision, &self.policy(node), &self.nodes[node].agent.memory, observation);
             }
+            Some(Mutation::LossForgetsNumbers) => tamper::forget_numbers(decision, observation),
             Some(Mutation::StandbyWithoutRule) if !leads => tamper::wait_for_nobody(decision),
             Some(Mutation::WithdrawalUnnumbered) => tamper::withdraw_unnumbered(decision),
             Some(Mutation::PledgeUncompared) => tamper::pledge_uncompared(decision),

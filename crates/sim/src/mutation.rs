@@ -155,10 +155,12 @@ pub enum Mutation {
     WakesUnheld,
     /// A leader counts on those who stand by it under the published rule alone, whatever it has sent for publication since.
     SentRuleOverlooked,
+    /// Who accepts loss counts epochs and timelines on from what the store says, though newer ones were seen.
+    LossForgetsNumbers,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 75] = [
+pub const MUTATIONS: [Mutation; 76] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -234,6 +236,7 @@ pub const MUTATIONS: [Mutation; 75] = [
     Mutation::NobodyCountedOn,
     Mutation::WakesUnheld,
     Mutation::SentRuleOverlooked,
+    Mutation::LossForgetsNumbers,
 ];
 
 impl Mutation {
@@ -281,7 +284,7 @@ impl Mutation {
             Mutation::LossAcceptedTooEarly => Profile::AcceptedLoss,
             Mutation::FoundUncompared | Mutation::ReclaimWithoutRewrite => Profile::LateChanges,
             Mutation::TimelinesIgnored => Profile::OldPrimaries,
-            Mutation::NewestForgotten => Profile::Forgetters,
+            Mutation::NewestForgotten | Mutation::LossForgetsNumbers => Profile::Forgetters,
             Mutation::PromiseEndsWithBoot | Mutation::EarlierProcessHeard => Profile::Reboots,
             Mutation::HeardOnArrival => Profile::Outage,
             Mutation::BarrierOutlivesNames => Profile::RuleChanges,

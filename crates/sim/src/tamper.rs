@@ -319,6 +319,20 @@ pub fn overlook_sent_rules(policy: &Policy, memory: &Memory, observation: &mut O
     }
 }
 
+/// Who accepts loss takes the next numbers of what the store says.
+pub fn forget_numbers(decision: &mut Decision, observation: &Observation) {
+    let sync = observation.store.as_ref().and_then(|view| view.sync.as_ref()).map(|sync| &sync.value);
+    let before = sync.map(|sync| sync.accepted_loss.clone());
+    let (epoch, timeline) = sync.map_or((0, 1), |sync| (sync.epoch, sync.timeline));
+    for purpose in [Purpose::Takeover, Purpose::Found] {
+        rewrite_sync(decision, purpose, |next| {
+            if next.accepted_loss.is_some() && before.as_ref() != Some(&next.accepted_loss) {
+                (next.epoch, next.timeline) = (epoch + 1, timeline + 1);
+            }
+        });
+    }
+}
+
 /// On its way to a takeover a member does not end its stream.
 pub fn keep_stream(decision: &mut Decision) {
     if ["pledge", "election", "takeover"].iter().any(|start| decision.why.code.starts_with(start)) {

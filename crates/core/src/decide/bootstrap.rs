@@ -10,8 +10,10 @@ impl Turn<'_> {
         if self.obs.stopping {
             return Why::new("stopping", "stopping before the cluster was initialized");
         }
+        // A primary's data of before epochs that this member has seen founds nothing by itself either: see `store_went_back`.
+        let overtaken = self.obs.newest.is_some();
         match &self.obs.data {
-            Data::Ready(facts) if facts.standby => {
+            Data::Ready(facts) if facts.standby || overtaken => {
                 let facts = facts.clone();
                 self.found_on_replica(view, &facts).unwrap_or_else(|| {
                     self.trouble(

@@ -93,7 +93,9 @@ impl Turn<'_> {
         // It handed over, or could not start: another one is to lead.
         let reason = sync.value.released.as_ref().map(|release| release.reason);
         let moving = matches!(reason, Some(ReleaseReason::Switchover | ReleaseReason::Crash | ReleaseReason::Stalled));
-        if was_leader && !facts.standby && (facts.clean || !others || sync.value.rule.is_empty()) {
+        // On a store that went back a person's word is all that there is to act on: see `accept_loss`.
+        let overtaken = self.overtakes(&sync.value).is_some();
+        if !overtaken && was_leader && !facts.standby && (facts.clean || !others || sync.value.rule.is_empty()) {
             let wait = if moving && others { since + 3 * TURN } else { since };
             if self.obs.now >= wait {
                 return self.take_over(view, sync, vacancy, Vec::new(), true);
@@ -172,12 +174,13 @@ impl Turn<'_> {
 
     /// The leader stopped cleanly in our favour and we hold its last record: no pledge could add anything.
     fn handed_to_us(&self, sync: &SyncRecord, running: &Running) -> bool {
-        sync.released.as_ref().is_some_and(|release| {
-            self.policy.may_lead
-                && release.candidate.as_ref() == Some(&self.policy.me)
-                && running.timeline == release.timeline
-                && release.shutdown_checkpoint.is_some_and(|checkpoint| running.lsn > checkpoint)
-        })
+        self.overtakes(sync).is_none()
+            && sync.released.as_ref().is_some_and(|release| {
+                self.policy.may_lead
+                    && release.candidate.as_ref() == Some(&self.policy.me)
+                    && running.timeline == release.timeline
+                    && release.shutdown_checkpoint.is_some_and(|checkpoint| running.lsn > checkpoint)
+            })
     }
 
     fn judge(&mut self, view: &ClusterView, sync: &Versioned<SyncRecord>, vacancy: Vacancy<'_>) -> Why {
@@ -201,7 +204,8 @@ impl Turn<'_> {
             self.wake_at(since + SETTLE);
             return Why::new("election_settles", format!("{vacancy}: waiting for the other members' positions"));
         }
-        let ranking = ballot.ranking();
+        // Where the store went back, nothing that it shows proves anything: a person accepts the loss.
+        let ranking = if self.overtakes(&sync.value).is_some() { Vec::new() } else { ballot.ranking() };
         let Some(rank) = ranking.iter().position(|name| *name == self.policy.me) else {
             self.memory.outranked_since = None;
             if let Some(best) = ranking.first() {

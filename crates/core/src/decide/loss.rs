@@ -9,11 +9,12 @@ use crate::decide::candidates;
 use crate::decide::turn::Turn;
 use crate::decide::{ClusterView, DataFacts, Job, Pulse, Purpose, Running, Server, Settings, Why};
 use crate::lsn::Timeline;
+use crate::name::{Incarnation, MemberName};
 use crate::record::{AcceptedLoss, FailoverRequest, Role, SyncRecord, Versioned, key};
 use crate::rule::Rule;
 use crate::transaction::{Life, Txn};
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
     /// Takes the lead although acknowledged commits may be lost, if a person has accepted that for this member. `missing`:
     /// whose data is missing, in words. Our pledge stands, so our position is exact and nothing is received any more.
     pub(super) fn accept_loss(
@@ -24,18 +25,19 @@ impl Turn<'_> {
     ) -> Option<Why> {
         let request = self.accepted_for_us(view)?;
         let running = self.obs.running()?.clone();
-        if let Some(refusal) = self.too_early(view, &sync.value) {
+        // What was promised, and to whom, the newest record says that we have seen: the store may have gone back since.
+        let old = self.overtakes(&sync.value).unwrap_or(&sync.value);
+        if let Some(refusal) = self.too_early(view, old, sync.value.epoch) {
             return Some(self.trouble("accept_loss_refused", format!("data loss is not accepted: {refusal}")));
         }
         let incarnation = self.obs.incarnation().cloned()?;
-        let old = &sync.value;
         let mut next = old.clone();
         next.leader = self.policy.me.clone();
         next.incarnation = incarnation;
-        next.epoch = self.obs.newest.as_ref().map_or(0, |newest| newest.epoch).max(old.epoch) + 1;
+        next.epoch = old.epoch.max(sync.value.epoch) + 1;
         next.released = None;
         next.handover = false;
-        next.rule = self.rule_of_the_living(view, old, &running);
+        next.rule = self.rule_of_the_living(view, &sync.value, &running);
         next.established = false;
         // What was promised under them has just been given up.
         next.previous.clear();
@@ -58,7 +60,7 @@ impl Turn<'_> {
         let txn = txn
             .delete(key::FAILOVER)
             .put_text(key::LEADER, self.policy.me.to_string(), Life::LeaderLease)
-            .rewrite_sync(sync, next);
+            .rewrite_sync(&Versioned { revision: sync.revision, value: old.clone() }, next);
         self.commit(Purpose::Takeover, txn);
         Some(Why::new("takeover_with_loss", text))
     }
@@ -74,6 +76,13 @@ impl Turn<'_> {
         }
         if !self.policy.may_lead {
             return Some(self.trouble("accept_loss_refused", NOT_ELIGIBLE));
+        }
+        if let Some(name) = self.holds_what_counts(view) {
+            let text = format!(
+                "data loss is not accepted: {name} is there with data that counts, which this member's does not: name that one, or stop \
+                 its agent first"
+            );
+            return Some(self.trouble("accept_loss_refused", text));
         }
         self.configure(Settings::default());
         let running = match &self.obs.server {
@@ -124,6 +133,12 @@ impl Turn<'_> {
         Some(Why::new("takeover_with_loss", text))
     }
 
+    /// The newest record that we have seen, where the store shows an older one.
+    pub(super) fn overtakes(&self, shown: &SyncRecord) -> Option<&'a SyncRecord> {
+        let newest = self.obs.newest.as_ref()?;
+        ((newest.epoch, newest.serial) > (shown.epoch, shown.serial)).then_some(newest)
+    }
+
     /// The request of a person who has accepted loss on this member, if it is due.
     pub(super) fn accepted_for_us<'v>(&self, view: &'v ClusterView) -> Option<&'v Versioned<FailoverRequest>> {
         let request = view.failover.as_ref().filter(|_| view.failover_due && view.leader.is_none())?;
@@ -133,8 +148,8 @@ impl Turn<'_> {
         ours.then_some(request)
     }
 
-    /// Why nothing needs to be given up, or not yet.
-    fn too_early(&self, view: &ClusterView, sync: &SyncRecord) -> Option<String> {
+    /// Why nothing needs to be given up, or not yet. `epoch`: against which members pledge.
+    fn too_early(&self, view: &ClusterView, sync: &SyncRecord, epoch: u64) -> Option<String> {
         let leader = &sync.leader;
         if matches!(self.obs.pulse, Pulse::Alive { .. }) {
             return Some(format!("{leader} is heard and may still lead: stop it first"));
@@ -153,7 +168,7 @@ impl Turn<'_> {
                 .pledges
                 .get(*name)
                 .map(|pledge| &pledge.value)
-                .is_some_and(|pledge| pledge.counts_against(sync.epoch) && pledge.incarnation == **data);
+                .is_some_and(|pledge| pledge.counts_against(epoch) && pledge.incarnation == **data);
             view.members.get(*name).is_some_and(|member| member.incarnation.as_ref() == Some(*data)) && !pledged
         });
         if let Some((name, _)) = undecided.into_iter().next() {
@@ -166,6 +181,20 @@ impl Turn<'_> {
             return Some(format!("we have just promised {leader} not to take over; it is tried again in a moment"));
         }
         (!self.policy.may_lead).then(|| NOT_ELIGIBLE.to_owned())
+    }
+
+    /// Who is there and led last, or voted, when we did neither, as far as we know.
+    fn holds_what_counts<'v>(&self, view: &'v ClusterView) -> Option<&'v MemberName> {
+        let newest = self.obs.newest.as_ref()?;
+        let counts = |name: &MemberName, data: &Incarnation| {
+            (&newest.leader, &newest.incarnation) == (name, data) || newest.rule.has(name, data)
+        };
+        if self.obs.incarnation().is_none_or(|own| counts(&self.policy.me, own)) {
+            return None;
+        }
+        let there =
+            view.members.iter().find(|(name, it)| it.incarnation.as_ref().is_some_and(|data| counts(name, data)));
+        there.map(|(name, _)| name)
     }
 
     /// Living members that hold nothing we lack; the others have to be rewound before they can vote.

@@ -21,7 +21,9 @@ impl Turn<'_> {
         let shown = view.sync.as_ref().map(|sync| (sync.value.epoch, sync.value.serial));
         let initialized = view.initialize.as_ref().is_some_and(|system| !system.value.is_empty());
         let current = initialized && shown >= Some((newest.epoch, newest.serial));
-        if current || self.accepted_for_us(view).is_some() {
+        let accepted =
+            self.accepted_for_us(view).is_some() && self.obs.running().is_none_or(|running| running.in_recovery);
+        if current || accepted {
             self.memory.given_up = None;
             return None;
         }
