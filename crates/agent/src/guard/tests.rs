@@ -45,6 +45,14 @@ fn instance(dir: &std::path::Path, port: &Port) -> Arc<Instance> {
     })
 }
 
+/// A folder of its own, reachable for PostgreSQL's user, and an instance in it.
+fn place(port: &Port) -> (tempfile::TempDir, Arc<Instance>) {
+    let dir = tempfile::Builder::new().prefix("mguard-").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let instance = instance(dir.path(), port);
+    (dir, instance)
+}
+
 fn context(instance: &Arc<Instance>, guard: Option<watch::Receiver<GuardState>>) -> JobContext {
     JobContext {
         instance: instance.clone(),
@@ -123,10 +131,8 @@ impl Drop for Guard {
 /// the guard; one that its agent looks at, by the agent.
 #[tokio::test]
 async fn a_primary_that_starts_after_its_deadline_is_ended_until_the_guard_is_disarmed() {
-    let dir = tempfile::Builder::new().prefix("mguard-").tempdir_in("/tmp").unwrap();
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let port = Port::reserve();
-    let instance = instance(dir.path(), &port);
+    let (dir, instance) = place(&port);
     let data_dir = instance.data_dir.clone();
     let runs = || !process::tree(&data_dir).is_empty();
     perform(Job::Initdb, context(&instance, None)).await.map_err(|failure| failure.message).unwrap();
@@ -180,10 +186,8 @@ fn wait_until(what: &str, holds: impl Fn() -> bool) {
 /// ended when none comes.
 #[tokio::test]
 async fn a_primary_whose_host_stood_still_is_held_for_a_moment() {
-    let dir = tempfile::Builder::new().prefix("mguard-").tempdir_in("/tmp").unwrap();
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let port = Port::reserve();
-    let instance = instance(dir.path(), &port);
+    let (dir, instance) = place(&port);
     let data_dir = instance.data_dir.clone();
     perform(Job::Initdb, context(&instance, None)).await.map_err(|failure| failure.message).unwrap();
     let ahead = boot_clock_ms() + 3_600_000;

@@ -24,7 +24,8 @@ impl Waking {
         self.planned = Some(wake.saturating_add(rhythm::SLOT.as_millis() as Millis));
     }
 
-    /// The loop runs; `beat`: when its followers' half ran last, if this member follows. True when it had not run for a while.
+    /// The loop runs; `beat`: when the task that listens to the leader ran last, if this member follows. True when this process had not
+    /// run for a while.
     pub fn runs(&mut self, now: Millis, beat: Option<Millis>) -> bool {
         let late = self.planned.take().is_some_and(|planned| now > planned.saturating_add(LATE));
         let late = late || beat.is_some_and(|beat| now > beat + BEATS_MISSED);
