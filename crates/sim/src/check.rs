@@ -83,6 +83,9 @@ impl World {
     pub(crate) fn acknowledge(&mut self, node: NodeId, commit: Waiting, names: &Names) {
         let epoch = self.nodes[node].led_epoch;
         self.checker.acknowledged += 1;
+        if epoch == 0 {
+            self.acknowledge_outside(node, commit.index, commit.uid);
+        }
         let covered = epoch > 0 && !self.checker.asynchronous.contains(&epoch);
         if covered && names.is_empty() {
             self.violate(format!("{node} of epoch {epoch} acknowledges without a voter under a published rule"));
@@ -120,7 +123,8 @@ impl World {
         let wakes = this.thawed.is_some_and(|at| self.now <= at + WAKING);
         // A watchdog has reset a machine that stood still for so long.
         let waking = this.unfenced || wakes && !self.setup.watchdogs;
-        if leader != node && !waking && self.nodes[leader].pg.writable() {
+        let outside = self.nodes[node].pg.by_others && epoch == 0;
+        if leader != node && !waking && !outside && self.nodes[leader].pg.writable() {
             self.violate(format!("{node} of epoch {epoch} acknowledges beside the leader of epoch {newest}"));
         }
     }
@@ -181,6 +185,7 @@ impl World {
 
     /// Looks at the store after a change.
     pub(crate) fn check_store(&mut self) {
+        self.check_strays();
         let view = self.store.view();
         let Some(sync) = view.cluster.sync.as_ref().map(|sync| sync.value.clone()) else { return };
         if let Some(leader) = &view.cluster.leader
@@ -217,6 +222,9 @@ impl World {
             self.checker.asynchronous.remove(&sync.epoch);
         }
         let before = self.checker.sync.replace(sync.clone());
+        if before.is_none() {
+            self.check_founding(&sync);
+        }
         if let Some(before) = &before {
             if before.epoch > sync.epoch {
                 self.violate(format!("epoch went from {} back to {}", before.epoch, sync.epoch));
@@ -340,17 +348,26 @@ impl World {
         }
     }
 
+    /// The leader of the newest epoch, once there was one.
+    pub(crate) fn newest_leader(&self) -> Option<&MemberName> {
+        self.checker.sync.as_ref().map(|sync| &sync.leader)
+    }
+
     /// Looks at what may only last for a while.
     pub(crate) fn check_regularly(&mut self) {
         self.check_outlived();
         let newest = self.checker.sync.as_ref().map_or(0, |sync| sync.epoch);
+        if newest == 0 && self.others.is_some() {
+            return;
+        }
         // An older primary under a rule has been fenced by its voters: it can acknowledge nothing (see `acknowledge`).
         let fenced = |node: &Node| {
             let epoch = node.led_epoch;
             epoch > 0 && epoch < newest && !self.checker.asynchronous.contains(&epoch)
         };
-        let primaries = |node: &&Node| node.moves() && node.pg.writable() && !node.unfenced && !fenced(node);
-        let primaries = self.nodes.iter().filter(primaries).count();
+        let primary = |node: &Node| node.moves() && node.pg.writable() && !node.unfenced && !fenced(node);
+        let primaries = (0..self.nodes.len()).filter(|node| primary(&self.nodes[*node]) && !self.is_left_over(*node));
+        let primaries = primaries.count();
         if primaries < 2 {
             self.checker.two_since = None;
             return;

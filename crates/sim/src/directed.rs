@@ -5,6 +5,7 @@ use matriarch_core::decide::{Millis, Zones};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use crate::adoption::{adoption, strays};
 use crate::fault::Fault;
 use crate::node::NodeId;
 use crate::profile::{Profile, pick};
@@ -12,7 +13,7 @@ use crate::trap::Trap;
 use crate::world::{Setup, World};
 
 /// When a fault begins, how long it lasts, and which.
-type Timed = (Millis, Millis, Fault);
+pub(crate) type Timed = (Millis, Millis, Fault);
 
 /// The clusters that these schedules are about.
 pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Setup) -> Setup {
@@ -33,6 +34,7 @@ pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Se
         Profile::Newcomers | Profile::Watchdogs | Profile::Laggards | Profile::Reboots => 0,
         Profile::HeldUp => u32::from(count == 3),
         Profile::Neighbours => 2,
+        Profile::Adoptions | Profile::Strays => *pick(rng, &[0, 1, 1]),
         _ => 1,
     };
     setup.unguarded = profile == Profile::HeldUp && count == 3 && rng.random_bool(0.7);
@@ -50,7 +52,7 @@ pub(crate) fn directed_setup(rng: &mut SmallRng, profile: Profile, mut setup: Se
         setup.stream_timeout = 3;
         setup.ttl = *pick(rng, &[3000, 5000]);
     }
-    if profile == Profile::Forgetters {
+    if matches!(profile, Profile::Forgetters | Profile::Adoptions | Profile::Strays) {
         setup.synchronous.strict = false;
     }
     if profile == Profile::Lonely {
@@ -111,6 +113,8 @@ pub(crate) fn directed_faults(world: &mut World, rng: &mut SmallRng, profile: Pr
         Profile::Lonely => lonely(world, rng, [primary, other, third]),
         Profile::Pairs => pair(rng, ttl, primary, other),
         Profile::Halves => halves(world, rng, [primary, other, third]),
+        Profile::Adoptions => adoption(world, rng),
+        Profile::Strays => strays(rng, ttl, [primary, other, third]),
         Profile::Laggards => laggards(rng, ttl, [primary, other, third]),
         Profile::Watchdogs => watchdogs(rng, ttl, [primary, other, third]),
         Profile::CutPromotions => cut_promotion(rng, ttl, [primary, other, third]),

@@ -29,6 +29,8 @@ pub enum Event {
     LeaseEnd(LeaseId),
     /// The router has heard of a change of the store.
     Router,
+    /// The program that kept the cluster looks at everything.
+    Others,
     /// A client writes.
     Client(usize),
     /// A fault ends.

@@ -7,6 +7,7 @@ use crate::disk::Disk;
 use crate::event::{AgentEvent, Event};
 use crate::mutation::Mutation;
 use crate::node::NodeId;
+use crate::others::Act;
 use crate::store::Backup;
 use crate::store::ROUTER;
 use crate::world::World;
@@ -95,6 +96,10 @@ pub enum Fault {
     PowerCutAll,
     /// A person pauses the cluster.
     Pause,
+    /// A member has the directory of another cluster in the place of its own, until a person moves that away.
+    Foreign(NodeId),
+    /// What the program does that keeps the cluster before ours, or a person beside it.
+    Others(Act),
     /// A router announces itself, and answers when it is to hold, or never does; healed, it is gone.
     Router(bool),
 }
@@ -103,7 +108,11 @@ impl Fault {
     /// Whose data directory it takes away.
     pub fn loses_data_of(&self) -> Option<NodeId> {
         match *self {
-            Fault::Wipe(node) | Fault::Garbage(node) | Fault::Restore(node) | Fault::Reinit(node) => Some(node),
+            Fault::Wipe(node)
+            | Fault::Garbage(node)
+            | Fault::Restore(node)
+            | Fault::Reinit(node)
+            | Fault::Foreign(node) => Some(node),
             _ => None,
         }
     }
@@ -183,6 +192,8 @@ impl World {
             Fault::StopAll => (0..self.nodes.len()).for_each(|node| self.stop_agent(node)),
             Fault::PowerCutAll => (0..self.nodes.len()).for_each(|node| self.power_cut(node)),
             Fault::Pause => self.set_paused(true),
+            Fault::Foreign(node) => self.bring_stray(node),
+            Fault::Others(act) => self.act_of_others(&act),
             Fault::Router(answers) => self.announce_router(answers),
         }
     }
@@ -257,6 +268,7 @@ impl World {
                 self.after(delay, Event::Heal(Fault::PowerCut(node)));
             }),
             Fault::Pause => self.set_paused(false),
+            Fault::Foreign(node) => self.move_stray_away(node),
             Fault::Router(_) => {
                 self.router = None;
                 self.store.remove(&key::router(ROUTER));
@@ -269,6 +281,7 @@ impl World {
             | Fault::AcceptLoss(_)
             | Fault::WipeStore
             | Fault::RestoreStore(_)
+            | Fault::Others(_)
             | Fault::Reinit(_) => {}
         }
     }

@@ -14,6 +14,7 @@ impl World {
     pub(crate) fn run_job(&mut self, node: NodeId, job: Job) {
         let id = self.unique();
         self.note(|| format!("{node}: {job:?} begins"));
+        self.check_untouched(node, &job);
         self.nodes[node].agent.job = Some((id, job.clone()));
         self.nodes[node].agent.work_done = false;
         self.nodes[node].held_start = None;
@@ -109,6 +110,12 @@ impl World {
     }
 
     fn initdb(&mut self, node: NodeId) {
+        self.nodes[node].disk = self.unclaimed();
+        self.nodes[node].settings = Default::default();
+    }
+
+    /// What initdb makes.
+    pub(crate) fn unclaimed(&mut self) -> Disk {
         let system = format!("{}", 7_000_000_000_000_000_000 + self.unique());
         let uid = self.unique();
         let incarnation = Some(self.incarnation());
@@ -117,8 +124,7 @@ impl World {
         wal.flushed = 1;
         let checkpoint = (1, wal.end(0));
         let dir = Dir { system, incarnation, wal, opened: 0, checkpoint, clean: true, standby: false, unclaimed: true };
-        self.nodes[node].disk = Disk::Ready(Box::new(dir));
-        self.nodes[node].settings = Default::default();
+        Disk::Ready(Box::new(dir))
     }
 
     /// The leader the agent believes in, if a primary answers there.

@@ -11,6 +11,7 @@ use crate::agent::Agent;
 use crate::mutation::Mutation;
 use crate::node::NodeId;
 use crate::tamper;
+use crate::usurp;
 use crate::world::World;
 
 impl World {
@@ -75,6 +76,7 @@ impl World {
         if mutation == Mutation::SentRuleOverlooked {
             tamper::overlook_sent_rules(&self.policy(node), &self.nodes[node].agent.memory, observation);
         }
+        usurp::misjudge(mutation, me, observation);
         let Some(view) = &mut observation.store else { return };
         let (nobody_leads, leads) = (view.leader.is_none(), i_lead(me, view));
         let Some(sync) = view.sync.as_mut().map(|sync| &mut sync.value) else { return };
@@ -185,6 +187,9 @@ impl World {
     pub(crate) fn mutate_decision(&self, node: NodeId, observation: &Observation, decision: &mut Decision) {
         let me = &self.nodes[node].name;
         let leads = observation.store.as_ref().is_some_and(|view| i_lead(me, view));
+        if let Some(mutation) = self.setup.mutation {
+            usurp::overrule(mutation, decision);
+        }
         match self.setup.mutation {
             Some(Mutation::NewcomersOverlooked) => tamper::admit_at_once(decision, observation, me),
             Some(Mutation::NamesInOneStep) if leads => {

@@ -157,10 +157,36 @@ pub enum Mutation {
     SentRuleOverlooked,
     /// Who accepts loss counts epochs and timelines on from what the store says, though newer ones were seen.
     LossForgetsNumbers,
+    /// In a cluster that another program kept, a primary of a timeline founds that `history` says has ended.
+    OlderTimelineAdopts,
+    /// There a primary founds though another member is on a newer timeline.
+    MembersTimelinesIgnored,
+    /// There a primary founds that has less than `status` says.
+    ShorterAdopts,
+    /// There a primary founds though another member runs one as well.
+    BesidePrimaryAdopts,
+    /// There a replica founds.
+    ReplicaAdopts,
+    /// There a primary founds while the other program runs on some member.
+    StrangersIgnored,
+    /// There a primary founds while the leader key is the other program's.
+    OthersLeaderIgnored,
+    /// There the founding does not compare that nobody leads.
+    AdoptLeaderUncompared,
+    /// There the founding does not compare `history`.
+    AdoptHistoryUncompared,
+    /// There a primary founds whose data belongs to another cluster.
+    StrayAdopts,
+    /// There data founds that an initdb of ours has left behind.
+    UnclaimedAdopts,
+    /// A member follows the leader with the data of another cluster.
+    StrayFollows,
+    /// A member stands for election with the data of another cluster.
+    StrayElects,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 76] = [
+pub const MUTATIONS: [Mutation; 89] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -237,6 +263,19 @@ pub const MUTATIONS: [Mutation; 76] = [
     Mutation::WakesUnheld,
     Mutation::SentRuleOverlooked,
     Mutation::LossForgetsNumbers,
+    Mutation::OlderTimelineAdopts,
+    Mutation::MembersTimelinesIgnored,
+    Mutation::ShorterAdopts,
+    Mutation::BesidePrimaryAdopts,
+    Mutation::ReplicaAdopts,
+    Mutation::StrangersIgnored,
+    Mutation::OthersLeaderIgnored,
+    Mutation::AdoptLeaderUncompared,
+    Mutation::AdoptHistoryUncompared,
+    Mutation::StrayAdopts,
+    Mutation::UnclaimedAdopts,
+    Mutation::StrayFollows,
+    Mutation::StrayElects,
 ];
 
 impl Mutation {
@@ -299,6 +338,18 @@ impl Mutation {
             Mutation::WatchdogMissing | Mutation::WatchdogKickedToTheEnd | Mutation::WatchdogNotRequired => {
                 Profile::Watchdogs
             }
+            Mutation::OlderTimelineAdopts
+            | Mutation::MembersTimelinesIgnored
+            | Mutation::ShorterAdopts
+            | Mutation::BesidePrimaryAdopts
+            | Mutation::ReplicaAdopts
+            | Mutation::StrangersIgnored
+            | Mutation::OthersLeaderIgnored
+            | Mutation::AdoptLeaderUncompared
+            | Mutation::AdoptHistoryUncompared
+            | Mutation::StrayAdopts
+            | Mutation::UnclaimedAdopts => Profile::Adoptions,
+            Mutation::StrayFollows | Mutation::StrayElects => Profile::Strays,
             Mutation::GuardMissing => Profile::Steps,
             Mutation::PublishBeforeBarrier | Mutation::BarrierTooEarly | Mutation::ProposalForgotten => {
                 Profile::RuleChanges

@@ -147,7 +147,10 @@ impl Node {
 
     /// What it calls itself when it streams.
     pub fn app(&self) -> Option<String> {
-        Some(application_name(&self.name, self.disk.dir()?.incarnation.as_ref()?))
+        match self.pg.by_others {
+            true => Some(self.name.to_string()),
+            false => Some(application_name(&self.name, self.disk.dir()?.incarnation.as_ref()?)),
+        }
     }
 
     /// Its log, when it has data.
@@ -185,7 +188,7 @@ impl Node {
             receiving: receiver.is_some(),
             streaming: receiver.is_some_and(|receiver| !receiver.ending),
             caught_up: self.pg.replayed >= wal.len(),
-            upstream: self.pg.shown.clone(),
+            upstream: self.pg.shown.clone().filter(|_| !self.pg.by_others),
             synchronous_standby_names: self.pg.loaded.synchronous_standby_names.clone(),
             replicas: if recovery { BTreeMap::new() } else { replicas.collect() },
         })

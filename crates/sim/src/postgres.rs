@@ -283,6 +283,7 @@ impl World {
             self.pg_after(sender.node, 2, PgEvent::ReceiverEnd(sender.conn));
         }
         self.note(|| format!("{node}: promoted on timeline {timeline}"));
+        self.promoted_by_others(node);
         self.check_new_primary(node);
         self.end_job(node, |job| *job == Job::Promote, None);
         self.poke(node, 1);

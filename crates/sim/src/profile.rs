@@ -78,6 +78,10 @@ pub enum Profile {
     Pairs,
     /// A leader drops a voter; from then on both are cut off from the store, and the other voter is not heard.
     Halves,
+    /// A cluster that another program kept, with a primary of before, copies and directories of others left over, becomes ours.
+    Adoptions,
+    /// A member has the directory of another cluster in the place of its own.
+    Strays,
 }
 
 /// Those that play anything of their kind; `make sim` takes them in turn, so that a number goes on meaning the same schedule.
@@ -100,7 +104,7 @@ pub const PROFILES: [Profile; 15] = [
 ];
 
 /// Those that lead to one place ([`crate::directed`]), where the others hardly ever come.
-pub const DIRECTED: [Profile; 17] = [
+pub const DIRECTED: [Profile; 19] = [
     Profile::Newcomers,
     Profile::AcceptedLoss,
     Profile::HeldUp,
@@ -118,6 +122,8 @@ pub const DIRECTED: [Profile; 17] = [
     Profile::Lonely,
     Profile::Pairs,
     Profile::Halves,
+    Profile::Adoptions,
+    Profile::Strays,
 ];
 
 impl fmt::Display for Profile {
@@ -155,6 +161,8 @@ impl fmt::Display for Profile {
             Profile::Lonely => "lonely",
             Profile::Pairs => "pairs",
             Profile::Halves => "halves",
+            Profile::Adoptions => "adoptions",
+            Profile::Strays => "strays",
         })
     }
 }

@@ -33,6 +33,10 @@ impl World {
         else {
             return false;
         };
+        let system = |node: NodeId| self.nodes[node].disk.dir().map(|dir| &dir.system);
+        if system(node) != system(upstream) {
+            return false;
+        }
         let have = mine.len();
         if theirs.serves(mine.timeline(have), mine.end(have)).is_err() {
             return false;
@@ -218,10 +222,12 @@ impl World {
         let settings = self.nodes[node].settings.clone();
         let sees = !self.nodes[node].replay_is_still();
         let pg = &mut self.nodes[node].pg;
-        if pg.loaded == settings {
+        // Under another name it streams anew.
+        let renamed = std::mem::take(&mut pg.by_others);
+        if pg.loaded == settings && !renamed {
             return;
         }
-        let upstream_changed = pg.loaded.upstream != settings.upstream;
+        let upstream_changed = pg.loaded.upstream != settings.upstream || renamed;
         pg.loaded = settings;
         // A session looks for signals before its next statement.
         let delay = self.random(0, 5);

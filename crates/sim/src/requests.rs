@@ -80,7 +80,7 @@ impl World {
         }
     }
 
-    fn watch_lease(&mut self, lease: LeaseId) {
+    pub(crate) fn watch_lease(&mut self, lease: LeaseId) {
         if let Some(deadline) = self.store.deadline(lease) {
             self.after(deadline - self.now, Event::LeaseEnd(lease));
         }

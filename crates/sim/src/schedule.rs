@@ -67,16 +67,27 @@ fn play(world: &mut World, rng: &mut SmallRng, profile: Profile) {
     if profile == Profile::LateChanges {
         world.inject(Fault::DelayedRequests);
     }
-    // Its first member is alone until others join in the course of the faults.
-    let alone = profile == Profile::Newcomers;
-    let first = if alone { 1 } else { world.nodes.len() };
+    // Its first member is alone until others join in the course of the faults; or nobody of ours is there until then.
+    let alone = matches!(profile, Profile::Newcomers | Profile::Adoptions);
+    let first = match profile {
+        Profile::Newcomers => 1,
+        Profile::Adoptions => 0,
+        _ => world.nodes.len(),
+    };
+    if profile == Profile::Adoptions {
+        world.keep_by_others();
+    }
     for node in 0..first {
         world.start_agent(node);
     }
     if !spring(world, 2000) || !(alone || settle(world, "the beginning")) {
         return;
     }
-    let rounds = if alone { 1 } else { rng.random_range(2..=5) };
+    let rounds = match profile {
+        Profile::Newcomers => 1,
+        Profile::Adoptions => 2,
+        _ => rng.random_range(2..=5),
+    };
     for _ in 0..rounds {
         if !world.run_for(rng.random_range(100..2000)) {
             return;

@@ -188,7 +188,9 @@ pub(crate) fn faults_of(world: &mut World, rng: &mut SmallRng, profile: Profile)
         | Profile::Forgetters
         | Profile::Lonely
         | Profile::Pairs
-        | Profile::Halves => Vec::new(),
+        | Profile::Halves
+        | Profile::Adoptions
+        | Profile::Strays => Vec::new(),
         Profile::Paused => vec![(rng.random_range(0..3000), random_fault(world, rng))],
         Profile::Steps => vec![(0, random_fault(world, rng))],
         Profile::Single | Profile::Overlapping => {

@@ -120,6 +120,8 @@ pub struct Pg {
     pub process: Process,
     /// The guard has stopped it where it is.
     pub held: bool,
+    /// Another program, or a person, has started it, or pointed it last: nothing of ours is in its settings.
+    pub by_others: bool,
     /// Settings in force.
     pub loaded: Settings,
     /// The upstream as the agent's session has loaded it, which may be before or after those whom it concerns.
@@ -153,6 +155,7 @@ impl Pg {
             generation: 0,
             process: Process::Stopped,
             held: false,
+            by_others: false,
             loaded: Settings::default(),
             shown: None,
             replayed: 0,

@@ -5,16 +5,20 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use matriarch_core::decide::{ClusterView, LeaderKey, Millis};
-use matriarch_core::record::{StatusRecord, Versioned, key};
+use matriarch_core::record::{MemberRecord, StatusRecord, SyncRecord, Versioned, key};
 use matriarch_core::transaction::{Compare, Life, Txn, Write};
 use matriarch_core::{Lsn, MemberName};
 use serde::de::DeserializeOwned;
 
+/// What the version of a member of ours has in it.
+pub const OURS: &str = "+matriarch.";
 /// Identity of the only router there may be.
 pub const ROUTER: &str = "r";
 
 /// Identity of a lease.
 pub type LeaseId = u64;
+
+type Members = BTreeMap<MemberName, Versioned<MemberRecord>>;
 
 #[derive(Clone, Debug)]
 struct Entry {
@@ -210,10 +214,25 @@ impl Store {
             .collect()
     }
 
+    /// `sync`, or the revision of one that another program keeps: it knows of no epoch.
+    fn sync(&self) -> (Option<Versioned<SyncRecord>>, Option<u64>) {
+        match self.entries.get(key::SYNC) {
+            Some(entry) if !entry.value.contains("\"epoch\"") => (None, Some(entry.revision)),
+            _ => (self.record(key::SYNC), None),
+        }
+    }
+
+    /// Members of ours, and those that another program runs.
+    fn members(&self) -> (Members, Members) {
+        self.under::<MemberRecord>("members/").into_iter().partition(|(_, record)| record.value.version.contains(OURS))
+    }
+
     fn read(&self) -> View {
         let leader = self.entries.get(key::LEADER);
         let failover = self.record(key::FAILOVER);
         let status = self.record::<StatusRecord>(key::STATUS).map(|status| status.value).unwrap_or_default();
+        let (sync, sync_of_others) = self.sync();
+        let (members, strangers) = self.members();
         let cluster = ClusterView {
             revision: self.revision,
             initialize: self
@@ -223,10 +242,10 @@ impl Store {
             leader: leader.and_then(|entry| {
                 Some(LeaderKey { name: entry.value.parse().ok()?, revision: entry.revision, held: false })
             }),
-            sync: self.record(key::SYNC),
-            sync_of_others: None,
-            strangers: BTreeMap::new(),
-            members: self.under("members/").into_iter().map(|(name, record)| (name, record.value)).collect(),
+            sync,
+            sync_of_others,
+            strangers: strangers.into_iter().map(|(name, record)| (name.to_string(), record.value.version)).collect(),
+            members: members.into_iter().map(|(name, record)| (name, record.value)).collect(),
             pledges: self.under("pledges/"),
             failover_due: failover.is_some(),
             failover,

@@ -133,14 +133,15 @@ pub fn drop_invented(decision: &mut Decision) {
 
 /// A takeover does not compare this key.
 pub fn take_over_uncompared(decision: &mut Decision, unseen: &str) {
-    for action in &mut decision.actions {
-        if let Action::Commit(change) = action
-            && change.purpose == Purpose::Takeover
-        {
-            change.txn.compares.retain(|compare| match compare {
-                Compare::Absent { key } | Compare::Revision { key, .. } => key != unseen,
-            });
-        }
+    uncompared(decision, Purpose::Takeover, unseen);
+}
+
+/// Changes of one purpose do not compare this key.
+pub fn uncompared(decision: &mut Decision, purpose: Purpose, unseen: &str) {
+    for change in changes(decision, purpose) {
+        change.txn.compares.retain(|compare| match compare {
+            Compare::Absent { key } | Compare::Revision { key, .. } => key != unseen,
+        });
     }
 }
 

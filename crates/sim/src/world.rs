@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::event::{AgentEvent, Event, PgEvent};
 use crate::mutation::Mutation;
 use crate::node::{Node, NodeId};
+use crate::others::Others;
 use crate::store::{Backup, Store};
 use crate::trap::Trap;
 
@@ -129,6 +130,8 @@ pub struct World {
     pub delayed_requests: u32,
     /// The members.
     pub nodes: Vec<Node>,
+    /// The program that kept the cluster before ours.
+    pub others: Option<Others>,
     /// A router that has announced itself: whether it ever says that it holds.
     pub router: Option<bool>,
     /// Pairs of members that cannot replicate.
@@ -171,6 +174,7 @@ impl World {
             lost_answers: requests_late,
             delayed_requests: requests_late,
             nodes,
+            others: None,
             router: None,
             cuts: BTreeSet::new(),
             silenced: BTreeSet::new(),
@@ -361,6 +365,7 @@ impl World {
             Event::Inject(fault) => self.inject(fault),
             Event::Heal(fault) => self.heal(&fault),
             Event::Router => self.router_answers(),
+            Event::Others => self.others_tick(),
             Event::Check => {
                 self.check_regularly();
                 self.back_up();

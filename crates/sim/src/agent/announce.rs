@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::event::{AgentEvent, Ask};
 use crate::node::NodeId;
+use crate::store::OURS;
 use crate::world::World;
 
 /// Life of a member lease.
@@ -52,7 +53,9 @@ impl World {
 
     /// Writes the member record when it has changed.
     pub(super) fn announce(&mut self, node: NodeId, observation: &Observation) {
-        if observation.store.is_none() {
+        let Some(view) = &observation.store else { return };
+        // Ours would hide that the other program still runs here.
+        if view.sync.is_none() && view.strangers.contains_key(self.nodes[node].name.as_str()) {
             return;
         }
         let facts = self.member_facts(node, observation);
@@ -138,7 +141,7 @@ impl World {
             "api_url": format!("http://{name}:8008/patroni"),
             "state": facts.state,
             "role": facts.role,
-            "version": "4.0.0",
+            "version": format!("4.0.0{OURS}0"),
             "replication_state": facts.streaming.then_some("streaming"),
             "timeline": facts.timeline,
             "tags": tags,

@@ -74,6 +74,13 @@ impl World {
             return;
         }
         let generation = this.agent.generation + 1;
+        if this.disk.dir().is_some_and(|dir| dir.incarnation.is_none()) {
+            let identity = self.incarnation();
+            if let Some(dir) = self.nodes[node].disk.dir_mut() {
+                dir.incarnation = Some(identity);
+            }
+        }
+        let this = &mut self.nodes[node];
         if self.setup.mutation == Some(Mutation::PromiseForgotten) {
             this.promised_until = 0;
         }
@@ -344,7 +351,10 @@ impl World {
         if !agent.stopping || leads || agent.pending.is_some() || agent.job.is_some() {
             return;
         }
-        if self.nodes[node].pg.process == Process::Stopped {
+        // As long as the cluster is another program's, PostgreSQL is left as it is.
+        let guest = |view: &ClusterView| view.initialize.as_ref().is_some_and(|system| !system.value.is_empty());
+        let guest = self.nodes[node].newest.is_none() && observation.store.as_ref().is_some_and(guest);
+        if self.nodes[node].pg.process == Process::Stopped || guest {
             if let Some(lease) = agent.member_lease {
                 self.request(node, Ask::Revoke(lease));
             }

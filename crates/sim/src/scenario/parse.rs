@@ -6,6 +6,7 @@ use matriarch_core::decide::{CrashPolicy, Millis};
 
 use crate::fault::Fault;
 use crate::node::NodeId;
+use crate::others::Act;
 use crate::scenario::Condition;
 use crate::world::Setup;
 
@@ -29,8 +30,6 @@ pub enum Step {
     Begin(Fault),
     /// A fault ends.
     End(Fault),
-    /// A member's data is replaced by that of another cluster.
-    Foreign(NodeId),
     /// Time passes.
     Run(Millis),
     /// All of it comes to hold within this time.
@@ -149,12 +148,10 @@ fn members(setup: &Setup, names: &[&str]) -> Parsed<Vec<NodeId>> {
 }
 
 fn step(setup: &Setup, words: &[&str]) -> Parsed<Step> {
-    let of = |name: &str| member(setup, name);
     Ok(match *words {
         ["start", ref names @ ..] => Step::Start(members(setup, names)?),
         ["stop", ref names @ ..] if names.first() != Some(&"replay") => Step::Stop(members(setup, names)?),
         ["run", length] => Step::Run(time(length)?),
-        ["foreign", name] => Step::Foreign(of(name)?),
         ["wait" | "expect", ref rest @ .., "within", limit] => Step::Reach(conditions(setup, rest)?, time(limit)?),
         ["expect", ref rest @ .., "for", length] => Step::Hold(conditions(setup, rest)?, time(length)?),
         ["wait", ref rest @ ..] => Step::Reach(conditions(setup, rest)?, 60_000),
@@ -199,11 +196,31 @@ fn fault(setup: &Setup, words: &[&str]) -> Parsed<Fault> {
         ["accept", "loss", "on", name] => Fault::AcceptLoss(of(name)?),
         ["reinit", name] => Fault::Reinit(of(name)?),
         ["pause"] => Fault::Pause,
+        ["foreign", name] => Fault::Foreign(of(name)?),
+        ["other", "program", ref does @ ..] => Fault::Others(other_program(setup, does)?),
+        ["promote", name, "by", "hand"] => Fault::Others(Act::Promote(of(name)?)),
+        ["do", "what", "refusals", "ask"] => Fault::Others(Act::Amend),
         ["router"] => Fault::Router(true),
         ["router", "that", "never", "answers"] => Fault::Router(false),
         _ => {
             return Err(format!(
                 "'{}' is not understood; the README beside the scenarios has the words",
+                words.join(" ")
+            ));
+        }
+    })
+}
+
+fn other_program(setup: &Setup, words: &[&str]) -> Parsed<Act> {
+    let of = |name: &str| member(setup, name);
+    Ok(match *words {
+        ["keeps", "the", "cluster"] => Act::Keep,
+        ["stops", "on", name] => Act::Stop(of(name)?),
+        ["dies", "on", name] => Act::Die(of(name)?),
+        ["returns", "on", name] => Act::Return(of(name)?),
+        _ => {
+            return Err(format!(
+                "the other program keeps the cluster, stops, dies or returns on a member, not '{}'",
                 words.join(" ")
             ));
         }

@@ -2,7 +2,6 @@
 
 use matriarch_core::decide::Millis;
 
-use crate::disk::Disk;
 use crate::node::NodeId;
 use crate::scenario::condition::{Before, identities};
 use crate::scenario::{Condition, Scenario, Step};
@@ -37,7 +36,6 @@ fn play(world: &mut World, before: &mut Before, step: &Step) -> Result<(), Strin
         Step::Stop(nodes) => nodes.iter().for_each(|node| world.stop_agent(*node)),
         Step::Begin(fault) => world.inject(fault.clone()),
         Step::End(fault) => world.heal(fault),
-        Step::Foreign(node) => make_foreign(world, *node),
         Step::Run(time) => drop(world.run_for(*time)),
         Step::Reach(conditions, limit) => return reach(world, before, conditions, *limit),
         Step::Hold(conditions, time) => return hold(world, before, conditions, *time),
@@ -47,16 +45,6 @@ fn play(world: &mut World, before: &mut Before, step: &Step) -> Result<(), Strin
 
 fn start(world: &mut World, node: NodeId) {
     world.nodes[node].powered = true;
-    world.start_agent(node);
-}
-
-/// A data directory of another cluster, as a mistake in a configuration brings it.
-fn make_foreign(world: &mut World, node: NodeId) {
-    world.kill_agent(node);
-    world.kill_postgres(node);
-    if let Disk::Ready(dir) = &mut world.nodes[node].disk {
-        dir.system = "1234567890".to_owned();
-    }
     world.start_agent(node);
 }
 
