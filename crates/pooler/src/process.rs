@@ -262,12 +262,13 @@ impl Own {
         Ok(())
     }
 
-    /// Writes the configuration; true when that changed something.
+    /// Writes the configuration; true when that changed something. Clients wait for it, and [`Own::run`] writes it before PgBouncer
+    /// reads it for the first time, so nobody waits for the disk.
     pub(crate) fn write_ini(&self, target: Option<&Server>) -> Result<bool, PoolerError> {
         let users = fs::read_to_string(self.config.file("users.txt")).unwrap_or_default();
         let text = self.config.ini(target, secrets::has_md5(&users));
         let path = self.config.file("pgbouncer.ini");
-        Ok(files::write_atomic(&path, text.as_bytes(), 0o600, self.config.owner.as_ref())?)
+        Ok(files::write_passing(&path, text.as_bytes(), 0o600, self.config.owner.as_ref())?)
     }
 
     /// The PgBouncer that an earlier process of ours left running, or a new one.

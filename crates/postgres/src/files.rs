@@ -65,18 +65,32 @@ impl<T> Context<T> for rustix::io::Result<T> {
 /// Replaces `path` by `content` (temporary file, fsync, rename, fsync of the directory), owned by `owner` with `mode`.
 /// Returns false, and touches nothing, when the file already has that content and mode.
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32, owner: Option<&Owner>) -> Result<bool, FileError> {
+    let written = replace(path, content, mode, owner, true)?;
+    if written {
+        fsync_dir(parent(path))?;
+    }
+    Ok(written)
+}
+
+/// As [`write_atomic`], without waiting for the disk: for what is written anew whenever it is needed. Readers see the whole
+/// of it; a power cut may leave an older content, or none.
+pub fn write_passing(path: &Path, content: &[u8], mode: u32, owner: Option<&Owner>) -> Result<bool, FileError> {
+    replace(path, content, mode, owner, false)
+}
+
+fn replace(path: &Path, content: &[u8], mode: u32, owner: Option<&Owner>, durable: bool) -> Result<bool, FileError> {
     if is_already(path, content, mode) {
         return Ok(false);
     }
     let temporary = beside(path, &format!(".tmp-{:08x}", rand::random::<u32>()));
     let written = write_new(&temporary, content, mode, owner)
+        .and_then(|file| if durable { file.sync_all() } else { Ok(()) })
         .doing("write", &temporary)
         .and_then(|()| fs::rename(&temporary, path).doing("replace", path));
     if let Err(error) = written {
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }
-    fsync_dir(parent(path))?;
     Ok(true)
 }
 
@@ -87,7 +101,7 @@ fn is_already(path: &Path, content: &[u8], mode: u32) -> bool {
 
 // The directory belongs to the unprivileged owner, so the file must be new: following a link there would let that
 // owner choose what root overwrites.
-fn write_new(path: &Path, content: &[u8], mode: u32, owner: Option<&Owner>) -> io::Result<()> {
+fn write_new(path: &Path, content: &[u8], mode: u32, owner: Option<&Owner>) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     if let Some(owner) = owner {
         fchown(&file, Some(owner.uid), Some(owner.gid))?;
@@ -95,7 +109,7 @@ fn write_new(path: &Path, content: &[u8], mode: u32, owner: Option<&Owner>) -> i
     // The umask may have taken bits from the mode given at open.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(content)?;
-    file.sync_all()
+    Ok(file)
 }
 
 /// Makes `path` (and its parents, which stay ours) a directory of `owner` with `mode`; an existing one only gets

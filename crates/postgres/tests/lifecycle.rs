@@ -27,6 +27,8 @@ async fn a_member_fails_over_and_comes_back() {
         let (b_postmaster, b_sql) = b.join(&a, &a_sql).await;
         caught_up(&a_sql, &b_sql).await;
         check_probes(&a, &b, &a_sql, &b_sql).await;
+        check_segments(&a_sql).await;
+        caught_up(&a_sql, &b_sql).await;
 
         // The leader dies; the standby is promoted; each writes something the other does not have.
         a_postmaster.signal(rustix::process::Signal::KILL).unwrap();
@@ -103,6 +105,23 @@ async fn check_probes(a: &common::Node, b: &common::Node, a_sql: &Sql, b_sql: &S
     assert_eq!((receiver.sender_port, receiver.status.as_str()), (Some(a.instance.port), "streaming"));
     assert_eq!(a_sql.server().system_identifier, b_sql.server().system_identifier);
     assert_ne!(a.incarnation(), b.incarnation(), "the clone kept its source's incarnation");
+}
+
+/// A segment that is in use is left, and one that has just begun is not.
+async fn check_segments(sql: &Sql) {
+    let segment = async || value(sql, "SELECT pg_walfile_name(pg_current_wal_insert_lsn())").await;
+    sql.execute(
+        "write WAL",
+        "CREATE TABLE public.wide AS SELECT repeat(md5(x::text), 30) FROM generate_series(1, 3000) x",
+    )
+    .await
+    .unwrap();
+    let before = segment().await;
+    sql.begin_segment(LONG).await.unwrap();
+    let begun = segment().await;
+    assert!(begun > before, "{begun} follows {before}");
+    sql.begin_segment(LONG).await.unwrap();
+    assert_eq!(segment().await, begun);
 }
 
 async fn check_history(node: &common::Node, leader: &common::Node) {

@@ -17,6 +17,8 @@
 //! A start that was held up beyond the deadline (a frozen host, a wedged volume) comes after it has fired. So the agent
 //! disarms it, and hears that it is, before it starts anything that may run without a lease ([`GuardState::has_fired`]).
 
+mod charge;
+mod deeds;
 mod duty;
 mod link;
 mod process;

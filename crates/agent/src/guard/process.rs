@@ -2,12 +2,11 @@
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::{
@@ -15,9 +14,7 @@ use rustix::time::{
 };
 
 use super::Order;
-use super::duty::Duty;
-use super::watchdog::Watchdog;
-use crate::virtual_ip::Place;
+use super::charge::Charge;
 
 /// What a guard is told at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,40 +50,6 @@ impl GuardOptions {
 /// start PostgreSQL behind its back.
 const LONELY: u64 = 30_000;
 
-/// What the agent has said.
-#[derive(Default)]
-struct Charge {
-    duty: Duty,
-    /// What goes with it.
-    address: Option<Place>,
-    watchdog: Option<Watchdog>,
-}
-
-impl Charge {
-    /// Sees to the watchdog; returns when to look again.
-    fn keep_watchdog(&mut self) -> Option<u64> {
-        let (deadline, watchdog) = (self.duty.deadline(), self.watchdog.as_mut()?);
-        watchdog.keep(now(), deadline);
-        watchdog.wake(deadline)
-    }
-
-    /// When PostgreSQL is to be killed: before the watchdog would reset the host.
-    fn end(&self) -> Option<u64> {
-        let deadline = self.duty.deadline()?;
-        Some(self.watchdog.as_ref().map_or(deadline, |watchdog| watchdog.end(deadline)))
-    }
-
-    /// The answer to each order.
-    fn answer(&self) -> String {
-        let deadline = self.duty.told();
-        match self.watchdog.as_ref().map(|watchdog| watchdog.failure()) {
-            None => format!("{deadline}\n"),
-            Some(None) => format!("{deadline} watchdog\n"),
-            Some(Some(failure)) => format!("{deadline} watchdog {}\n", failure.replace('\n', " ")),
-        }
-    }
-}
-
 /// Runs until nobody needs it.
 ///
 /// # Errors
@@ -96,74 +59,124 @@ pub fn run(options: &GuardOptions) -> anyhow::Result<()> {
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::new(AtomicBool::new(false)))?;
     let listener = listen(&options.socket)?;
     let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-    let mut agent: Option<UnixStream> = None;
-    let mut charge = Charge::default();
-    let mut line = Vec::new();
-    let mut quit = false;
-    let mut told = String::new();
-    let mut alone = None;
-    while !quit {
-        let needed = agent.is_some() || charge.duty.deadline().is_some();
-        let ends = alone_since(&mut alone, needed).map(|since| since + LONELY);
-        if ends.is_some_and(|ends| now() >= ends) {
-            break;
-        }
-        let kept = charge.keep_watchdog().filter(|_| needed);
-        let wake = kept.into_iter().chain(charge.end()).chain(charge.duty.look()).chain(ends).min();
-        // What has become of the watchdog is told without being asked.
-        let answer = charge.answer();
-        if charge.watchdog.is_some()
-            && answer != told
-            && agent.as_mut().is_some_and(|stream| stream.write_all(answer.as_bytes()).is_err())
-        {
-            agent = None;
-        }
-        told = answer;
-        timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &absolute(wake))?;
-        let mut fds = vec![PollFd::new(&listener, PollFlags::IN), PollFd::new(&timer, PollFlags::IN)];
-        if let Some(stream) = &agent {
-            fds.push(PollFd::new(stream, PollFlags::IN));
-        }
-        match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        // The deadline first: an order that arrives together with it is too late.
-        // A guard that was late itself kicks first: its deadline may be far away.
-        charge.keep_watchdog();
-        if charge.end().is_some_and(|end| now() >= end) && charge.watchdog.is_none() && charge.duty.is_late(now()) {
-            hold(options, charge.address.as_ref());
-            charge.duty.held(now());
-        } else if charge.end().is_some_and(|end| now() >= end) {
-            let ended =
-                fire(options, charge.address.as_ref(), Duration::from_secs(30), "the lease ended without a renewal");
-            if let Some(watchdog) = charge.watchdog.as_mut().filter(|_| !ended) {
-                watchdog.abandon();
-            }
-            charge.duty.fired(now(), ended);
-        } else if charge.duty.look().is_some_and(|look| now() >= look) {
-            match matriarch_postgres::process::postmaster(&options.data_dir) {
-                Some(_) => {
-                    let why = "PostgreSQL was started after the lease had ended";
-                    let ended = fire(options, charge.address.as_ref(), Duration::from_secs(1), why);
-                    charge.duty.fired(now(), ended);
-                }
-                None => charge.duty.looked(now()),
-            }
-        }
-        if let Ok((stream, _)) = listener.accept() {
-            stream.set_nonblocking(true)?;
-            line.clear();
-            agent = Some(stream);
-        }
-        if let Some(stream) = &mut agent
-            && !serve(stream, &mut line, &mut charge, &mut quit, options)
-        {
-            agent = None;
-        }
+    let mut guard = Guard { options, charge: Charge::default(), agent: None, told: String::new(), alone: None };
+    while guard.is_needed() {
+        timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &absolute(guard.prepare()))?;
+        guard.wait(&listener, &timer)?;
+        guard.act();
+        guard.hear(&listener)?;
     }
     let _ = std::fs::remove_file(&options.socket);
     Ok(())
+}
+
+struct Guard<'a> {
+    options: &'a GuardOptions,
+    charge: Charge,
+    agent: Option<Agent>,
+    /// What the agent has heard unasked, or would have.
+    told: String,
+    /// Since when nobody has been there.
+    alone: Option<u64>,
+}
+
+impl Guard<'_> {
+    fn is_watched(&self) -> bool {
+        self.agent.is_some() || self.charge.is_armed()
+    }
+
+    /// Until it is told that it is not, or nobody has been there for a while.
+    fn is_needed(&mut self) -> bool {
+        self.alone = if self.is_watched() { None } else { self.alone.or_else(|| Some(now())) };
+        !self.charge.released && self.alone.is_none_or(|since| now() < since + LONELY)
+    }
+
+    /// Sees to what is due without a deadline; returns when to wake.
+    fn prepare(&mut self) -> Option<u64> {
+        let watched = self.is_watched();
+        let kept = self.charge.keep_watchdog(now()).filter(|_| watched);
+        // What has become of the watchdog is told without being asked.
+        let answer = self.charge.answer();
+        if self.charge.has_watchdog() && answer != self.told {
+            self.agent.take_if(|agent| !agent.tell(&answer));
+        }
+        self.told = answer;
+        kept.into_iter().chain(self.charge.wake()).chain(self.alone.map(|since| since + LONELY)).min()
+    }
+
+    fn wait(&self, listener: &UnixListener, timer: &OwnedFd) -> anyhow::Result<()> {
+        let mut fds = vec![PollFd::new(listener, PollFlags::IN), PollFd::new(timer, PollFlags::IN)];
+        fds.extend(self.agent.as_ref().map(|agent| PollFd::new(&agent.stream, PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The deadline comes before orders: one that arrives together with it is too late.
+    fn act(&mut self) {
+        // A guard that was late itself kicks first: its deadline may be far away.
+        self.charge.keep_watchdog(now());
+        self.charge.act(self.options, now);
+    }
+
+    /// Takes in an agent that has come, and what it says. A new one takes the place of the one before.
+    fn hear(&mut self, listener: &UnixListener) -> anyhow::Result<()> {
+        if let Ok((stream, _)) = listener.accept() {
+            stream.set_nonblocking(true)?;
+            self.agent = Some(Agent { stream, unread: Vec::new() });
+        }
+        if self.agent.as_mut().is_some_and(|agent| !agent.serve(&mut self.charge, self.options)) {
+            self.agent = None;
+        }
+        Ok(())
+    }
+}
+
+/// The agent's connection.
+struct Agent {
+    stream: UnixStream,
+    /// The beginning of a line.
+    unread: Vec<u8>,
+}
+
+impl Agent {
+    /// False when the agent is gone.
+    fn tell(&mut self, answer: &str) -> bool {
+        self.stream.write_all(answer.as_bytes()).is_ok()
+    }
+
+    /// Takes orders and answers each; false when the agent is gone.
+    fn serve(&mut self, charge: &mut Charge, options: &GuardOptions) -> bool {
+        if !self.read() {
+            return false;
+        }
+        while let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.unread.drain(..=end).collect();
+            let Some(order) = std::str::from_utf8(&line).ok().and_then(Order::parse) else { return false };
+            charge.take(order, options, now());
+            if !self.tell(&charge.answer()) {
+                return false;
+            }
+            charge.release_what_was_left(options, now());
+        }
+        true
+    }
+
+    /// What has arrived; false when the agent is gone, or is none.
+    fn read(&mut self) -> bool {
+        let mut buffer = [0u8; 256];
+        while self.unread.len() <= 4096 {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return false,
+                Ok(count) => self.unread.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        false
+    }
 }
 
 fn listen(socket: &std::path::Path) -> anyhow::Result<UnixListener> {
@@ -175,121 +188,6 @@ fn listen(socket: &std::path::Path) -> anyhow::Result<UnixListener> {
         .map_err(|error| anyhow::anyhow!("the guard cannot listen on {}: {error}", socket.display()))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-/// Reads orders and answers each; false when the agent is gone.
-fn serve(
-    stream: &mut UnixStream,
-    line: &mut Vec<u8>,
-    charge: &mut Charge,
-    quit: &mut bool,
-    options: &GuardOptions,
-) -> bool {
-    let mut buffer = [0u8; 256];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return false,
-            Ok(count) => line.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return false,
-        }
-        if line.len() > 4096 {
-            return false;
-        }
-    }
-    while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-        let text: Vec<u8> = line.drain(..=end).collect();
-        let Some(order) = std::str::from_utf8(&text).ok().and_then(Order::parse) else { return false };
-        let held = charge.duty.holds();
-        match order {
-            Order::Address(place) => charge.address = Some(place),
-            Order::Watchdog(settings) => {
-                if charge.watchdog.as_ref().is_none_or(|watchdog| !watchdog.has(&settings)) {
-                    // The one before is closed first: the device can be open once.
-                    charge.watchdog = None;
-                    charge.watchdog = Some(Watchdog::new(settings, now()));
-                }
-            }
-            Order::Arm(at) => charge.duty.arm(at, now()),
-            Order::Disarm => charge.duty.disarm(),
-            Order::Report => {}
-            Order::Quit => {
-                charge.duty.disarm();
-                *quit = true;
-            }
-        }
-        if held && !charge.duty.holds() {
-            release(options);
-        }
-        // The confirmed deadline has its watchdog with it.
-        charge.keep_watchdog();
-        if stream.write_all(charge.answer().as_bytes()).is_err() {
-            return false;
-        }
-    }
-    true
-}
-
-/// Since when it has been alone, if it is.
-fn alone_since(alone: &mut Option<u64>, needed: bool) -> Option<u64> {
-    if needed {
-        *alone = None;
-        return None;
-    }
-    Some(*alone.get_or_insert_with(now))
-}
-
-/// What cannot be held is ended a moment later, as it would have been. The address goes at once, for another host may have it by
-/// now; an agent that still leads takes it again.
-fn hold(options: &GuardOptions, address: Option<&Place>) {
-    let removal = Removal::begin(address);
-    let outcome = matriarch_postgres::process::hold_tree(&options.data_dir);
-    let text = outcome.map_or_else(|error| format!("could not be held: {error}"), |()| "is held meanwhile".to_owned());
-    let dir = options.data_dir.display();
-    eprintln!("guard: this host stood still while the lease ended; PostgreSQL in {dir} {text}");
-    removal.end();
-}
-
-/// The agent has the lead again, or wants PostgreSQL to go on for another reason.
-fn release(options: &GuardOptions) {
-    if let Err(error) = matriarch_postgres::process::release_tree(&options.data_dir) {
-        eprintln!("guard: PostgreSQL in {} is still held: {error}", options.data_dir.display());
-    }
-}
-
-/// False when PostgreSQL could not be ended.
-fn fire(options: &GuardOptions, address: Option<&Place>, limit: Duration, why: &str) -> bool {
-    // Begun first, since ending a process that hangs in the kernel can take long.
-    let removal = Removal::begin(address);
-    let outcome = matriarch_postgres::process::kill_tree(&options.data_dir, limit);
-    let ended = outcome.is_ok();
-    let text = match outcome {
-        Ok(killed) => format!("{killed} processes killed"),
-        Err(error) => format!("failed: {error}"),
-    };
-    // The guard has no logger of its own; its standard error is the agent's log.
-    eprintln!("guard: {why}: PostgreSQL in {} was ended, {text}", options.data_dir.display());
-    removal.end();
-    ended
-}
-
-/// The address of this member's primary, on its way off the interface.
-struct Removal<'a>(Option<(&'a Place, anyhow::Result<Child>)>);
-
-impl<'a> Removal<'a> {
-    fn begin(address: Option<&'a Place>) -> Removal<'a> {
-        Removal(address.filter(|place| place.is_here()).map(|place| (place, place.begin_removal())))
-    }
-
-    fn end(self) {
-        let Some((place, removal)) = self.0 else { return };
-        match removal.and_then(|mut child| Ok(child.wait()?)) {
-            Ok(_) if !place.is_here() => eprintln!("guard: {} was taken off {}", place.address, place.interface),
-            Ok(status) => eprintln!("guard: {} is still on {}: {status}", place.address, place.interface),
-            Err(error) => eprintln!("guard: {} is still on {}: {error:#}", place.address, place.interface),
-        }
-    }
 }
 
 fn now() -> u64 {

@@ -203,6 +203,13 @@ async fn a_primary_whose_host_stood_still_is_held_for_a_moment() {
     assert!(!process::any_stopped(&data_dir), "it goes on before the guard answers");
     sql.query("answer a test", "SELECT 1", LONG).await.unwrap();
 
+    // A guard that was killed while it held PostgreSQL has a successor.
+    process::hold_tree(&data_dir).unwrap();
+    drop(guard);
+    let guard = Guard::start(GuardOptions { data_dir: data_dir.clone(), socket: dir.path().join("guard") });
+    assert_eq!(guard.ask(Order::Arm(ahead)), ahead);
+    sql.query("answer a test", "SELECT 1", LONG).await.unwrap();
+
     guard.ask(Order::Arm(long_past));
     wait_until("it is ended in the end", || process::tree(&data_dir).is_empty());
     assert_eq!(guard.ask(Order::Report), long_past, "it has fired");

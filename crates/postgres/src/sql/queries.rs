@@ -12,6 +12,8 @@ use crate::roles::{quote_identifier, quote_literal};
 /// PostgreSQL tells nobody when a promotion is done or replay stands still, so these are asked for at this pace; each
 /// question costs some 50 microseconds.
 const PACE: Duration = Duration::from_millis(5);
+/// So much of a segment is sent again in no time.
+const HARDLY_USED: u32 = 1024 * 1024;
 
 /// A setting that waits for a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +70,30 @@ impl Sql {
     /// Runs a CHECKPOINT (a restartpoint on a standby).
     pub async fn checkpoint(&self, limit: Duration) -> Result<(), SqlError> {
         self.query("write a checkpoint", "CHECKPOINT", limit).await.map(|_| ())
+    }
+
+    /// Begins a new segment of WAL unless the one in use has only just begun, and waits until synchronous standbys have the
+    /// end of the one before, for `limit` at most. A standby that turns to another primary is sent its segment from the
+    /// beginning, twice when the timeline changes in it, and confirms nothing before.
+    pub async fn begin_segment(&self, limit: Duration) -> Result<(), SqlError> {
+        let (what, end) = ("begin a segment of WAL", Instant::now() + limit);
+        let switch = format!(
+            "SELECT CASE WHEN (pg_walfile_name_offset(pg_current_wal_insert_lsn())).file_offset > {HARDLY_USED} \
+             THEN pg_switch_wal() END"
+        );
+        if self.single(what, &switch).await?.is_none() {
+            return Ok(());
+        }
+        // The switch itself ends before the rest of its segment.
+        let Some(begun) = self.single(what, "SELECT pg_current_wal_flush_lsn()").await? else { return Ok(()) };
+        let behind = format!(
+            "SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum') AND flush_lsn < {}",
+            quote_literal(&begun)
+        );
+        while self.single(what, &behind).await?.as_deref() != Some("0") && Instant::now() < end {
+            sleep(PACE).await;
+        }
+        Ok(())
     }
 
     /// Makes PostgreSQL read its configuration files again. It happens shortly after; see [`Sql::configuration_errors`]
