@@ -8,21 +8,31 @@ use matriarch_config::{LocalConfig, Store};
 use x509_parser::pem::Pem;
 
 const DAY: i64 = 86_400;
+/// Purposes of certificates that servers show: the first of the file is their own, the rest its chain.
+const SERVER: &str = "server";
+const REST: &str = "restapi";
 
 /// Every certificate that the local configuration names: the server's, the authorities, the roles' own, and what the store is
-/// shown; of a file with several the one that ends first (of a server's file the first, which is its own). A file that cannot be read
+/// shown, and what the API and its clients have; of a file with several the one that ends first (of a server's file the first, which
+/// is its own). A file that cannot be read
 /// has a row that says so. Reads the files.
 pub fn certificates(config: &LocalConfig) -> Vec<CertificateRow> {
     let local = &config.postgresql;
     let mut named: Vec<(String, &Path)> = Vec::new();
     if let Some(tls) = &local.tls {
-        named.push(("server".to_owned(), &tls.cert_file));
+        named.push((SERVER.to_owned(), &tls.cert_file));
         named.extend(tls.ca_file.iter().map(|file| ("ca".to_owned(), file.as_path())));
     }
     let authentication = &local.authentication;
     for (name, role) in [("replication", &authentication.replication), ("rewind", authentication.rewind())] {
         named.extend(role.sslcert.iter().map(|file| (name.to_owned(), file.as_path())));
         named.extend(role.sslrootcert.iter().map(|file| (format!("{name} ca"), file.as_path())));
+    }
+    let (restapi, ctl) = (&config.restapi, &config.ctl);
+    for (purpose, file) in
+        [(REST, &restapi.certfile), ("restapi ca", &restapi.cafile), ("ctl", &ctl.certfile), ("ctl ca", &ctl.cacert)]
+    {
+        named.extend(file.iter().map(|file| (purpose.to_owned(), file.as_path())));
     }
     let (cert, ca) = match &config.store {
         Store::Etcd(etcd) => (&etcd.cert, &etcd.cacert),
@@ -72,7 +82,8 @@ fn read(bytes: &[u8], purpose: &str) -> Result<(String, Timestamp), String> {
         let end = Timestamp::from_second(certificate.validity().not_after.timestamp());
         found.push((certificate.subject().to_string(), end.map_err(|error| error.to_string())?));
     }
-    let chosen = if purpose == "server" { found.into_iter().next() } else { found.into_iter().min_by_key(|one| one.1) };
+    let own = [SERVER, REST].contains(&purpose);
+    let chosen = if own { found.into_iter().next() } else { found.into_iter().min_by_key(|one| one.1) };
     chosen.ok_or_else(|| "it holds no certificate".to_owned())
 }
 

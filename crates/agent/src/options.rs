@@ -9,7 +9,8 @@ use matriarch_core::MemberName;
 use matriarch_core::record::NOSTREAM;
 use matriarch_postgres::Instance;
 use matriarch_postgres::bootstrap::InitdbOptions;
-use matriarch_postgres::conf::ServerTls;
+use matriarch_postgres::conf::ServerTls as PostgresTls;
+use matriarch_tls::ServerTls;
 use serde_json::Value;
 
 use crate::dumped;
@@ -24,8 +25,10 @@ pub struct Options {
     pub instance: Instance,
     /// `host:port` under which other members and clients reach PostgreSQL.
     pub postgres_address: String,
-    /// `http://host:port` under which the API is reached.
+    /// `http://host:port` or `https://host:port` under which the API is reached.
     pub api_url: String,
+    /// What the API shows and trusts, if it speaks TLS.
+    pub api_tls: Option<Arc<ServerTls>>,
     /// PostgreSQL's log.
     pub postgres_log: PathBuf,
     /// The log goes on through the agent's; else it is a file for people.
@@ -41,7 +44,7 @@ pub struct Options {
     /// Lines of `pg_ident.conf`, likewise.
     pub pg_ident: Option<Vec<String>>,
     /// TLS of this PostgreSQL.
-    pub tls: Option<ServerTls>,
+    pub tls: Option<PostgresTls>,
     /// Tags.
     pub tags: BTreeMap<String, Value>,
     /// How a new cluster is made.
@@ -87,6 +90,7 @@ impl Options {
             ("name", old.name != new.name),
             ("log", old.log != new.log),
             ("restapi", old.restapi != new.restapi),
+            ("ctl", old.ctl != new.ctl),
             ("store", old.store != new.store),
             ("proxy", old.proxy != new.proxy),
             ("virtual_ip", old.virtual_ip != new.virtual_ip),

@@ -37,9 +37,13 @@ pub fn outcome(result: Result<CommandDone, CommandError>) -> Response {
     }
 }
 
-/// 401, for a request without the right credentials.
+/// 401, for a request without the right credentials; 403, as in Patroni, for one without a certificate.
 pub fn unauthorized(refusal: Refusal) -> Response {
     let what = match refusal {
+        Refusal::Uncertified => {
+            let remedy = "show one that an authority of restapi.cafile has signed: ctl.certfile and ctl.keyfile, or --cert and --key";
+            return error(StatusCode::FORBIDDEN, "client certificate required", remedy);
+        }
         Refusal::Missing => "this request needs credentials and came without",
         Refusal::Wrong => "the credentials of this request are not the right ones",
     };

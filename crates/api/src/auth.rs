@@ -14,8 +14,10 @@ use crate::base64;
 #[derive(Clone)]
 pub struct Auth(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     writes_open: bool,
+    certificates: bool,
     reads: Reads,
     tokens: Vec<String>,
     basic: Option<(String, String)>,
@@ -31,9 +33,15 @@ pub enum Reads {
     Closed,
 }
 
+/// Whoever asks has shown a certificate that is trusted: part of the requests of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Certified;
+
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
+    /// No certificate was shown.
+    Uncertified,
     /// No credentials came with it.
     Missing,
     /// They are not the right ones.
@@ -50,17 +58,31 @@ impl Auth {
     pub fn accept(tokens: Vec<String>, basic: Option<(String, String)>, reads: Reads) -> Self {
         let tokens = tokens.into_iter().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         let basic = basic.filter(|(_, password)| !password.is_empty());
-        Auth(Arc::new(Inner { writes_open: false, reads, tokens: tokens.collect(), basic }))
+        Auth(Arc::new(Inner { writes_open: false, certificates: false, reads, tokens: tokens.collect(), basic }))
+    }
+
+    /// The same, with changes and members for those alone who show a certificate. Where there are no other credentials it is
+    /// enough.
+    pub fn with_certificates(self) -> Self {
+        Auth(Arc::new(Inner { certificates: true, ..Inner::clone(&self.0) }))
     }
 
     /// Anybody may do everything. Only for a listener that nobody else can reach.
     pub fn none() -> Self {
-        Auth(Arc::new(Inner { writes_open: true, reads: Reads::Open, tokens: Vec::new(), basic: None }))
+        let (reads, tokens) = (Reads::Open, Vec::new());
+        Auth(Arc::new(Inner { writes_open: true, certificates: false, reads, tokens, basic: None }))
     }
 
-    /// Judges a request by its headers; `write` when it changes something.
-    pub fn check(&self, headers: &HeaderMap, write: bool) -> Result<(), Refusal> {
-        let open = if write { self.0.writes_open } else { self.0.reads == Reads::Open };
+    /// Judges a request by its headers and by the certificate that was shown, if one was; `write` when it changes something.
+    pub fn check(&self, headers: &HeaderMap, certified: Option<Certified>, write: bool) -> Result<(), Refusal> {
+        let wanted = write && self.0.certificates;
+        if wanted && certified.is_none() {
+            return Err(Refusal::Uncertified);
+        }
+        let open = match write {
+            true => self.0.writes_open || (wanted && !self.has_secrets()),
+            false => self.0.reads == Reads::Open,
+        };
         if open {
             return Ok(());
         }
@@ -78,9 +100,12 @@ impl Auth {
     }
 
     /// Judges another member, which shares the credentials of this one where there are any.
-    pub fn check_member(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let shared = !self.0.tokens.is_empty() || self.0.basic.is_some();
-        if shared { self.check(headers, true) } else { self.check(headers, false) }
+    pub fn check_member(&self, headers: &HeaderMap, certified: Option<Certified>) -> Result<(), Refusal> {
+        self.check(headers, certified, self.has_secrets() || self.0.certificates)
+    }
+
+    fn has_secrets(&self) -> bool {
+        !self.0.tokens.is_empty() || self.0.basic.is_some()
     }
 
     fn basic_ok(&self, secret: &str) -> bool {
@@ -111,6 +136,7 @@ impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Auth")
             .field("writes_open", &self.0.writes_open)
+            .field("certificates", &self.0.certificates)
             .field("reads", &self.0.reads)
             .field("tokens", &self.0.tokens.len())
             .field("basic", &self.0.basic.is_some())
@@ -143,44 +169,64 @@ mod tests {
             Auth::accept(vec!["tok en".into(), "s3cret\n".into()], Some(("u".into(), "p:w".into())), Reads::Open);
         let basic = |text: &str| format!("Basic {}", base64::encode(text.as_bytes()));
         for good in ["Bearer s3cret", "bearer  s3cret", &basic("u:p:w"), &basic("anybody:s3cret")] {
-            assert_eq!(auth.check(&headers(good), true), Ok(()), "{good}");
+            assert_eq!(auth.check(&headers(good), None, true), Ok(()), "{good}");
         }
         for bad in
             ["Bearer", "Bearer ", "Bearer s3cre", "Bearer s3crets3cret", "s3cret", &basic("u:p"), "Basic !!", "Basic"]
         {
-            assert_eq!(auth.check(&headers(bad), true), Err(Refusal::Wrong), "{bad}");
+            assert_eq!(auth.check(&headers(bad), None, true), Err(Refusal::Wrong), "{bad}");
         }
-        assert_eq!(auth.check(&HeaderMap::new(), true), Err(Refusal::Missing));
-        assert_eq!(auth.check(&HeaderMap::new(), false), Ok(()));
+        assert_eq!(auth.check(&HeaderMap::new(), None, true), Err(Refusal::Missing));
+        assert_eq!(auth.check(&HeaderMap::new(), None, false), Ok(()));
     }
 
     #[test]
     fn without_secrets_nothing_opens() {
         let auth = Auth::accept(vec![" ".into()], Some(("u".into(), String::new())), Reads::Closed);
         for header in ["Bearer ", "Bearer x", "Basic Og==", "Basic dTo="] {
-            assert_eq!(auth.check(&headers(header), true), Err(Refusal::Wrong), "{header}");
+            assert_eq!(auth.check(&headers(header), None, true), Err(Refusal::Wrong), "{header}");
         }
-        assert_eq!(auth.check(&HeaderMap::new(), false), Err(Refusal::Missing));
-        assert!(Auth::none().check(&HeaderMap::new(), true).is_ok());
+        assert_eq!(auth.check(&HeaderMap::new(), None, false), Err(Refusal::Missing));
+        assert!(Auth::none().check(&HeaderMap::new(), None, true).is_ok());
     }
 
     #[test]
     fn members_need_the_secret_where_there_is_one() {
         let right = headers("Bearer s3cret");
-        assert_eq!(Auth::token("s3cret").check_member(&right), Ok(()));
-        assert_eq!(Auth::token("s3cret").check_member(&HeaderMap::new()), Err(Refusal::Missing));
+        assert_eq!(Auth::token("s3cret").check_member(&right, None), Ok(()));
+        assert_eq!(Auth::token("s3cret").check_member(&HeaderMap::new(), None), Err(Refusal::Missing));
         let open = Auth::accept(Vec::new(), None, Reads::Open);
-        assert_eq!(open.check_member(&HeaderMap::new()), Ok(()));
-        assert_eq!(open.check(&right, true), Err(Refusal::Wrong), "changes stay closed");
+        assert_eq!(open.check_member(&HeaderMap::new(), None), Ok(()));
+        assert_eq!(open.check(&right, None, true), Err(Refusal::Wrong), "changes stay closed");
     }
 
     #[test]
     fn what_a_member_presents_opens_its_twin() {
         let auth = Auth::accept(vec!["tok".into()], Some(("u".into(), "p:w".into())), Reads::Open);
         for presented in [authorization(Some("tok\n"), None), authorization(None, Some(("u", "p:w")))] {
-            assert_eq!(auth.check_member(&headers(&presented.unwrap())), Ok(()));
+            assert_eq!(auth.check_member(&headers(&presented.unwrap()), None), Ok(()));
         }
         assert_eq!(authorization(None, None), None);
+    }
+
+    #[test]
+    fn a_certificate_is_asked_for_beside_the_secret_and_is_enough_without_one() {
+        let (none, shown) = (HeaderMap::new(), Some(Certified));
+        let both = Auth::token("s3cret").with_certificates();
+        let right = headers("Bearer s3cret");
+        assert_eq!(both.check(&right, None, true), Err(Refusal::Uncertified));
+        assert_eq!(both.check(&none, shown, true), Err(Refusal::Missing));
+        assert_eq!(both.check(&right, shown, true), Ok(()));
+        assert_eq!(both.check(&none, None, false), Ok(()));
+        assert_eq!(both.check_member(&right, None), Err(Refusal::Uncertified));
+        assert_eq!(both.check_member(&none, shown), Err(Refusal::Missing));
+
+        let alone = Auth::accept(Vec::new(), None, Reads::Open).with_certificates();
+        assert_eq!(alone.check(&none, None, true), Err(Refusal::Uncertified));
+        assert_eq!((alone.check(&none, shown, true), alone.check_member(&none, shown)), (Ok(()), Ok(())));
+        // One that is not asked for opens nothing.
+        let asked_for_none = Auth::accept(Vec::new(), None, Reads::Open);
+        assert_eq!(asked_for_none.check(&none, shown, true), Err(Refusal::Missing));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A typed client of the interface. Every request has its own connection and its own deadline.
 
+mod error;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
@@ -8,11 +10,13 @@ use axum::http::{Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
+use matriarch_tls::{PeerTls, Wire, explained};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+pub use self::error::ClientError;
 use crate::types::{
     ArchiveCheckRow, ArchiveStatus, BlowBody, ClusterStatus, DrillLog, DrillRecord, ErrorBody, FailoverBody,
     HistoryLine, MemberStatus, ReinitializeBody, RestartBody, StatusPage, SwitchoverBody,
@@ -26,74 +30,18 @@ const LIMIT: usize = 16 << 20;
 pub struct Client {
     base: String,
     address: String,
+    tls: Option<Tls>,
     authorization: Option<String>,
     connect: Duration,
     read: Duration,
     command: Duration,
 }
 
-/// Why a request failed; each names the address and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The address cannot be used.
-    #[error("'{url}' is no address of an agent: {why}; expected http://HOST:PORT")]
-    BadAddress {
-        /// As given.
-        url: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// No connection, or it broke.
-    #[error("{url} does not answer: {source}; check that the agent runs there ('matriarch list' shows who does)")]
-    Unreachable {
-        /// What was asked.
-        url: String,
-        /// What happened.
-        source: io::Error,
-    },
-    /// No answer in time.
-    #[error("{url} did not answer within {} ms; its agent hangs or the network loses packets: look at its log", after.as_millis())]
-    Timeout {
-        /// What was asked.
-        url: String,
-        /// How long it took.
-        after: Duration,
-    },
-    /// 401.
-    #[error("{url} refuses the request: {}; {remedy}", error)]
-    Unauthorized {
-        /// What was asked.
-        url: String,
-        /// The agent's words.
-        error: String,
-        /// The agent's advice.
-        remedy: String,
-    },
-    /// Any other refusal.
-    #[error("{url} answered {status}: {text}")]
-    Refused {
-        /// What was asked.
-        url: String,
-        /// HTTP status code.
-        status: u16,
-        /// The agent's words.
-        text: String,
-    },
-    /// The answer is not what this version understands.
-    #[error("{url} answered something else than expected ({why}); is it an agent, and of this version?")]
-    BadAnswer {
-        /// What was asked.
-        url: String,
-        /// What is wrong.
-        why: String,
-    },
-}
-
-impl ClientError {
-    /// The member could not be asked at all, so asking another one makes sense.
-    pub fn is_away(&self) -> bool {
-        matches!(self, ClientError::Unreachable { .. } | ClientError::Timeout { .. })
-    }
+/// How the member is spoken to if its address begins with `https://`.
+#[derive(Clone)]
+struct Tls {
+    host: String,
+    peer: PeerTls,
 }
 
 /// The answer to a command: Patroni's line of text, and whether it is done or scheduled.
@@ -106,28 +54,36 @@ pub struct Reply {
 }
 
 impl Client {
-    /// A client of the agent at `base`: `http://host:port`, with or without a path such as `/patroni`. `authorization` is the
-    /// value of its header ([`crate::authorization`]).
+    /// A client of the agent at `base`: `http://host:port` or `https://host:port`, with or without a path such as `/patroni`.
+    /// `authorization` is the value of its header ([`crate::authorization`]). With TLS the system's authorities are trusted and
+    /// nothing is shown, unless [`Client::with_tls`] says otherwise.
     pub fn new(base: &str, authorization: Option<String>) -> Result<Self, ClientError> {
         let bad = |why: &str| ClientError::BadAddress { url: base.to_owned(), why: why.to_owned() };
         let uri: Uri = base.parse().map_err(|failure| bad(&format!("{failure}")))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(bad("TLS is not supported yet")),
-            _ => return Err(bad("it must start with http://")),
-        }
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(bad("it must start with http:// or https://")),
+        };
         let authority =
             uri.authority().filter(|authority| !authority.host().is_empty()).ok_or_else(|| bad("no host"))?;
-        let port = authority.port_u16().unwrap_or(80);
+        let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let address = format!("{}:{port}", authority.host());
         Ok(Client {
-            base: format!("http://{address}"),
+            base: format!("{}://{address}", if secure { "https" } else { "http" }),
             address,
+            tls: secure.then(|| Tls { host: authority.host().to_owned(), peer: PeerTls::default() }),
             authorization,
             connect: Duration::from_secs(2),
             read: Duration::from_secs(5),
             command: Duration::from_secs(80),
         })
+    }
+
+    /// The same with other certificates, if the address begins with `https://`.
+    pub fn with_tls(mut self, peer: PeerTls) -> Self {
+        self.tls = self.tls.map(|tls| Tls { peer, ..tls });
+        self
     }
 
     /// The same with other deadlines for connecting and for reading.
@@ -143,7 +99,7 @@ impl Client {
         self
     }
 
-    /// `http://host:port`.
+    /// `http://host:port` or `https://host:port`.
     pub fn base(&self) -> &str {
         &self.base
     }
@@ -346,12 +302,22 @@ impl Client {
         limit: Duration,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let timeout = |after| ClientError::Timeout { url: self.url(path), after };
-        let unreachable = |source| ClientError::Unreachable { url: self.url(path), source };
+        let unreachable = |source: io::Error| match explained(&source) {
+            Some(why) => ClientError::Tls { url: self.url(path), why },
+            None => ClientError::Unreachable { url: self.url(path), source },
+        };
         let stream = match tokio::time::timeout(self.connect, TcpStream::connect(&self.address)).await {
             Ok(stream) => stream.map_err(unreachable)?,
             Err(_) => return Err(timeout(self.connect)),
         };
         let _ = stream.set_nodelay(true);
+        let stream = match &self.tls {
+            None => Wire::Plain(stream),
+            Some(tls) => match tokio::time::timeout(limit, tls.peer.secure(&tls.host, stream)).await {
+                Ok(secured) => secured.map_err(unreachable)?,
+                Err(_) => return Err(timeout(limit)),
+            },
+        };
         match tokio::time::timeout(limit, self.speak(stream, method, path, body)).await {
             Ok(answer) => answer.map_err(unreachable),
             Err(_) => Err(timeout(limit)),
@@ -360,7 +326,7 @@ impl Client {
 
     async fn speak(
         &self,
-        stream: TcpStream,
+        stream: Wire,
         method: Method,
         path: &str,
         body: Option<String>,
@@ -385,7 +351,14 @@ impl Client {
         // The connection is driven here rather than in a task, so nothing outlives the deadline.
         tokio::select! {
             answer = &mut exchange => answer,
-            _ = connection => exchange.await,
+            ended = connection => {
+                let answer = exchange.await;
+                // A peer that does not accept our certificate says so to the connection, which may only then be written to.
+                match ended.map_err(io::Error::other) {
+                    Err(cause) if answer.is_err() && explained(&cause).is_some() => Err(cause),
+                    _ => answer,
+                }
+            }
         }
     }
 }

@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use matriarch_tls::Wire;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 use crate::answer;
 use crate::routes::App;
@@ -52,6 +52,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
     responses(
         (status = 101, description = "Speak"),
         (status = 400, description = "No name", body = crate::types::ErrorBody),
+        (status = 403, description = "No client certificate was shown (verify_client)", body = crate::types::ErrorBody),
         (status = 409, description = "Another cluster, or a name that is not admitted", body = crate::types::ErrorBody),
         (status = 426, description = "No request to upgrade", body = crate::types::ErrorBody),
     ))]
@@ -85,10 +86,13 @@ pub async fn heartbeat(State(app): State<App>, request: Request) -> Response {
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
-/// Without the layers that HTTP needed: they cost at every beat. None when the member spoke before it was admitted.
+/// Without the layers that HTTP needed: they cost at every beat (TLS stays where there is any). None when the member spoke before it was admitted.
 fn bare(upgraded: Upgraded) -> Option<HeartbeatStream> {
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => parts.read_buf.is_empty().then(|| Box::new(parts.io.into_inner()) as HeartbeatStream),
+    match upgraded.downcast::<TokioIo<Wire>>() {
+        Ok(parts) => parts.read_buf.is_empty().then(|| match parts.io.into_inner() {
+            Wire::Plain(stream) => Box::new(stream) as HeartbeatStream,
+            secured => Box::new(secured),
+        }),
         Err(upgraded) => Some(Box::new(TokioIo::new(upgraded))),
     }
 }

@@ -23,7 +23,7 @@ mod schedule;
 mod server;
 pub mod types;
 
-pub use auth::{Auth, Reads, authorization};
+pub use auth::{Auth, Certified, Reads, authorization};
 pub use backend::{Backend, Command, CommandDone, CommandError, Live, Outcome};
 pub use client::{Client, ClientError, Reply};
 pub use routes::{OTHER_PATHS, router, router_with};

@@ -37,6 +37,15 @@ pub fn document() -> String {
     let scheme = |scheme| SecurityScheme::Http(Http::new(scheme));
     components.add_security_scheme("token", scheme(HttpAuthScheme::Bearer));
     components.add_security_scheme("basic", scheme(HttpAuthScheme::Basic));
+    let operations = document
+        .paths
+        .paths
+        .values_mut()
+        .flat_map(|path| [&mut path.post, &mut path.put, &mut path.patch, &mut path.delete].into_iter().flatten());
+    for operation in operations {
+        let refused = ResponseBuilder::new().description("No client certificate was shown (verify_client)").build();
+        operation.responses.responses.insert("403".to_owned(), RefOr::T(refused));
+    }
     for (path, check, summary) in CHECKS {
         document.paths.paths.insert((*path).to_owned(), health_check(*check, summary));
     }

@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Extension, Json};
 
-use crate::auth::Auth;
+use crate::auth::{Auth, Certified};
 use crate::backend::Backend;
 use crate::health::{CHECKS, Check, judge};
 use crate::nearest::nearest;
@@ -100,9 +100,10 @@ pub const OTHER_PATHS: &[&str] = &[
 
 async fn authenticate(State(auth): State<Auth>, request: Request, next: Next) -> Response {
     let read = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let certified = request.extensions().get::<Certified>().copied();
     let judged = match request.uri().path() {
-        heartbeat::PATH => auth.check_member(request.headers()),
-        _ => auth.check(request.headers(), !read),
+        heartbeat::PATH => auth.check_member(request.headers(), certified),
+        _ => auth.check(request.headers(), certified, !read),
     };
     match judged {
         Ok(()) => next.run(request).await,

@@ -7,11 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use matriarch_tls::{Refused, ServerTls, Wire};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+
+use crate::auth::Certified;
 
 /// Bounds of the listener and of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,16 +51,22 @@ const BUFFER: usize = 16 << 10;
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// [`serve_with`] under [`Limits::default`].
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()> + Send) -> io::Result<()> {
-    serve_with(listener, router, shutdown, Limits::default()).await
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<Arc<ServerTls>>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    serve_with(listener, router, tls, shutdown, Limits::default()).await
 }
 
-/// Answers requests until `shutdown`, then lets those under way finish for two seconds.
+/// Answers requests, with TLS or without, until `shutdown`, then lets those under way finish for two seconds.
 ///
 /// Errors: only when the listening socket itself is broken.
 pub async fn serve_with(
     listener: TcpListener,
     router: Router,
+    tls: Option<Arc<ServerTls>>,
     shutdown: impl Future<Output = ()> + Send,
     limits: Limits,
 ) -> io::Result<()> {
@@ -72,9 +84,11 @@ pub async fn serve_with(
         };
         match accepted {
             Ok((stream, _)) => {
-                let (router, stopping) = (router.clone(), stopping.clone());
+                let (router, tls, stopping) = (router.clone(), tls.clone(), stopping.clone());
                 tokio::spawn(async move {
-                    connection(stream, router, stopping, limits).await;
+                    if let Some(wire) = open(stream, tls, &limits).await {
+                        connection(wire, router, stopping, limits).await;
+                    }
                     drop(slot);
                 });
             }
@@ -94,15 +108,45 @@ pub async fn serve_with(
     Ok(())
 }
 
-async fn connection(stream: TcpStream, router: Router, mut stopping: watch::Receiver<bool>, limits: Limits) {
+/// Shakes hands, if there is TLS, in the time that a request's headers have.
+async fn open(stream: TcpStream, tls: Option<Arc<ServerTls>>, limits: &Limits) -> Option<Wire> {
     // Answers are small and written at once: waiting to fill a packet would only delay them.
     let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return Some(Wire::Plain(stream)) };
+    let from = stream.peer_addr().map_or_else(|_| "nobody".to_owned(), |address| address.ip().to_string());
+    // In a box, so that connections without TLS do not carry the room for it.
+    match tokio::time::timeout(limits.headers, Box::pin(tls.accept(stream))).await {
+        Ok(Ok(wire)) => Some(wire),
+        Ok(Err(Refused { reason, certificate: true })) => {
+            tracing::warn!("a client at {from} is refused: {reason} (restapi.verify_client)");
+            None
+        }
+        Ok(Err(Refused { reason, certificate: false })) => {
+            tracing::debug!("no TLS with {from}: {reason}");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("no TLS with {from}: the handshake takes more than {:?}", limits.headers);
+            None
+        }
+    }
+}
+
+async fn connection(wire: Wire, router: Router, mut stopping: watch::Receiver<bool>, limits: Limits) {
+    let certified = wire.is_certified().then_some(Certified);
+    let inner = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(certified) = certified {
+            request.extensions_mut().insert(certified);
+        }
+        inner.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.headers)
         .max_buf_size(BUFFER)
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(wire), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     tokio::select! {

@@ -61,7 +61,7 @@ fn of_client(error: &ClientError) -> u8 {
     match error {
         ClientError::BadAddress { .. } => code::CONFIG,
         ClientError::Unreachable { .. } | ClientError::Timeout { .. } => code::UNAVAILABLE,
-        ClientError::Unauthorized { .. } => code::PERMISSION,
+        ClientError::Unauthorized { .. } | ClientError::Tls { .. } => code::PERMISSION,
         ClientError::Refused { status: 400 | 404 | 413 | 422, .. } => code::DATA,
         ClientError::Refused { .. } => code::TEMPORARY,
         ClientError::BadAnswer { .. } => code::SOFTWARE,

@@ -167,7 +167,7 @@ pub async fn in_turn<T, F: Future<Output = Result<T, ClientError>>>(
     let mut last = None;
     for endpoint in endpoints {
         match ask(target.asking_client(&endpoint.api_url)?).await {
-            Err(away @ ClientError::Unreachable { .. }) => last = Some(away),
+            Err(away @ (ClientError::Unreachable { .. } | ClientError::Tls { .. })) => last = Some(away),
             Err(away @ ClientError::Timeout { after, .. }) if after < Duration::from_secs(1) => last = Some(away),
             other => return other,
         }

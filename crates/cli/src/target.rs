@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use matriarch_api::{Client, ClientError};
+use matriarch_tls::PeerTls;
 
 /// A cluster and how to reach it.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +15,8 @@ pub struct Target {
     pub members: Vec<Endpoint>,
     /// Value of the `Authorization` header for commands ([`matriarch_api::authorization`]).
     pub authorization: Option<String>,
+    /// Who is trusted, and what is shown, where agents speak TLS.
+    pub tls: PeerTls,
     /// How to reach PostgreSQL.
     pub connection: Connection,
 }
@@ -23,7 +26,7 @@ pub struct Target {
 pub struct Endpoint {
     /// Name of the member.
     pub name: String,
-    /// `http://host:port`, with or without a path.
+    /// `http://host:port` or `https://host:port`, with or without a path.
     pub api_url: String,
 }
 
@@ -54,16 +57,20 @@ const PATIENT: Duration = Duration::from_secs(5);
 impl Target {
     /// A client for one agent with the target's credentials and short deadlines for reading.
     pub fn client(&self, api_url: &str) -> Result<Client, ClientError> {
-        Ok(Client::new(api_url, self.authorization.clone())?.with_timeouts(CONNECT, READ))
+        Ok(self.reach(api_url)?.with_timeouts(CONNECT, READ))
     }
 
     /// The same with a long deadline for the answer: for agents that are known to be awake.
     pub fn asking_client(&self, api_url: &str) -> Result<Client, ClientError> {
-        Ok(Client::new(api_url, self.authorization.clone())?.with_timeouts(CONNECT, PATIENT))
+        Ok(self.reach(api_url)?.with_timeouts(CONNECT, PATIENT))
     }
 
     /// The same with long deadlines.
     pub fn patient_client(&self, api_url: &str) -> Result<Client, ClientError> {
-        Ok(Client::new(api_url, self.authorization.clone())?.with_timeouts(CONNECT * 4, PATIENT))
+        Ok(self.reach(api_url)?.with_timeouts(CONNECT * 4, PATIENT))
+    }
+
+    fn reach(&self, api_url: &str) -> Result<Client, ClientError> {
+        Ok(Client::new(api_url, self.authorization.clone())?.with_tls(self.tls.clone()))
     }
 }

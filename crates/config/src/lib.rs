@@ -44,9 +44,9 @@ pub use dynamic::{
 pub use limits::{HOT_STANDBY_LIMITS, RestartOrder, restart_order};
 pub use local::load::ConfigError;
 pub use local::{
-    Authentication, Bootstrap, BootstrapDump, BootstrapRestore, Consul, ConsulConsistency, Credentials, Etcd,
+    Authentication, Bootstrap, BootstrapDump, BootstrapRestore, Consul, ConsulConsistency, Credentials, Ctl, Etcd,
     InitdbOption, InterfaceAddress, LocalConfig, LocalPostgres, Log, LogFormat, LogLevel, Pooler, PostgresLog, Proxy,
-    RestApi, RestoreFrom, Role, Store, Tags, Tls, VirtualIp, Watchdog, WatchdogMode,
+    RestApi, RestoreFrom, Role, Store, Tags, Tls, VerifyClient, VirtualIp, Watchdog, WatchdogMode,
 };
 pub use patch::{patch, set_path};
 pub use pooler::check_pooler_setting;

@@ -1,8 +1,7 @@
 //! Where the members of a cluster agree: the distributed configuration store.
 //!
 //! Owns: the [`Store`] trait and its types ([`store`]), what can go wrong ([`error`]), the engines
-//! ([`memory`] for tests, [`sqlite`] for several processes on one host, [`etcd`], [`consul`]), TLS towards stores
-//! ([`tls`]), the clock that leases are
+//! ([`memory`] for tests, [`sqlite`] for several processes on one host, [`etcd`], [`consul`]), the clock that leases are
 //! counted on ([`clock`]) and the suite that every engine must pass ([`conformance`]).
 //! Must not: know what a leader or a member is, decide anything, or retry on its own; keys and values
 //! are opaque text here. Start reading at [`Store`].
@@ -16,7 +15,6 @@ pub mod memory;
 pub mod rhythm;
 pub mod sqlite;
 pub mod store;
-pub mod tls;
 
 pub use clock::boot_clock_ms;
 pub use consul::ConsulStore;

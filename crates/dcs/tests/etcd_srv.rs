@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use matriarch_dcs::etcd::{EtcdOptions, Servers};
-use matriarch_dcs::tls::TlsFiles;
 use matriarch_dcs::{EtcdStore, Store, StoreError, Txn};
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::etcd::{self, Plan};
+use matriarch_tls::TlsFiles;
 
 /// How long anything that must come by itself may take, on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(60);

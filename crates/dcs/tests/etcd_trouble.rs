@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use matriarch_dcs::etcd::{Endpoint, EtcdOptions, Password, Servers, User};
-use matriarch_dcs::tls::TlsFiles;
 use matriarch_dcs::{Committed, EtcdStore, Revision, Store, StoreError, Txn};
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::etcd::{self, EtcdCluster, Plan};
+use matriarch_tls::TlsFiles;
 
 /// How long anything that must come by itself may take, on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -17,10 +17,12 @@ use matriarch_config::{
 use matriarch_postgres::bootstrap::InitdbOptions;
 use matriarch_postgres::conf::ServerTls;
 use matriarch_postgres::{Binaries, Credentials, Instance, Owner, owner};
+use matriarch_tls::VerifyClient;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::api_tls;
 use crate::credentials::ApiCredentials;
 use crate::logging::{self, LogFormat};
 use crate::proxy::{beside_agent, follow_beside_agent, stop_asked};
@@ -91,14 +93,17 @@ pub async fn run(args: AgentArgs, file: &Path) -> anyhow::Result<()> {
     let store = store::open(&StoreAddress::from(&config.store), &config.prefix(), true).await?;
     let options = Arc::new(Options { supervised: args.is_supervised(), ..options(&config, file)? });
     let credentials = ApiCredentials::read(&config)?;
-    let auth = credentials.auth();
-    let heartbeats = Heartbeats::new(config.scope.clone(), config.name.clone(), credentials.header());
+    let tls = options.api_tls.clone();
+    let certified = tls.as_ref().is_some_and(|tls| tls.verify() != VerifyClient::None);
+    let auth = if certified { credentials.auth().with_certificates() } else { credentials.auth() };
+    let peers = api_tls::peers(&config);
+    let heartbeats = Heartbeats::new(config.scope.clone(), config.name.clone(), credentials.header(), peers);
     let shared = Shared::new(store.clone(), heartbeats);
 
     let listener = listen(&config, left_api).await?;
     let (program, next_api) = (asked.program().to_owned(), listener.as_fd().try_clone_to_owned());
     let router = matriarch_api::router(Arc::new(AgentBackend::new(shared.clone())), auth);
-    let api = tokio::spawn(matriarch_api::serve(listener, router, api_down.clone().cancelled_owned()));
+    let api = tokio::spawn(matriarch_api::serve(listener, router, tls, api_down.clone().cancelled_owned()));
 
     let told = shared.clone();
     tokio::spawn(async move {
@@ -151,10 +156,16 @@ pub fn start_logging(config: &LocalConfig, format: Option<LogFormat>) {
 
 /// Makes way on SIGUSR2, once the program that takes over has proved to work.
 async fn upgrade_on_signal(mut asked: Asked, shared: Arc<Shared>, config: PathBuf) {
-    let check = [OsString::from("config"), "check".into(), config.into()];
+    let check = [OsString::from("config"), "check".into(), config.as_os_str().to_owned()];
     loop {
         asked.for_working(&check).await;
-        shared.upgrade();
+        // The next program would not start either, with PostgreSQL left to the guard.
+        let tls = LocalConfig::load(config.as_path()).ok().map(|local| api_tls::server(&local));
+        match tls {
+            Some(Err(error)) => tracing::error!("the program is not exchanged: {error:#}"),
+            // A file that the next program alone understands is its own business: it has proved to.
+            Some(Ok(_)) | None => shared.upgrade(),
+        }
     }
 }
 
@@ -225,7 +236,8 @@ fn options(config: &LocalConfig, file: &Path) -> anyhow::Result<Options> {
             }),
         },
         postgres_address: local.connect_address.to_string(),
-        api_url: format!("http://{}", config.restapi.connect_address),
+        api_url: config.restapi.url(),
+        api_tls: api_tls::server(config)?,
         postgres_log,
         stream_postgres_log: config.log.postgresql == PostgresLog::Stream,
         libpq: local.libpq(&authentication.replication),

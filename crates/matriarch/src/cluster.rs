@@ -9,8 +9,10 @@ use matriarch_cli::{Connection, Endpoint, Failure, Target, code};
 use matriarch_config::LocalConfig;
 use matriarch_dcs::consul::ConsulOptions;
 use matriarch_dcs::etcd::EtcdOptions;
+use matriarch_tls::PeerTls;
 use serde::{Deserialize, Serialize};
 
+use crate::api_tls::ApiAccess;
 use crate::credentials::ApiCredentials;
 use crate::store::{self, StoreAccess, StoreAddress};
 
@@ -37,6 +39,8 @@ pub struct Which {
     /// Where clusters live in the store: `namespace` of their configuration files (default: /service)
     #[arg(long, global = true, value_name = "PATH", env = "MATRIARCH_NAMESPACE", help_heading = WHICH)]
     pub namespace: Option<String>,
+    #[command(flatten)]
+    pub api: ApiAccess,
     /// Token for commands, when the cluster was not made by `matriarch up`
     #[arg(
         long,
@@ -58,6 +62,7 @@ struct Named {
     scope: String,
     namespace: String,
     authorization: Option<String>,
+    peers: PeerTls,
 }
 
 impl Named {
@@ -104,6 +109,7 @@ impl Which {
                 (None, Some(config)) => ApiCredentials::readable(config)?.header(),
                 (None, None) => None,
             },
+            peers: self.api.peers(config.as_ref()),
         }))
     }
 }
@@ -247,6 +253,7 @@ impl Found {
                     })
                     .collect(),
                 authorization: matriarch_api::authorization(Some(&cluster.token), None),
+                tls: PeerTls::default(),
                 connection: Connection {
                     read_write: Some(format!("127.0.0.1:{}", cluster.read_write)),
                     read_only: Some(format!("127.0.0.1:{}", cluster.read_only)),
@@ -331,6 +338,7 @@ async fn from_store(named: &Named) -> anyhow::Result<Target> {
         cluster: scope.clone(),
         members,
         authorization: named.authorization.clone(),
+        tls: named.peers.clone(),
         connection: Connection { superuser: "postgres".to_owned(), ..Connection::default() },
     })
 }

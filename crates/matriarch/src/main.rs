@@ -1,6 +1,7 @@
 //! One binary: chooses the verb, picks the store's engine, and hands over to the crates.
 
 mod agent;
+mod api_tls;
 mod backup;
 mod chore;
 mod cluster;

@@ -34,7 +34,7 @@ pub fn start(config: &LocalConfig, shared: &Shared) -> Option<(watch::Sender<()>
         tracing::warn!("in Consul the service is called {name}: '{}' cannot be part of a DNS name", config.scope);
     }
     let address = config.postgresql.connect_address.clone();
-    let api_url = format!("http://{}", config.restapi.connect_address);
+    let api_url = config.restapi.url();
     let instance =
         move |role| Instance { role, host: address.host.clone(), port: address.port, api_url: api_url.clone() };
 

@@ -7,8 +7,8 @@ use clap::Args;
 use matriarch_config::{Address, ConsulConsistency};
 use matriarch_dcs::consul::{self, Consistency, ConsulOptions, Token};
 use matriarch_dcs::etcd::{Endpoint, EtcdOptions, Password, Servers, User};
-use matriarch_dcs::tls::TlsFiles;
 use matriarch_dcs::{ConsulStore, EtcdStore, SqliteStore, Store};
+use matriarch_tls::TlsFiles;
 use serde_json::{Value, json};
 
 /// Where a cluster's records are kept: `sqlite:PATH`, `etcd:HOST:PORT[,HOST:PORT…]` (`etcds:` with TLS), `etcd:srv:DOMAIN`,

@@ -142,7 +142,7 @@ impl Watcher {
         if now + EARLY >= self.beat_at {
             self.beat_at = now + BEAT;
             let beat = self.hub.state().beat(self.echo);
-            if self.link.as_ref().is_some_and(|link| !link.send(&beat)) {
+            if self.link.as_mut().is_some_and(|link| !link.send(&beat)) {
                 self.disconnect();
             }
         }
@@ -201,7 +201,7 @@ impl Watcher {
     }
 
     fn is_same_place(&self, next: &Target) -> bool {
-        let place = |target: &Target| (target.name.clone(), target.agent.clone(), target.postgres.clone());
+        let place = |target: &Target| (target.name.clone(), target.agent.clone(), target.tls, target.postgres.clone());
         place(next) == place(&self.target)
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use matriarch_api::heartbeat::{MEMBER, PATH, PROTOCOL, SCOPE};
 use matriarch_core::heartbeat::Port;
+use matriarch_tls::{Wire, explained};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -32,17 +33,16 @@ pub enum Attempt {
 
 /// A connection over which heartbeats go.
 pub struct Link {
-    stream: TcpStream,
+    stream: Wire,
     buffer: Box<[u8; LONGEST]>,
     filled: usize,
 }
 
 impl Link {
     /// Sends without waiting; false when the connection is of no use any more.
-    pub fn send(&self, beat: &Beat) -> bool {
-        let line = beat.line();
+    pub fn send(&mut self, beat: &Beat) -> bool {
         // Half a line cannot be taken back, and a peer that does not read for so long is as good as gone.
-        self.stream.try_write(line.as_bytes()).is_ok_and(|written| written == line.len())
+        self.stream.send_now(beat.line().as_bytes())
     }
 
     /// The next answer; may be dropped and called again.
@@ -111,14 +111,25 @@ impl Attempt {
 }
 
 impl From<io::Error> for Attempt {
+    /// Whoever speaks, and with whom no TLS comes about, is there.
     fn from(error: io::Error) -> Attempt {
-        Attempt::Failed(port_of(&error), Port::Silent)
+        match explained(&error) {
+            Some(why) => Attempt::Refused(why),
+            None => Attempt::Failed(port_of(&error), Port::Silent),
+        }
     }
 }
 
 /// Asks to be admitted.
-async fn ask(hub: &Heartbeats, target: &Target, mut stream: TcpStream) -> Result<Link, Attempt> {
+async fn ask(hub: &Heartbeats, target: &Target, stream: TcpStream) -> Result<Link, Attempt> {
     stream.set_nodelay(true)?;
+    let mut stream = match target.tls {
+        true => {
+            let host = target.agent.rsplit_once(':').map_or(target.agent.as_str(), |(host, _)| host);
+            Box::pin(hub.peers.secure(host, stream)).await?
+        }
+        false => Wire::Plain(stream),
+    };
     let authorization =
         hub.authorization.as_ref().map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
     let request = format!(
@@ -127,6 +138,7 @@ async fn ask(hub: &Heartbeats, target: &Target, mut stream: TcpStream) -> Result
         target.agent, hub.scope, hub.name
     );
     stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     let mut head = Vec::with_capacity(512);
     // Nothing but the head can come before we have spoken.
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -145,7 +157,10 @@ async fn ask(hub: &Heartbeats, target: &Target, mut stream: TcpStream) -> Result
     let body = rest.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     let said = serde_json::from_str::<serde_json::Value>(body).ok();
     let said = said.as_ref().and_then(|said| said["error"].as_str()).unwrap_or(first);
-    let remedy =
-        if first.contains(" 401") { "; give all members the same restapi.token or restapi.authentication" } else { "" };
+    let remedy = match first.split(' ').nth(1) {
+        Some("401") => "; give all members the same restapi.token or restapi.authentication",
+        Some("403") => "; name one with ctl.certfile and ctl.keyfile",
+        _ => "",
+    };
     Err(Attempt::Refused(format!("{said}{remedy}")))
 }

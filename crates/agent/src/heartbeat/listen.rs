@@ -15,6 +15,12 @@ use super::frame::{Beat, LONGEST};
 /// A connection over which nothing comes for so long, or up to twice as long, is ended.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// All of it, also what a layer of TLS keeps for later.
+async fn tell(stream: &mut HeartbeatStream, answer: &str) -> std::io::Result<()> {
+    stream.write_all(answer.as_bytes()).await?;
+    stream.flush().await
+}
+
 impl Heartbeats {
     /// Listens to an admitted member until it ends the connection, says what cannot be, or connects anew.
     pub async fn listen(self: Arc<Self>, hello: Hello, mut stream: HeartbeatStream) {
@@ -64,7 +70,7 @@ impl Heartbeats {
                 // Whoever sends and does not read is not waited for.
                 let written = tokio::select! {
                     biased;
-                    written = stream.write_all(answer.as_bytes()) => written.is_ok(),
+                    written = tell(stream, &answer) => written.is_ok(),
                     () = &mut idle => false,
                 };
                 if !written {

@@ -15,6 +15,7 @@ use matriarch_api::heartbeat::{Hello, NotAdmitted};
 use matriarch_core::decide::{Millis, Pulse, Stance, Support};
 use matriarch_core::{Incarnation, MemberName};
 use matriarch_dcs::boot_clock_ms;
+use matriarch_tls::PeerTls;
 use tokio::sync::{Notify, Semaphore, watch};
 
 pub use follow::follow;
@@ -34,6 +35,8 @@ pub struct Target {
     pub epoch: u64,
     /// `host:port` of its agent.
     pub agent: String,
+    /// It speaks TLS there.
+    pub tls: bool,
     /// `host:port` of its PostgreSQL.
     pub postgres: String,
 }
@@ -65,6 +68,7 @@ pub struct Heartbeats {
     scope: String,
     name: MemberName,
     authorization: Option<String>,
+    peers: PeerTls,
     state: Mutex<State>,
     target: watch::Sender<Option<Arc<Target>>>,
     /// Something is worth saying before the next beat.
@@ -91,12 +95,13 @@ struct State {
 }
 
 impl Heartbeats {
-    /// Of one member. `authorization` is the header it presents to others.
-    pub fn new(scope: String, name: MemberName, authorization: Option<String>) -> Arc<Heartbeats> {
+    /// Of one member. `authorization` is the header it presents to others, `peers` how it speaks to those with TLS.
+    pub fn new(scope: String, name: MemberName, authorization: Option<String>, peers: PeerTls) -> Arc<Heartbeats> {
         Arc::new(Heartbeats {
             scope,
             name,
             authorization,
+            peers,
             state: Mutex::new(State {
                 said: Said::default(),
                 round_at: boot_clock_ms(),

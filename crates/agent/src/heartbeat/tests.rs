@@ -5,6 +5,7 @@ use std::time::Duration;
 use matriarch_api::{Auth, Reads};
 use matriarch_core::decide::Evidence;
 use matriarch_dcs::MemoryStore;
+use matriarch_tls::ServerTls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -15,12 +16,18 @@ use crate::{AgentBackend, Shared};
 const PATIENCE: Duration = Duration::from_secs(20);
 const TOKEN: &str = "s3cret";
 
+mod tls;
+
 fn name(text: &str) -> MemberName {
     text.parse().unwrap()
 }
 
 fn member(text: &str) -> Arc<Heartbeats> {
-    Heartbeats::new("demo".to_owned(), name(text), matriarch_api::authorization(Some(TOKEN), None))
+    member_with(text, PeerTls::default())
+}
+
+fn member_with(text: &str, peers: PeerTls) -> Arc<Heartbeats> {
+    Heartbeats::new("demo".to_owned(), name(text), matriarch_api::authorization(Some(TOKEN), None), peers)
 }
 
 fn says(stance: Stance) -> Said {
@@ -35,16 +42,21 @@ struct Agent {
 
 impl Agent {
     async fn start(hub: Arc<Heartbeats>, auth: Auth) -> Agent {
+        Agent::start_tls(hub, auth, None).await
+    }
+
+    async fn start_tls(hub: Arc<Heartbeats>, auth: Auth, tls: Option<Arc<ServerTls>>) -> Agent {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Shared::new(Arc::new(MemoryStore::new()), hub.clone());
         let router = matriarch_api::router(Arc::new(AgentBackend::new(shared)), auth);
-        tokio::spawn(matriarch_api::serve(listener, router, std::future::pending()));
+        tokio::spawn(matriarch_api::serve(listener, router, tls, std::future::pending()));
         Agent { hub, address }
     }
 
     fn target(&self, epoch: u64, postgres: &str) -> Target {
-        Target { name: self.hub.name.clone(), epoch, agent: self.address.to_string(), postgres: postgres.to_owned() }
+        let (name, agent, postgres) = (self.hub.name.clone(), self.address.to_string(), postgres.to_owned());
+        Target { name, epoch, agent, tls: false, postgres }
     }
 
     /// Sends an HTTP request and returns the start of what comes back, and the connection.

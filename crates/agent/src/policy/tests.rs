@@ -32,6 +32,7 @@ fn options(tags: Value) -> Options {
         },
         postgres_address: "127.0.0.1:5432".into(),
         api_url: "http://127.0.0.1:8008".into(),
+        api_tls: None,
         postgres_log: "/d/log".into(),
         stream_postgres_log: false,
         libpq: BTreeMap::new(),

@@ -29,16 +29,28 @@ pub(super) struct Unsaved {
 
 /// Where the other members are reached, also those whose record has expired.
 #[derive(Default)]
-pub(super) struct Neighbours(BTreeMap<MemberName, (String, String)>);
+pub(super) struct Neighbours(BTreeMap<MemberName, Place>);
+
+/// Where a member is reached.
+#[derive(Clone, PartialEq, Eq)]
+struct Place {
+    /// `host:port` of its agent, and whether that speaks TLS.
+    agent: String,
+    tls: bool,
+    /// `host:port` of its PostgreSQL.
+    postgres: String,
+}
 
 impl Neighbours {
     pub fn take_in(&mut self, view: &ClusterView) {
         for (name, record) in &view.members {
             let Some(postgres) = record.address() else { continue };
-            let Some((_, agent)) = record.api_url.split_once("://") else { continue };
-            let agent = agent.split('/').next().unwrap_or(agent);
-            if self.0.get(name).is_none_or(|(known, port)| (known.as_str(), port.as_str()) != (agent, postgres)) {
-                self.0.insert(name.clone(), (agent.to_owned(), postgres.to_owned()));
+            let Some((scheme, agent)) = record.api_url.split_once("://") else { continue };
+            let (agent, tls) = (agent.split('/').next().unwrap_or(agent), scheme == "https");
+            let same =
+                |known: &Place| (known.agent.as_str(), known.tls, known.postgres.as_str()) == (agent, tls, postgres);
+            if !self.0.get(name).is_some_and(same) {
+                self.0.insert(name.clone(), Place { agent: agent.to_owned(), tls, postgres: postgres.to_owned() });
             }
         }
     }
@@ -85,8 +97,8 @@ impl Shell {
     /// Whom the store names as the leader of the newest epoch, also while its key has expired.
     pub(super) fn leader_to_hear(&self) -> Option<Target> {
         let sync = self.newest_sync().filter(|sync| sync.released.is_none() && sync.leader != *self.options.name())?;
-        let (agent, postgres) = self.neighbours.0.get(&sync.leader)?.clone();
-        Some(Target { name: sync.leader.clone(), epoch: sync.epoch, agent, postgres })
+        let Place { agent, tls, postgres } = self.neighbours.0.get(&sync.leader)?.clone();
+        Some(Target { name: sync.leader.clone(), epoch: sync.epoch, agent, tls, postgres })
     }
 
     /// A look at PostgreSQL; whether it is another than before. A stream that has ended may mean that the leader has.

@@ -218,6 +218,9 @@ impl Shell {
     pub(super) fn reload_local(&mut self) -> Result<String, String> {
         self.configured = None;
         self.published.member = None;
+        if self.options.api_tls.is_some() {
+            self.certificates_are_due();
+        }
         let Some(file) = &self.options.config_file else { return Ok("the configuration is loaded again".to_owned()) };
         let new = LocalConfig::load(file).map_err(|error| format!("the old local configuration stays: {error}"))?;
         let mut options = (*self.options).clone();

@@ -48,16 +48,25 @@ impl Shell {
             None => now + FILES.max(self.config.loop_wait.as_millis() as Millis),
         };
         let (place, local) = (self.upkeep.certificates.clone(), self.local.clone());
+        let api_tls = self.options.api_tls.clone();
         let log = (!self.options.stream_postgres_log).then(|| self.options.postgres_log.clone());
         tokio::task::spawn_blocking(move || {
             if let Some(local) = local {
                 let rows = certificates::certificates(&local);
                 *place.lock().unwrap_or_else(PoisonError::into_inner) = rows;
             }
+            if let Some(tls) = api_tls {
+                tls.look();
+            }
             if let Some(log) = log {
                 postgres_log::rotate(&log);
             }
         });
+    }
+
+    /// Has them read at once, for whoever has just renewed them and says so.
+    pub(super) fn certificates_are_due(&mut self) {
+        self.upkeep.files_due = 0;
     }
 
     /// The certificates as last read.
@@ -78,6 +87,7 @@ impl Shell {
         };
         let archive = || self.pg.probe.as_ref().filter(|_| self.options.from_archive()).and_then(no_archive);
         let archiver = || self.archiver.problem();
+        let api = || Some(format!("REST API: {}", self.options.api_tls.as_ref()?.problem()?));
         self.pg
             .files
             .problem()
@@ -92,6 +102,7 @@ impl Shell {
             .or_else(|| self.founding_problem())
             .or_else(stream)
             .or_else(|| self.pooler_role_problem())
+            .or_else(api)
             .or_else(|| certificates::problem(&self.certificates()))
     }
 

@@ -157,6 +157,10 @@ pub async fn start() -> Server {
 }
 
 pub async fn start_with(auth: Auth, limits: Limits) -> Server {
+    start_tls(auth, limits, None).await
+}
+
+pub async fn start_tls(auth: Auth, limits: Limits, tls: Option<Arc<matriarch_tls::ServerTls>>) -> Server {
     let script = Arc::new(Script {
         member: Mutex::new(primary()),
         cluster: Mutex::new(cluster()),
@@ -173,6 +177,7 @@ pub async fn start_with(auth: Auth, limits: Limits) -> Server {
     let ended = tokio::spawn(serve_with(
         listener,
         router,
+        tls,
         async {
             let _ = stopped.await;
         },

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use matriarch_api::*;
 use matriarch_cli::*;
+use matriarch_tls::PeerTls;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -177,7 +178,7 @@ pub async fn cluster() -> Cluster {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api_url = format!("http://{}/patroni", listener.local_addr().unwrap());
         let agent = Arc::new(Agent { name: name.into(), world: world.clone() });
-        tokio::spawn(serve(listener, router(agent, Auth::token(TOKEN)), std::future::pending()));
+        tokio::spawn(serve(listener, router(agent, Auth::token(TOKEN)), None, std::future::pending()));
         members.push(Endpoint { name: name.into(), api_url });
     }
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -188,6 +189,7 @@ pub async fn cluster() -> Cluster {
         cluster: "demo".into(),
         members,
         authorization: matriarch_api::authorization(Some(TOKEN), None),
+        tls: PeerTls::default(),
         connection,
     };
     Cluster { world, target, _silent: silent }

@@ -58,6 +58,12 @@ pub(crate) const KEYS: &[Key] = &[
     key("log", Kind::Section { keys: LOG, rule: None }, "The agent's log.").effect(Effect::Mixed),
     key("restapi", Kind::Section { keys: RESTAPI, rule: Some(rules::restapi as Rule) }, "The agent's REST API.")
         .effect(Effect::Restart),
+    key(
+        "ctl",
+        Kind::Section { keys: CTL, rule: Some(rules::ctl as Rule) },
+        "How members and verbs ask APIs that speak TLS.",
+    )
+    .effect(Effect::Restart),
     key("sqlite", Kind::Section { keys: SQLITE, rule: None }, "The store for members on one host: a SQLite file.")
         .default("null")
         .effect(Effect::Restart),
@@ -121,7 +127,6 @@ pub(crate) const KEYS: &[Key] = &[
         &[],
     ),
     refused("citus", "Citus clusters are not supported yet", "remove it", &[]),
-    refused("ctl", "the command line needs no section of its own", "remove it", &[]),
     refused("callbacks", "callbacks are not supported yet", "remove it", &["{}"]),
 ];
 
@@ -183,23 +188,82 @@ const RESTAPI: &[Key] = &[
         "Basic authentication, accepted beside the token, for tools made for Patroni.",
     )
     .default("null"),
-    refused(
+    key(
         "certfile",
-        "TLS for the API is not supported yet",
-        "remove it, and keep the API on a trusted network",
+        Kind::Text { what: "a path", check: absolute_path },
+        "Certificate of the API with its chain, PEM: the API speaks TLS. Files are read again when they change; what cannot be \
+         used then is an error in log and status, and what was read before stays in use.",
+    )
+    .env("MATRIARCH_RESTAPI_CERTFILE"),
+    key(
+        "keyfile",
+        Kind::Text { what: "a path", check: absolute_path },
+        "Its private key, without a password; in `certfile` when left out.",
+    )
+    .env("MATRIARCH_RESTAPI_KEYFILE"),
+    key(
+        "cafile",
+        Kind::Text { what: "a path", check: absolute_path },
+        "Authorities that sign clients' certificates; members trust them to sign each other's too, unless `ctl.cacert` is given.",
+    )
+    .env("MATRIARCH_RESTAPI_CAFILE"),
+    key(
+        "verify_client",
+        Kind::Choice(&["none", "optional", "required"]),
+        "Who must show a certificate that an authority in `cafile` has signed: nobody; `optional`: other members and whoever \
+         changes something (`POST`, `PUT`, `PATCH`, `DELETE`); `required`: everybody, health checks too. Where no token and no user \
+         is set, the certificate is enough to change something.",
+    )
+    .default("\"none\"")
+    .env("MATRIARCH_RESTAPI_VERIFY_CLIENT"),
+    refused(
+        "keyfile_password",
+        "keys with a password are not supported",
+        "take it off ('openssl pkey -in FILE') and keep the key readable for the agent alone",
         &[],
     ),
-    refused("keyfile", "TLS for the API is not supported yet", "remove it", &[]),
-    refused("keyfile_password", "TLS for the API is not supported yet", "remove it", &[]),
-    refused("cafile", "TLS for the API is not supported yet", "remove it", &[]),
-    refused("ciphers", "TLS for the API is not supported yet", "remove it", &[]),
-    refused("verify_client", "TLS for the API is not supported yet", "remove it", &["\"none\""]),
+    refused("ciphers", "the suites are those that TLS 1.2 and 1.3 have left as good", "remove it", &[]),
     refused("allowlist", "lists of allowed clients are not supported yet", "use a token", &["[]"]),
     refused("allowlist_include_members", "lists of allowed clients are not supported yet", "use a token", &["false"]),
     refused("http_extra_headers", "extra headers are not supported yet", "remove it", &[]),
     refused("https_extra_headers", "extra headers are not supported yet", "remove it", &[]),
     refused("request_queue_size", "the queue has a fixed size", "remove it", &[]),
     refused("server_tokens", "the API does not announce its version in headers", "remove it", &[]),
+];
+
+const CTL: &[Key] = &[
+    key(
+        "cacert",
+        Kind::Text { what: "a path", check: absolute_path },
+        "Authorities that are trusted, PEM; when left out `restapi.cafile`, and without that the system's.",
+    )
+    .env("MATRIARCH_CTL_CACERT"),
+    key(
+        "certfile",
+        Kind::Text { what: "a path", check: absolute_path },
+        "Client certificate, PEM; when left out that of `restapi`. Read again for each connection.",
+    )
+    .env("MATRIARCH_CTL_CERTFILE"),
+    key(
+        "keyfile",
+        Kind::Text { what: "a path", check: absolute_path },
+        "Its private key, without a password; in `certfile` when left out.",
+    )
+    .env("MATRIARCH_CTL_KEYFILE"),
+    key(
+        "insecure",
+        Kind::Bool,
+        "Believe whatever certificate the others show: whoever stands between can read and change all.",
+    )
+    .default("false")
+    .env("MATRIARCH_CTL_INSECURE"),
+    refused(
+        "keyfile_password",
+        "keys with a password are not supported",
+        "take it off ('openssl pkey -in FILE') and keep the key readable for whoever asks alone",
+        &[],
+    ),
+    refused("authentication", "what is sent is what `restapi` says", "put it under `restapi.authentication`", &[]),
 ];
 
 const CREDENTIALS: &[Key] = &[

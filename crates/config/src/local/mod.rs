@@ -45,6 +45,8 @@ pub struct LocalConfig {
     pub log: Log,
     /// The agent's REST API.
     pub restapi: RestApi,
+    /// How members and verbs ask the REST APIs of others.
+    pub ctl: Ctl,
     /// The store.
     pub store: Store,
     /// How a new cluster is made.
@@ -147,6 +149,47 @@ pub struct RestApi {
     pub token_file: Option<PathBuf>,
     /// Basic authentication, accepted beside the token.
     pub authentication: Option<Credentials>,
+    /// Certificate of the API with its chain; plain HTTP when none.
+    pub certfile: Option<PathBuf>,
+    /// Its key; in `certfile` when none.
+    pub keyfile: Option<PathBuf>,
+    /// Authorities of clients' certificates.
+    pub cafile: Option<PathBuf>,
+    /// Who must show a certificate.
+    pub verify_client: VerifyClient,
+}
+
+/// Who must show a certificate to the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifyClient {
+    /// Nobody.
+    None,
+    /// Members, and whoever changes something.
+    Optional,
+    /// Everybody.
+    Required,
+}
+
+/// How members and verbs ask the REST APIs of others.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Ctl {
+    /// Authorities that are trusted; else `restapi.cafile`, else the system's.
+    pub cacert: Option<PathBuf>,
+    /// Client certificate; else `restapi.certfile`.
+    pub certfile: Option<PathBuf>,
+    /// Its key; in `certfile` when none.
+    pub keyfile: Option<PathBuf>,
+    /// Whatever certificate others show will do.
+    pub insecure: bool,
+}
+
+impl RestApi {
+    /// Where other members reach it.
+    pub fn url(&self) -> String {
+        let scheme = if self.certfile.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.connect_address)
+    }
 }
 
 /// A user name and its password.

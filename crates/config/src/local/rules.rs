@@ -36,6 +36,35 @@ pub(crate) fn restapi(restapi: &Section, path: &str, problems: &mut Problems) {
     if restapi.get("token").is_some_and(Value::is_string) && text(restapi, "token_file").is_some() {
         problems.add(join(path, "token_file"), "`token` is given too", "keep one of them");
     }
+    api_tls(restapi, path, problems);
+}
+
+/// What a server shows comes first, then whom it asks.
+fn api_tls(restapi: &Section, path: &str, problems: &mut Problems) {
+    let verifies = text(restapi, "verify_client").filter(|verify| *verify != "none");
+    if text(restapi, "certfile").is_none() {
+        let given = |key: &&str| text(restapi, key).is_some() && (*key != "verify_client" || verifies.is_some());
+        for key in ["keyfile", "cafile", "verify_client"].into_iter().filter(given) {
+            let remedy = match key {
+                "cafile" => {
+                    "add the API's certificate, or put the authority that others are trusted by under `ctl.cacert`"
+                }
+                _ => "add the API's certificate, or remove it",
+            };
+            problems.add(join(path, key), "there is no `certfile`, so the API speaks plain HTTP", remedy);
+        }
+        return;
+    }
+    if let Some(verify) = verifies.filter(|_| text(restapi, "cafile").is_none()) {
+        let remedy = "add the authorities that sign clients' certificates";
+        problems.add(join(path, "cafile"), format!("required by `verify_client: {verify}`"), remedy);
+    }
+}
+
+pub(crate) fn ctl(ctl: &Section, path: &str, problems: &mut Problems) {
+    if text(ctl, "keyfile").is_some() && text(ctl, "certfile").is_none() {
+        problems.add(join(path, "keyfile"), "there is no `certfile`", "add the client certificate, or remove it");
+    }
 }
 
 pub(crate) fn postgresql(postgresql: &Section, path: &str, problems: &mut Problems) {
@@ -256,6 +285,10 @@ pub(crate) fn whole(config: &Section, path: &str, problems: &mut Problems) {
     outside_of_data(of("sqlite", "path"), data_dir, "sqlite.path", problems);
     outside_of_data(of("restapi", "token_file"), data_dir, "restapi.token_file", problems);
     outside_of_data(of("log", "postgresql"), data_dir, "log.postgresql", problems);
+    let files = [("restapi", ["certfile", "keyfile", "cafile"]), ("ctl", ["certfile", "keyfile", "cacert"])];
+    for (section, key) in files.into_iter().flat_map(|(section, keys)| keys.map(|key| (section, key))) {
+        outside_of_data(of(section, key), data_dir, &join(section, key), problems);
+    }
     if of("tags", "replicatefrom").is_some() && of("tags", "replicatefrom") == text(config, "name") {
         problems.add("tags.replicatefrom", "a member cannot stream from itself", "name another member");
     }

@@ -2,6 +2,7 @@
 
 mod pooler;
 mod problems;
+mod restapi;
 mod stores;
 
 use std::ffi::OsString;

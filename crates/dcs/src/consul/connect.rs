@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::options::Endpoint;
-use crate::tls::TlsFiles;
+use matriarch_tls::TlsFiles;
 
 const PROTOCOL: &[&[u8]] = &[b"http/1.1"];
 

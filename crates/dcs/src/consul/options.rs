@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 pub use crate::etcd::Password as Token;
-pub use crate::tls::TlsFiles;
+pub use matriarch_tls::TlsFiles;
 
 /// Port on which a Consul agent serves HTTP unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8500;

@@ -71,7 +71,7 @@ impl EtcdStore {
         let place = format!("etcd:{} prefix {prefix}", options.servers);
         let tls = match &options.servers {
             Servers::Listed(endpoints) => endpoints.iter().any(|endpoint| endpoint.tls),
-            Servers::Srv { .. } => options.tls != crate::tls::TlsFiles::default(),
+            Servers::Srv { .. } => options.tls != matriarch_tls::TlsFiles::default(),
         };
         if tls {
             let unusable = |reason| StoreError::Unavailable { place: place.clone(), reason };

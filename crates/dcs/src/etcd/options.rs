@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::endpoint::Servers;
-use crate::tls::TlsFiles;
+use matriarch_tls::TlsFiles;
 
 /// How etcd is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,29 +12,30 @@ use matriarch_testkit::process::Running;
 use crate::harness::{Cluster, Fault, PATIENCE, health};
 
 /// HAProxy before a cluster: one door to the primary, one to the replicas.
-struct HaProxy {
+pub struct HaProxy {
     process: Running,
-    primary: Port,
+    pub primary: Port,
     replicas: Port,
 }
 
 impl HaProxy {
-    fn start(cluster: &Cluster) -> HaProxy {
+    /// `check` goes to each server, beside the port of its check.
+    pub fn start(cluster: &Cluster, check: &str) -> HaProxy {
         let [primary, replicas] = Port::reserve_many();
         let doors = [("primary", &primary, "option httpchk"), ("replicas", &replicas, "option httpchk GET /replica")];
         let mut text = "global\n    maxconn 100\n\ndefaults\n    mode tcp\n    retries 2\n    timeout client 30m\n    \
                         timeout connect 4s\n    timeout server 30m\n    timeout check 5s\n"
             .to_owned();
-        for (name, port, check) in doors {
+        for (name, port, option) in doors {
             let port = port.number();
             let _ = write!(
                 text,
-                "\nlisten {name}\n    bind 127.0.0.1:{port}\n    {check}\n    http-check expect status 200\n    \
+                "\nlisten {name}\n    bind 127.0.0.1:{port}\n    {option}\n    http-check expect status 200\n    \
                  default-server inter 1s fall 3 rise 2 on-marked-down shutdown-sessions\n"
             );
             for member in cluster.names() {
                 let (server, api) = (cluster.postgres_port(&member), cluster.api_port(&member));
-                let _ = writeln!(text, "    server {member} 127.0.0.1:{server} maxconn 100 check port {api}");
+                let _ = writeln!(text, "    server {member} 127.0.0.1:{server} maxconn 100 check port {api} {check}");
             }
         }
         let file = cluster.root().join("haproxy.cfg");
@@ -46,7 +47,7 @@ impl HaProxy {
     }
 
     /// Asks through a door until the answer is as wanted.
-    async fn until(&mut self, cluster: &Cluster, port: u16, statement: &str, wanted: &str) {
+    pub async fn until(&mut self, cluster: &Cluster, port: u16, statement: &str, wanted: &str) {
         let begun = Instant::now();
         loop {
             assert!(self.process.ended().is_none(), "HAProxy has ended:\n{}", self.process.log());
@@ -80,7 +81,7 @@ fn haproxy() -> PathBuf {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn haproxy_follows_the_primary_by_patronis_health_checks() {
     let cluster = Cluster::start("haproxy").await;
-    let mut haproxy = HaProxy::start(&cluster);
+    let mut haproxy = HaProxy::start(&cluster, "");
     let (primary, replicas) = (haproxy.primary.number(), haproxy.replicas.number());
     for (round, fault) in MOVES.into_iter().enumerate() {
         let leader = health::leader(&cluster).await;

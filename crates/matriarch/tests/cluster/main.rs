@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod api_tls;
 mod backup;
 mod bad_input;
 mod config;
