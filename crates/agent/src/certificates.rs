@@ -46,6 +46,18 @@ pub fn certificates(config: &LocalConfig) -> Vec<CertificateRow> {
     named.into_iter().map(|(purpose, path)| row(purpose, path, now)).collect()
 }
 
+/// Of the certificates in a file the one that ends last: whose it is, and its first and last moment. None when there is none.
+pub(crate) fn last(path: &Path) -> Option<(String, Timestamp, Timestamp)> {
+    let bytes = std::fs::read(path).ok()?;
+    let found = Pem::iter_from_buffer(&bytes).flatten().filter_map(|pem| {
+        let certificate = pem.parse_x509().ok()?;
+        let (begin, end) = (certificate.validity().not_before, certificate.validity().not_after);
+        let time = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
+        Some((certificate.subject().to_string(), time(begin)?, time(end)?))
+    });
+    found.max_by_key(|(.., end)| *end)
+}
+
 /// What a person must do about certificates, if anything: those that have ended, or cannot be read.
 pub fn problem(rows: &[CertificateRow]) -> Option<String> {
     let row = rows.iter().find(|row| row.not_after.is_empty() || row.days_left < 0)?;

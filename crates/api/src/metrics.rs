@@ -248,6 +248,15 @@ fn of_archive(page: &mut Page, archive: &ArchiveStatus) {
     for (repository, tail) in archive.repositories.iter().filter_map(|row| Some((&row.name, row.tail.as_ref()?))) {
         page.sample("matriarch_archive_tail_behind_bytes", &[("repository", repository)], tail.behind);
     }
+    let help =
+        "When the first of the credentials and authorities ends by which a repository is used, seconds since 1970.";
+    page.family("matriarch_archive_credentials_end_timestamp_seconds", "gauge", help);
+    for repository in &archive.repositories {
+        let labels = [("repository", repository.name.as_str())];
+        if let Some(first) = repository.ends.iter().map(|end| seconds(&end.at)).reduce(f64::min) {
+            page.sample("matriarch_archive_credentials_end_timestamp_seconds", &labels, first);
+        }
+    }
     if let Some(durability) = &archive.durability {
         let help = "1 if nothing is acknowledged before every repository holds it.";
         page.gauge("matriarch_archive_durable", help, u8::from(durability.holds));

@@ -130,6 +130,7 @@ async fn the_archive_is_shown_checked_and_counted() {
     assert_eq!(client.init_archive().await.unwrap(), rows);
     assert_eq!(server.asked(), [Command::CheckArchive, Command::InitArchive]);
     let file = ArchivedFile { file: "00000002.history".into(), at: "2026-11-21T10:00:00Z".into() };
+    let ending = |at: &str| ArchiveEnding { at: at.into(), ..ArchiveEnding::default() };
     let archive = ArchiveStatus {
         configured: true,
         repositories: vec![ArchiveRepositoryRow {
@@ -143,6 +144,7 @@ async fn the_archive_is_shown_checked_and_counted() {
                 awaited: true,
                 problem: None,
             }),
+            ends: vec![ending("2026-11-22T10:00:00Z"), ending("2026-11-21T10:00:00Z")],
         }],
         durability: Some(ArchiveDurability { mode: "preferred".into(), holds: true, problem: None }),
         archived: 7,
@@ -167,6 +169,7 @@ async fn the_archive_is_shown_checked_and_counted() {
     for line in [
         "matriarch_archive_repository_open{scope=\"demo\",name=\"a\",repository=\"/srv/a\"} 1\n",
         "matriarch_archive_tail_behind_bytes{scope=\"demo\",name=\"a\",repository=\"/srv/a\"} 12\n",
+        "matriarch_archive_credentials_end_timestamp_seconds{scope=\"demo\",name=\"a\",repository=\"/srv/a\"} 1795255200\n",
         "matriarch_archive_durable{scope=\"demo\",name=\"a\"} 1\n",
         "matriarch_archived_files_total{scope=\"demo\",name=\"a\"} 7\n",
         "matriarch_archive_failures_total{scope=\"demo\",name=\"a\"} 2\n",

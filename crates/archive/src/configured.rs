@@ -10,19 +10,22 @@ use serde::{Deserialize, Serialize};
 use crate::archive::{Archive, ArchiveError, Incarnation, Parent};
 use crate::format::{BadKey, Codec, Identities, Recipients, Style};
 use crate::layout::{BadName, Place};
-use crate::repository::{CreateBy, Repository, RepositoryError, Settings, Tuning};
+use crate::repository::{Repository, RepositoryError};
 
 mod azure;
 mod google;
 mod place;
+mod wanted;
 
 pub(crate) use place::location;
+pub use wanted::Ending;
+use wanted::Wanted;
 
 /// What the section `archive` of a cluster's configuration means on this host.
 #[derive(Clone, Debug)]
 pub struct Configured {
     cluster: String,
-    repositories: Vec<(Settings, Tuning, CreateBy)>,
+    repositories: Vec<Wanted>,
     style: Style,
     identities: Identities,
 }
@@ -67,8 +70,8 @@ impl From<RepositoryError> for ConfiguredError {
 }
 
 impl Configured {
-    /// Reads the files that the section names. `cluster` is the scope; `patience`: how long a call is repeated while a
-    /// store does not answer.
+    /// Reads the files that the section names. What is wrong with a repository's own files is told when that one is opened, and is
+    /// nothing to the others. `cluster` is the scope; `patience`: how long a call is repeated while a store does not answer.
     pub fn new(
         section: &config::Archive,
         cluster: &str,
@@ -84,7 +87,12 @@ impl Configured {
 
     /// Each repository as people write it, in the order of the configuration.
     pub fn names(&self) -> impl Iterator<Item = String> {
-        self.repositories.iter().map(|(settings, ..)| settings.location.describe())
+        self.repositories.iter().map(|wanted| wanted.name().to_owned())
+    }
+
+    /// When the credentials of each repository end, as far as they say so, in the order of the configuration.
+    pub fn endings(&self) -> Vec<Option<Ending>> {
+        self.repositories.iter().map(Wanted::ending).collect()
     }
 
     /// How objects are written.
@@ -110,8 +118,8 @@ impl Configured {
     /// Opens every repository that was initialised; each has its own outcome, in the order of the configuration.
     pub async fn repositories(&self) -> Vec<Result<Repository, RepositoryError>> {
         let mut opened = Vec::new();
-        for (settings, tuning, _) in &self.repositories {
-            opened.push(Repository::open_tuned(settings, tuning).await);
+        for wanted in &self.repositories {
+            opened.push(wanted.open().await);
         }
         opened
     }
@@ -119,8 +127,8 @@ impl Configured {
     /// Makes repositories of places that are none yet; each has its own outcome.
     pub async fn init(&self) -> Vec<Result<Repository, RepositoryError>> {
         let mut opened = Vec::new();
-        for (settings, tuning, create_by) in &self.repositories {
-            opened.push(Repository::init_tuned(settings, tuning, *create_by).await);
+        for wanted in &self.repositories {
+            opened.push(wanted.init().await);
         }
         opened
     }
@@ -242,22 +250,7 @@ pub struct Identity {
 fn read(section: &config::Archive, cluster: &str, patience: Duration) -> Result<Configured, ConfiguredError> {
     // Refused here and not by each call later.
     Place::new(cluster, "x")?;
-    let repositories = section.repositories.iter().enumerate().map(|(index, repository)| {
-        let location = location(repository, index)?;
-        let create_by = match repository.create_by {
-            config::CreateBy::Condition => CreateBy::Condition,
-            config::CreateBy::Claims => CreateBy::Claims,
-        };
-        let tuning = Tuning {
-            upload: repository.upload_limit,
-            download: repository.download_limit,
-            connect: repository.connect_timeout,
-            stall: repository.request_timeout,
-            storage_class: repository.storage_class.clone(),
-        };
-        let patience = repository.retry_for.unwrap_or(patience);
-        Ok((Settings { location, patience }, tuning, create_by))
-    });
+    let repositories = section.repositories.iter().enumerate();
     let codec = match section.compression {
         Compression::None => Codec::None,
         Compression::Lz4 => Codec::Lz4,
@@ -278,7 +271,7 @@ fn read(section: &config::Archive, cluster: &str, patience: Duration) -> Result<
     };
     Ok(Configured {
         cluster: cluster.to_owned(),
-        repositories: repositories.collect::<Result<_, ConfiguredError>>()?,
+        repositories: repositories.map(|(index, repository)| Wanted::new(repository, index, patience)).collect(),
         style: Style { codec, recipients },
         identities,
     })
@@ -293,13 +286,39 @@ mod tests {
         config.archive.unwrap()
     }
 
-    #[test]
-    fn a_file_that_cannot_be_read_is_named_with_its_key() {
-        let section = section(serde_json::json!({
-            "repositories": [{ "location": "/srv/a" }, { "location": "s3://b/c", "credentials": "/nonexistent/keys" }]
-        }));
-        let error = Configured::new(&section, "main", Duration::ZERO).unwrap_err().to_string();
-        assert!(error.starts_with("archive.repositories[1].credentials: /nonexistent/keys: "), "{error}");
+    #[tokio::test]
+    async fn a_bad_file_of_one_repository_is_named_and_is_nothing_to_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let (place, garbled) = (folder.path().join("archive"), folder.path().join("garbled"));
+        std::fs::create_dir(&place).unwrap();
+        std::fs::write(&garbled, "{").unwrap();
+        let section = section(serde_json::json!({ "repositories": [
+            { "location": place }, { "location": "s3://b/c", "credentials": "/nonexistent/keys" },
+            { "location": "gs://b/c", "credentials": garbled }, { "location": "azure://a/b/c", "credentials": garbled },
+            { "location": "s3://b/d", "server_side_encryption": "sse-c", "customer_key": garbled },
+        ] }));
+        let configured = Configured::new(&section, "main", Duration::ZERO).unwrap();
+        let names: Vec<String> = configured.names().collect();
+        assert_eq!(names[1..], ["s3://b/c", "gs://b/c", "azure://a/b/c", "s3://b/d"]);
+        let (made, opened) = (configured.init().await, configured.repositories().await);
+        let garbled = garbled.display().to_string();
+        for (made, file) in [(made, &garbled), (opened, &garbled)] {
+            let mut outcomes = made.into_iter();
+            assert_eq!(outcomes.next().unwrap().unwrap().name(), names[0]);
+            let told: Vec<String> = outcomes.map(|outcome| outcome.unwrap_err().to_string()).collect();
+            assert!(
+                told[0]
+                    .starts_with("s3://b/c cannot be opened: archive.repositories[1].credentials: /nonexistent/keys: "),
+                "{told:?}"
+            );
+            for (told, (name, key)) in told[1..].iter().zip([
+                ("gs://b/c", "repositories[2].credentials"),
+                ("azure://a/b/c", "repositories[3].credentials"),
+                ("s3://b/d", "repositories[4].customer_key"),
+            ]) {
+                assert!(told.starts_with(&format!("{name} cannot be opened: archive.{key}: {file}: ")), "{told}");
+            }
+        }
     }
 
     #[tokio::test]

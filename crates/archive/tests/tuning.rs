@@ -157,8 +157,7 @@ async fn a_store_is_told_the_class_and_the_encryption_of_every_object() {
     let wrong = dir.join("wrong.key");
     std::fs::write(&wrong, "c2hvcnQ=").unwrap();
     let more = json!({ "server_side_encryption": "sse-c", "customer_key": wrong });
-    let config = DynamicConfig::from_json(&json!({ "archive": { "repositories": [section(&dir, &middleman, more)] } }));
-    let error = Configured::new(&config.unwrap().archive.unwrap(), "main", Duration::ZERO).unwrap_err().to_string();
+    let error = configured(section(&dir, &middleman, more)).init().await.remove(0).unwrap_err().to_string();
     assert!(error.contains("repositories[0].customer_key") && error.contains("openssl rand"), "{error}");
 }
 

@@ -1,8 +1,8 @@
 //! `archive`: what is archived, and whether repositories do what they must.
 
 use matriarch_api::{
-    ArchiveCheckRow, ArchiveDurability, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchivedFile,
-    BackupFailure, BackupRun, ScheduledBackups, ScheduledDumps,
+    ArchiveCheckRow, ArchiveDurability, ArchiveEnding, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus,
+    ArchivedFile, BackupFailure, BackupRun, ScheduledBackups, ScheduledDumps,
 };
 use serde::Serialize;
 
@@ -124,6 +124,7 @@ fn parts(page: &Page) -> Vec<Part> {
     let mut repositories = Grid::new(&["Repository", "State", "Tail stored", "Behind", "Problem"]).numeric(&["Behind"]);
     for row in &page.repositories {
         let (tone, state) = match (row.open, &row.problem) {
+            (true, None) if row.ends.iter().any(|end| end.soon) => (Tone::Warn, "open"),
             (true, None) => (Tone::Plain, "open"),
             (true, Some(_)) => (Tone::Bad, "in trouble"),
             (false, _) => (Tone::Bad, "not open"),
@@ -134,6 +135,7 @@ fn parts(page: &Page) -> Vec<Part> {
         repositories.row(tone, vec![row.name.clone(), state.to_owned(), tail.stored, behind, problem]);
     }
     parts.push(Part::Grid(repositories));
+    parts.extend(page.repositories.iter().flat_map(|row| endings(&row.name, &row.ends)));
     let mut members = Grid::new(&["Member", "Archives", "Archived", "Failures", "Waiting", "Kept", "Problem"])
         .numeric(&["Archived", "Failures", "Waiting", "Kept"]);
     for Line { member, status } in &page.members {
@@ -160,6 +162,12 @@ fn parts(page: &Page) -> Vec<Part> {
     }
     parts.push(Part::Grid(members));
     parts
+}
+
+/// What a repository needs and what ends by itself.
+pub fn endings(repository: &str, ends: &[ArchiveEnding]) -> Vec<Part> {
+    let tone = |end: &ArchiveEnding| if end.soon { Tone::Warn } else { Tone::Plain };
+    ends.iter().map(|end| Part::Line(tone(end), format!("{repository}: {}", end.text))).collect()
 }
 
 /// What an acknowledged commit is worth.
@@ -258,7 +266,8 @@ async fn check(target: &Target, ui: &mut Ui, init: bool) -> anyhow::Result<()> {
         let unproved = rows.iter().any(|row| row.opens.is_none() && row.recipients.is_some_and(|count| count > 0));
         let text = "Nobody knows here whether a private key opens the backups: 'matriarch archive check --identity FILE' tries one";
         let hint = unproved.then(|| Part::Line(Tone::Warn, text.to_owned()));
-        std::iter::once(Part::Grid(checks(&rows))).chain(hint).collect()
+        let ends = rows.iter().flat_map(|row| endings(&row.name, &row.ends));
+        std::iter::once(Part::Grid(checks(&rows))).chain(ends).chain(hint).collect()
     })?;
     match rows.iter().find_map(|row| row.problem.as_ref().map(|_| &row.name)) {
         None => Ok(()),

@@ -28,7 +28,7 @@ pub mod units;
 mod verbs;
 pub mod view;
 
-pub use archive::{checks, round_trips};
+pub use archive::{checks, endings, round_trips};
 pub use fail::{Failure, code, exit_code};
 pub use grid::{Grid, Part, Tone};
 pub use movement::in_turn;

@@ -14,6 +14,7 @@ mod ahead;
 mod backfill;
 mod client;
 mod echo;
+mod endings;
 mod files;
 mod open;
 mod serve;

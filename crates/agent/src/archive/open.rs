@@ -4,11 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use matriarch_api::{ArchiveCheckRow, ArchiveRepositoryRow};
 use matriarch_archive::archive::{Archive, ArchiveError};
 use matriarch_archive::configured::{Configured, Identity, Own};
 use matriarch_archive::keys;
 use matriarch_archive::repository::{Repository, RepositoryError};
+
+use super::endings::Endings;
 
 /// How long one call is repeated while a store does not answer. What fails is tried again anyway.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -51,7 +54,7 @@ impl Opened {
             name: name.clone(),
             open: archive.is_ok(),
             problem: archive.as_ref().err().cloned(),
-            tail: None,
+            ..ArchiveRepositoryRow::default()
         };
         self.archives.iter().map(row).collect()
     }
@@ -123,6 +126,7 @@ pub(super) async fn check(section: &matriarch_config::Archive, scope: &str, init
         }
     };
     let repositories = if init { configured.init().await } else { configured.repositories().await };
+    let ending = Endings::read(section, &configured);
     let mut rows = Vec::new();
     for (name, repository) in configured.names().zip(repositories) {
         let checked = match repository {
@@ -137,6 +141,9 @@ pub(super) async fn check(section: &matriarch_config::Archive, scope: &str, init
             }
             Err(error) => ArchiveCheckRow { name, problem: Some(explain(&error)), ..ArchiveCheckRow::default() },
         });
+    }
+    for row in &mut rows {
+        row.ends = ending.of(&row.name, Timestamp::now());
     }
     rows
 }

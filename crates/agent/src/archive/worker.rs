@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use matriarch_api::ArchiveCheckRow;
+use matriarch_archive::configured::Configured;
 use matriarch_archive::wal::{self, Segment, WalName};
 use matriarch_core::{Lsn, Timeline};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -15,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::backfill::{Failure, backfill};
+use super::endings::Endings;
 use super::files::{Stamps, stamps};
 use super::open::{NOT_BEGUN, Opened, Opening, check, open};
 use super::tail::{Manner, tidy};
@@ -63,6 +66,8 @@ struct Worker {
     generation: u64,
     /// The files of the section as they were then.
     files: Option<Stamps>,
+    /// When what is in them ends.
+    endings: Endings,
     opening: bool,
     /// Why not all repositories are open, and since when.
     closed: Option<(String, Instant)>,
@@ -101,6 +106,7 @@ impl Worker {
             opened: watch::channel(Arc::default()).0,
             generation: 0,
             files: None,
+            endings: Endings::default(),
             opening: false,
             closed: None,
             tasks: JoinSet::new(),
@@ -265,7 +271,12 @@ impl Worker {
             self.close();
             self.try_now();
         }
+        if self.files.as_ref() != Some(&files) {
+            let configured = Configured::new(section, &self.place.scope, Duration::ZERO);
+            self.endings = configured.map(|configured| Endings::read(section, &configured)).unwrap_or_default();
+        }
         self.files = Some(files);
+        self.endings.log(Timestamp::now());
     }
 
     fn run_tails(&mut self, section: &matriarch_config::Archive) {

@@ -63,6 +63,21 @@ pub struct ArchiveRepositoryRow {
     /// The WAL that fills no segment yet; only of a primary.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tail: Option<ArchiveTail>,
+    /// What this host needs to use it and what ends by itself: credentials, authorities of certificates.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ends: Vec<ArchiveEnding>,
+}
+
+/// Something without which a repository cannot be used, and that ends by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ArchiveEnding {
+    /// When (RFC 3339).
+    pub at: String,
+    /// It is time to replace it: in its last week, or in the last fifth of its life where that is shorter.
+    pub soon: bool,
+    /// What it is, where, when it ends, and what to do.
+    pub text: String,
 }
 
 /// WAL below a segment.
@@ -140,4 +155,7 @@ pub struct ArchiveCheckRow {
     /// What it does not do, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// What the leader's host needs to use it and what ends by itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ends: Vec<ArchiveEnding>,
 }

@@ -13,7 +13,8 @@ mod page;
 mod request;
 
 pub use archive::{
-    ArchiveCheckRow, ArchiveDurability, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus, ArchiveTail, ArchivedFile,
+    ArchiveCheckRow, ArchiveDurability, ArchiveEnding, ArchiveFailure, ArchiveRepositoryRow, ArchiveStatus,
+    ArchiveTail, ArchivedFile,
 };
 pub use backups::{BackupFailure, BackupLog, BackupRun, ScheduledBackup, ScheduledBackups};
 pub use cluster::{

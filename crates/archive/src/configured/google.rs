@@ -2,18 +2,25 @@
 
 use serde_json::Value;
 
+use crate::repository::Account;
+
 const MAKE: &str = "write the JSON file of a service account there (`gcloud iam service-accounts keys create`)";
+
+const CONFIGURE: &str = "`gcloud iam workload-identity-pools create-cred-config` writes such a file";
 
 /// Fails for what the client could not use, before it is asked to.
 pub(super) fn check(text: &str) -> Result<(), String> {
     let file: Value = serde_json::from_str(text).map_err(|error| format!("it is no JSON ({error}); {MAKE}"))?;
+    if Account::parse(text).map_err(|why| format!("{why}; {CONFIGURE}"))?.is_some() {
+        return Ok(());
+    }
     let fields: &[&str] = match file.get("type").and_then(Value::as_str) {
         Some("service_account") => &["client_email", "private_key", "private_key_id"],
         Some("authorized_user") => &["client_id", "client_secret", "refresh_token"],
         Some(other) => {
             return Err(format!(
-                "it is of the type {other}, and only service_account and authorized_user can be used; {MAKE}, or leave \
-                 `credentials` out on a host to which Google gives an account"
+                "it is of the type {other}, and only service_account, authorized_user and external_account can be used; {MAKE}, \
+                 or leave `credentials` out on a host to which Google gives an account"
             ));
         }
         None => return Err(format!("it names no `type`; {MAKE}")),
@@ -40,7 +47,8 @@ mod tests {
         for (text, told) in [
             ("", "it is no JSON"),
             ("[]", "no `type`"),
-            ("{\"type\": \"external_account\"}", "of the type external_account"),
+            ("{\"type\": \"external_account\"}", "workload-identity-pools"),
+            ("{\"type\": \"gdch_service_account\"}", "of the type gdch_service_account"),
             ("{\"type\": \"service_account\", \"client_email\": \"a\", \"private_key\": \"\"}", "no `private_key`"),
         ] {
             let why = check(text).unwrap_err();

@@ -7,11 +7,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::gcp::{GcpCredentialProvider, GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
 
+use super::ending::part;
 use super::error::chain;
+use super::federation::{Account, Federated};
+use super::keeping::Keeping;
 use super::location::{Azure, AzureSecret, Gcs, Location, S3, ServerSide};
 use super::{RepositoryError, Tuning};
 
@@ -45,19 +48,28 @@ impl Location {
 
 impl Gcs {
     fn build(&self, patience: Duration, tuning: &Tuning) -> Result<GoogleCloudStorage, Unusable> {
+        let named = self.credentials.clone().or_else(external_account_of_environment);
+        let account = named.and_then(|path| Account::read(&path));
         // With credentials of its own nothing of the environment may mix with them.
         let mut builder = match &self.credentials {
+            _ if account.is_some() => GoogleCloudStorageBuilder::new(),
             Some(path) => GoogleCloudStorageBuilder::new().with_application_credentials(path.display().to_string()),
             None => GoogleCloudStorageBuilder::from_env(),
         };
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_config(GoogleConfigKey::BaseUrl, endpoint.trim_end_matches('/'));
         }
-        let builder = builder.with_bucket_name(&self.bucket).with_retry(retry(patience)).with_client_options(options(
-            tuning,
-            self.endpoint.as_deref(),
-            self.ca.as_ref(),
-        )?);
+        let options = options(tuning, self.endpoint.as_deref(), self.ca.as_ref())?;
+        let builder = builder.with_bucket_name(&self.bucket).with_retry(retry(patience));
+        let builder = builder.with_client_options(options.clone());
+        if let Some(account) = account {
+            let own: GcpCredentialProvider = Arc::new(Federated::new(account, &options, patience)?);
+            return Ok(builder.with_credentials(Arc::new(Keeping::new(&own))).build()?);
+        }
+        if self.credentials.is_none() {
+            let own = builder.clone().build()?;
+            return Ok(builder.with_credentials(Arc::new(Keeping::new(own.credentials()))).build()?);
+        }
         builder.build().map_err(|error| match &self.credentials {
             Some(path) => {
                 Unusable::Said(format!("its credentials {} cannot be used: {}", path.display(), chain(&error)))
@@ -67,12 +79,22 @@ impl Gcs {
     }
 }
 
+/// A file that may be one of a workload, where nothing comes before it.
+fn external_account_of_environment() -> Option<PathBuf> {
+    let before =
+        ["SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH", "GOOGLE_SERVICE_ACCOUNT_KEY"];
+    if before.iter().any(|name| std::env::var_os(name).is_some()) {
+        return None;
+    }
+    std::env::var_os("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from)
+}
+
 impl Azure {
     fn build(&self, patience: Duration, tuning: &Tuning) -> Result<MicrosoftAzure, Unusable> {
         let mut builder = match &self.secret {
             Some(AzureSecret::Key(key)) => MicrosoftAzureBuilder::new().with_access_key(key),
             Some(AzureSecret::Signature(signature)) => {
-                if let Some(ends) = ended(signature, Timestamp::now()) {
+                if let Some(ends) = part(signature, "se").filter(|ends| *ends <= Timestamp::now()) {
                     let why = format!(
                         "its shared access signature ended at {ends}; write a new one into its credentials file"
                     );
@@ -90,6 +112,10 @@ impl Azure {
             .with_container_name(&self.container)
             .with_retry(retry(patience))
             .with_client_options(options(tuning, self.endpoint.as_deref(), self.ca.as_ref())?);
+        if self.secret.is_none() {
+            let own = builder.clone().build()?;
+            return Ok(builder.with_credentials(Arc::new(Keeping::new(own.credentials()))).build()?);
+        }
         Ok(builder.build()?)
     }
 
@@ -104,17 +130,16 @@ impl Azure {
     }
 }
 
-/// When a shared access signature ended, if it has.
-fn ended(signature: &str, now: Timestamp) -> Option<Timestamp> {
-    let ends = signature.split('&').find_map(|pair| pair.strip_prefix("se="))?;
-    ends.replace("%3A", ":").replace("%3a", ":").parse().ok().filter(|ends| *ends <= now)
-}
-
 impl S3 {
     /// What the environment says; of who we are only where there are no keys, which a token of others would make useless.
     fn by_environment(&self) -> AmazonS3Builder {
         if self.keys.is_none() {
-            return AmazonS3Builder::from_env();
+            let builder = AmazonS3Builder::from_env();
+            // Its name with Amazon's own tools; the library has another one.
+            return match std::env::var("AWS_EC2_METADATA_SERVICE_ENDPOINT") {
+                Ok(endpoint) => builder.with_metadata_endpoint(endpoint.trim_end_matches('/')),
+                Err(_) => builder,
+            };
         }
         let names_us = [
             AmazonS3ConfigKey::AccessKeyId,
@@ -168,6 +193,10 @@ impl S3 {
                 _ => {}
             }
         }
+        if self.keys.is_none() {
+            let own = builder.clone().build()?;
+            return Ok(builder.with_credentials(Arc::new(Keeping::new(own.credentials()))).build()?);
+        }
         Ok(builder.build()?)
     }
 }
@@ -197,7 +226,11 @@ fn options(tuning: &Tuning, endpoint: Option<&str>, ca: Option<&PathBuf>) -> Res
             Unusable::Said(format!("the CA {} cannot be used: {error}", path.display()))
         };
         let pem = std::fs::read(path).map_err(|error| unreadable(&error))?;
-        for certificate in Certificate::from_pem_bundle(&pem).map_err(|error| unreadable(&error))? {
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| unreadable(&error))?;
+        if certificates.is_empty() {
+            return Err(unreadable(&"it holds no certificate in PEM form (`-----BEGIN CERTIFICATE-----`)"));
+        }
+        for certificate in certificates {
             options = options.with_root_certificate(certificate);
         }
     }
@@ -213,14 +246,6 @@ fn retry(patience: Duration) -> RetryConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_signature_that_has_ended_is_noticed_before_it_is_used() {
-        let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        assert_eq!(ended("sv=1&se=2026-01-01T00%3A00%3A00Z&sig=a", now), Some(now));
-        assert_eq!(ended("se=2026-01-01T00:00:01Z&sig=a", now), None);
-        assert_eq!(ended("sv=1&si=policy&sig=a", now), None);
-    }
 
     #[test]
     fn an_account_comes_into_the_path_where_no_host_name_can_hold_it() {

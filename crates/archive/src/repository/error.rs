@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::path::Path;
 
 /// An operation on a repository that did not succeed.
 ///
@@ -167,7 +168,27 @@ pub(super) fn lacks_holder(why: &str) -> bool {
 pub(super) fn is_refusal(why: &str) -> bool {
     // A service that gives out tokens says 400 to what has ended or is garbled.
     let no_token = why.contains("token request") && why.contains("status code: 400");
-    no_token || why.contains("status code: 401") || why.contains("status code: 403")
+    // And S3 says it to a session that has ended, as Amazon's token service does to an identity.
+    let ended = ["ExpiredToken", "InvalidIdentityToken"].iter().any(|code| why.contains(code));
+    no_token || ended || why.contains("status code: 401") || why.contains("status code: 403")
+}
+
+/// What to do where the endpoint's certificate is not believed. `ca`: the file that names its authority.
+pub(super) fn remedy_of_a_certificate(why: &str, ca: Option<&Path>) -> Option<String> {
+    let of = why.split_once("invalid peer certificate: ")?.1;
+    Some(if of.contains("certificate expired") || of.starts_with("Expired") {
+        "renew the certificate of its endpoint there, or set the clock here".to_owned()
+    } else if of.contains("not valid for name") || of.starts_with("NotValidForName") {
+        "`endpoint` must have a host name that the certificate is for".to_owned()
+    } else if let Some(ca) = ca {
+        let file = ca.display();
+        format!(
+            "the CA file {file} (`ca`) does not hold the authority that signed the endpoint's certificate: put that into it"
+        )
+    } else {
+        "the authority that signed its endpoint's certificate is not known to this system: name a PEM file with it as `ca`"
+            .to_owned()
+    })
 }
 
 fn remedy(error: &(dyn StdError + Send + Sync + 'static)) -> &'static str {
@@ -192,11 +213,23 @@ fn remedy(error: &(dyn StdError + Send + Sync + 'static)) -> &'static str {
 /// Where credentials come from the environment or the cloud.
 fn remedy_of_a_chain(why: &str) -> Option<&'static str> {
     // Whoever has nothing else asks the machine's own server for metadata: Google's, Amazon's and Azure's.
-    let of_the_host = ["/computeMetadata/", "169.254.169.254", "&resource=https%3A%2F%2Fstorage.azure.com"];
+    let of_the_host = [
+        "/computeMetadata/",
+        "169.254.169.254",
+        "169.254.170.2",
+        "/latest/api/token",
+        "&resource=https%3A%2F%2Fstorage.azure.com",
+    ];
     if of_the_host.iter().any(|asked| why.contains(asked)) {
         return Some(
             "; no credentials are configured here, and this host gets none from its cloud: name a file with them as `credentials`",
         );
+    }
+    if why.contains("the token of this workload") {
+        return Some("; look at the file that credential_source names, and who may read it");
+    }
+    if why.contains("Failed to read token file") {
+        return Some("; look at the file that AWS_WEB_IDENTITY_TOKEN_FILE names, and who may read it");
     }
     let is_missing = why.contains("federated token file");
     is_missing.then_some("; look at the file that AZURE_FEDERATED_TOKEN_FILE names, and who may read it")

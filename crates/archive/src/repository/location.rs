@@ -1,7 +1,9 @@
 //! Where a repository lies.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path as FilePath, PathBuf};
 
+use jiff::Timestamp;
 use object_store::path::Path;
 
 /// Where a repository lies.
@@ -19,7 +21,7 @@ pub enum Location {
 
 /// A bucket of S3 or of a compatible store. What is not set comes from the environment and the cloud's own chain
 /// (`AWS_…` variables, web identity, container and instance credentials).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct S3 {
     /// The bucket, which must exist.
     pub bucket: String,
@@ -35,10 +37,24 @@ pub struct S3 {
     pub keys: Option<(String, String)>,
     /// Session token that belongs to the keys.
     pub token: Option<String>,
+    /// When that ends, where it is told.
+    pub token_ends: Option<Timestamp>,
     /// PEM file with the CA that signed the endpoint's certificate.
     pub ca: Option<PathBuf>,
     /// What the store encrypts objects with.
     pub server_side: Option<ServerSide>,
+}
+
+impl fmt::Debug for S3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // All of them, so that a new one is shown or kept back on purpose.
+        let S3 { bucket, prefix, endpoint, region, virtual_hosted, keys, token, token_ends, ca, server_side } = self;
+        let mut shown = f.debug_struct("S3");
+        shown.field("bucket", bucket).field("prefix", prefix).field("endpoint", endpoint).field("region", region);
+        shown.field("virtual_hosted", virtual_hosted).field("key", &keys.as_ref().map(|(id, _)| id));
+        shown.field("has_token", &token.is_some()).field("token_ends", token_ends).field("ca", ca);
+        shown.field("server_side", server_side).finish_non_exhaustive()
+    }
 }
 
 /// What S3 encrypts objects with where they rest.
@@ -54,8 +70,8 @@ pub enum ServerSide {
     Customer(String),
 }
 
-impl std::fmt::Debug for ServerSide {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for ServerSide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
@@ -113,8 +129,8 @@ pub enum AzureSecret {
     Signature(String),
 }
 
-impl std::fmt::Debug for AzureSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for AzureSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             AzureSecret::Key(_) => "an access key",
             AzureSecret::Signature(_) => "a shared access signature",
@@ -131,6 +147,16 @@ impl Location {
             Location::S3(s3) => format!("s3://{}{}", s3.bucket, below(&s3.prefix)),
             Location::Gcs(gcs) => format!("gs://{}{}", gcs.bucket, below(&gcs.prefix)),
             Location::Azure(azure) => format!("azure://{}/{}{}", azure.account, azure.container, below(&azure.prefix)),
+        }
+    }
+
+    /// PEM file with the CA of its endpoint, if there is one.
+    pub(super) fn ca(&self) -> Option<&FilePath> {
+        match self {
+            Location::Directory(_) => None,
+            Location::S3(s3) => s3.ca.as_deref(),
+            Location::Gcs(gcs) => gcs.ca.as_deref(),
+            Location::Azure(azure) => azure.ca.as_deref(),
         }
     }
 
@@ -152,5 +178,52 @@ impl Location {
             Location::Azure(azure) => &azure.prefix,
         };
         Path::parse(prefix).map_err(|error| format!("the prefix '{prefix}' cannot be used: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Repository, Settings};
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_logged_or_shown_tells_a_secret() {
+        let key = "bm90LWEtc2VjcmV0";
+        let s3 = S3 {
+            bucket: "bucket".into(),
+            keys: Some(("the-id".into(), "the-secret".into())),
+            token: Some("the-token".into()),
+            server_side: Some(ServerSide::Customer("the-customers-key".into())),
+            region: Some("here".into()),
+            ..S3::default()
+        };
+        let azure = |secret| Azure {
+            account: "shop".into(),
+            container: "bucket".into(),
+            secret: Some(secret),
+            ..Azure::default()
+        };
+        let server_side = None;
+        for location in [
+            Location::S3(Box::new(s3.clone())),
+            Location::S3(Box::new(S3 { server_side, ..s3 })),
+            Location::Azure(Box::new(azure(AzureSecret::Key(key.into())))),
+            Location::Azure(Box::new(azure(AzureSecret::Signature(
+                "sv=1&se=2999-01-01T00:00:00Z&sig=the-signature".into(),
+            )))),
+        ] {
+            let settings = Settings { location, patience: Duration::ZERO };
+            let mut shown = format!("{settings:?}");
+            assert!(shown.contains("bucket"), "{shown}");
+            // A client would not be made of a key that is none.
+            if let Ok(repository) = Repository::foreign(&settings) {
+                shown.push_str(&format!("{repository:?}"));
+            }
+            for secret in ["the-secret", "the-token", "the-customers-key", key, "the-signature", "110, 111, 116"] {
+                assert!(!shown.contains(secret), "{secret} is in {shown}");
+            }
+        }
     }
 }

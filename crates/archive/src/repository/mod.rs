@@ -7,7 +7,10 @@
 mod again;
 mod client;
 mod create;
+mod ending;
 mod error;
+mod federation;
+mod keeping;
 mod list;
 mod location;
 mod mark;
@@ -16,14 +19,17 @@ mod parts;
 mod upload;
 
 pub use create::{CreateBy, PutNew, digest_name};
+pub(crate) use ending::time;
 pub use error::RepositoryError;
 pub(crate) use error::chain;
+pub(crate) use federation::Account;
 pub use list::Entry;
 pub use location::{Azure, AzureSecret, Gcs, Location, S3, ServerSide};
 pub use mark::Mark;
 pub(crate) use parts::is_part;
 pub use upload::Upload;
 
+use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,11 +66,13 @@ pub struct Tuning {
 }
 
 /// An open repository. Cheap to clone; all clones share connections.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Repository {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     name: String,
+    /// PEM file with the CA of its endpoint.
+    ca: Option<PathBuf>,
     /// The bucket or container that it is in.
     holder: String,
     patience: Duration,
@@ -76,6 +84,13 @@ pub struct Repository {
     upward: Option<Arc<Pace>>,
     downward: Option<Arc<Pace>>,
     anchor: Anchor,
+}
+
+impl fmt::Debug for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Its client holds keys and tokens, and shows some of them.
+        f.debug_struct("Repository").field("name", &self.name).field("mark", &self.mark).finish_non_exhaustive()
+    }
 }
 
 /// The object by which a repository proves that it is there when it holds nothing of a name.
@@ -141,6 +156,7 @@ impl Repository {
             store: settings.location.connect(settings.patience, tuning)?,
             prefix,
             name,
+            ca: settings.location.ca().map(std::path::Path::to_owned),
             holder: settings.location.holder(),
             patience: settings.patience,
             directory: match &settings.location {
@@ -314,7 +330,10 @@ impl Repository {
     }
 
     fn error(&self, action: &'static str, name: &str, error: StoreError) -> RepositoryError {
-        let (object, repository, why) = (name.to_owned(), self.name.clone(), chain(&error));
+        let (object, repository, mut why) = (name.to_owned(), self.name.clone(), chain(&error));
+        if let Some(remedy) = error::remedy_of_a_certificate(&why, self.ca.as_deref()) {
+            why = format!("{why}; {remedy}");
+        }
         match error {
             StoreError::NotFound { .. } if error::lacks_holder(&why) => self.without_holder(),
             StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use matriarch_api::ArchiveCheckRow;
 use matriarch_archive::format::Identities;
 use matriarch_archive::keys;
-use matriarch_cli::{Failure, Grid, Part, Tone, Ui, checks, code, round_trips};
+use matriarch_cli::{Failure, Grid, Part, Tone, Ui, checks, code, endings, round_trips};
 use serde::Serialize;
 
 use super::archives::{Found, WhereArgs, find};
@@ -130,7 +130,9 @@ fn parts(page: &Page) -> Vec<Part> {
         );
     }
     let keys = format!("{} holds the private half of {}", page.identity.display(), page.public.join(", "));
-    vec![Part::Grid(checks(&page.repositories)), Part::Line(Tone::Plain, keys), Part::Grid(grid)]
+    let ends = page.repositories.iter().flat_map(|row| endings(&row.name, &row.ends));
+    let round_trips = std::iter::once(Part::Grid(checks(&page.repositories))).chain(ends);
+    round_trips.chain([Part::Line(Tone::Plain, keys), Part::Grid(grid)]).collect()
 }
 
 fn verdict(page: &Page) -> anyhow::Result<()> {

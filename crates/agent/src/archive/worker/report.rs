@@ -62,6 +62,9 @@ impl Worker {
             let about = status.last_failure.as_ref().filter(|failure| failure.why.contains(&row.name));
             row.problem = about.map(|failure| failure.why.clone());
         }
+        for row in &mut status.repositories {
+            row.ends = self.endings.of(&row.name, jiff::Timestamp::now());
+        }
         status.archiving = self.told.archives;
         status.waiting = missing.len() as u64;
         status.kept = missing.iter().filter(|(_, waiting)| waiting.kept).count() as u64;

@@ -156,7 +156,7 @@ const REPOSITORY: &[Key] = &[
         Kind::Text { what: "an absolute path", check: absolute_path },
         "A file on every host. S3: `aws_access_key_id = …` and `aws_secret_access_key = …`, if need be `aws_session_token = …`, \
          as in ~/.aws/credentials (the first profile counts). Google: the JSON file of a service account, or of a user (`gcloud auth \
-         application-default login`). Azure: an access key of the account, a shared access signature (`sv=…&sig=…`) that allows to read, add, create, \
+         application-default login`), or of a workload identity (`external_account`). Azure: an access key of the account, a shared access signature (`sv=…&sig=…`) that allows to read, add, create, \
          write, delete and list (`racwdl`), or a connection string with one of them. With a file, nothing of the environment counts. \
          Left out: the agent's environment, and what the cloud gives to the host (operations.md).",
     ),
