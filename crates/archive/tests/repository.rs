@@ -1,9 +1,13 @@
 //! What a repository promises, on a directory, on a real S3 server, and on servers that speak as Google's and Azure's do.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
+#[path = "cases/chain.rs"]
+mod chain;
 #[path = "cases/clouds.rs"]
 mod clouds;
 mod common;
+#[path = "cases/trust.rs"]
+mod trust;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -96,31 +100,36 @@ async fn a_bucket_keeps_its_word() {
 }
 
 /// Of many writers of one name exactly one content wins, and every other is told.
+async fn races(settings: &Settings, rounds: u8) {
+    let repository = Repository::open(settings).await.unwrap();
+    for round in 0..rounds {
+        let name = format!("race/{round}");
+        let writers = (0..8_u8).map(|writer| {
+            let (repository, name) = (repository.clone(), name.clone());
+            // Two contents, four writers each.
+            tokio::spawn(
+                async move { repository.put_new(&name, Bytes::from(vec![writer % 2; 100_000]), same_bytes).await },
+            )
+        });
+        let mut created = 0;
+        for writer in writers.collect::<Vec<_>>() {
+            match writer.await.unwrap() {
+                Ok(PutNew::Created) => created += 1,
+                Ok(PutNew::Same) | Err(RepositoryError::Conflict { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(created, 1, "{} round {round}", repository.name());
+    }
+}
+
 #[tokio::test]
 async fn writers_of_one_name_do_not_overwrite_each_other() {
     let dir = TestDir::new("archive");
     let server = S3Server::start(&dir).unwrap();
     for settings in [directory(&dir, "repository"), bucket(&server, "race")] {
-        let repository = init(&settings).await;
-        for round in 0..5 {
-            let name = format!("wal/{round}");
-            let writers = (0..8_u8).map(|writer| {
-                let (repository, name) = (repository.clone(), name.clone());
-                // Two contents, four writers each.
-                tokio::spawn(async move {
-                    repository.put_new(&name, Bytes::from(vec![writer % 2; 100_000]), same_bytes).await
-                })
-            });
-            let mut created = 0;
-            for writer in writers.collect::<Vec<_>>() {
-                match writer.await.unwrap() {
-                    Ok(PutNew::Created) => created += 1,
-                    Ok(PutNew::Same) | Err(RepositoryError::Conflict { .. }) => {}
-                    Err(error) => panic!("{error}"),
-                }
-            }
-            assert_eq!(created, 1, "{} round {round}", repository.name());
-        }
+        init(&settings).await;
+        races(&settings, 5).await;
     }
 }
 

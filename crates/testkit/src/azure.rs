@@ -1,12 +1,10 @@
 //! A real emulator of Azure Blob Storage for tests (Azurite), with one account and one container, that can be stopped, frozen and
 //! started again.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,6 +13,7 @@ use rustix::process::Signal;
 
 use crate::built;
 use crate::dir::TestDir;
+use crate::middleman::wire;
 use crate::ports::Port;
 use crate::process::Running;
 use crate::user;
@@ -51,17 +50,9 @@ impl AzureServer {
         let mut command = user::command(built::folder("azurite").join("azurite-blob"));
         command.env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{KEY}")).current_dir(&self.folder);
         command.args(["--location", ".", "--blobPort", &self.port.to_string(), "--silent", "--disableTelemetry"]);
-        let mut process = Running::start(command, &self.folder.join("azurite.log"))?;
-        let deadline = Instant::now() + LIMIT;
         // 409: the container is there from the last start.
-        while !self.make_container().is_ok_and(|status| status == 201 || status == 409) {
-            if process.ended().is_some() {
-                bail!("Azurite ended:\n{}", process.log());
-            }
-            ensure!(Instant::now() < deadline, "Azurite was not ready in {LIMIT:?}:\n{}", process.log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        self.process = Some(process);
+        let is_ready = || self.make_container().is_ok_and(|status| status == 201 || status == 409);
+        self.process = Some(Running::start_serving(command, &self.folder.join("azurite.log"), LIMIT, is_ready)?);
         Ok(())
     }
 
@@ -96,16 +87,11 @@ impl AzureServer {
         // The account stands in the path of the emulator, and once more before it.
         let resource = format!("/{ACCOUNT}/{ACCOUNT}/{CONTAINER}\nrestype:container");
         let signature = sign(&format!("PUT{}{headers}\n{resource}", "\n".repeat(12)));
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port.number()))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(
-            stream,
-            "PUT /{ACCOUNT}/{CONTAINER}?restype=container HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\
-             x-ms-date: {date}\r\nx-ms-version: {VERSION}\r\nAuthorization: SharedKey {ACCOUNT}:{signature}\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.take(4096).read_to_string(&mut answer)?;
-        answer.split_whitespace().nth(1).and_then(|status| status.parse().ok()).context("no HTTP answer")
+        let place = format!("/{ACCOUNT}/{CONTAINER}?restype=container");
+        let authorization = format!("SharedKey {ACCOUNT}:{signature}");
+        let headers =
+            [("x-ms-date", date.as_str()), ("x-ms-version", VERSION), ("Authorization", authorization.as_str())];
+        wire::status(self.port.number(), "PUT", &place, &headers)
     }
 }
 

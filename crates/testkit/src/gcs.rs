@@ -3,9 +3,9 @@
 
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::Result;
 use rustix::process::Signal;
 
 use crate::built;
@@ -41,16 +41,8 @@ impl GcsServer {
         command.current_dir(&self.folder).args(["-root", "data", "-bucket", BUCKET, "-account", "account.json"]);
         // Small, so that lists have more than one.
         command.args(["-page", "20", "-listen", &format!("127.0.0.1:{}", self.port)]);
-        let mut process = Running::start(command, &self.folder.join("gcs.log"))?;
-        let deadline = Instant::now() + LIMIT;
-        while TcpStream::connect(("127.0.0.1", self.port.number())).is_err() {
-            if process.ended().is_some() {
-                bail!("the GCS server ended:\n{}", process.log());
-            }
-            ensure!(Instant::now() < deadline, "the GCS server was not ready in {LIMIT:?}:\n{}", process.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        self.process = Some(process);
+        let is_ready = || TcpStream::connect(("127.0.0.1", self.port.number())).is_ok();
+        self.process = Some(Running::start_serving(command, &self.folder.join("gcs.log"), LIMIT, is_ready)?);
         Ok(())
     }
 

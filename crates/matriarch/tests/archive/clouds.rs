@@ -37,6 +37,13 @@ fn renew(cluster: &Cluster, text: &str) {
 
 /// A key that is wrong is told with its place, and each that is put in its stead counts without a restart.
 async fn keys(cluster: &Cluster, azure: &AzureServer) {
+    // A file that is garbled is nothing to the other repository.
+    let garbled = cluster.verb(&["archive", "init"]).await;
+    garbled.refused_naming(75, &[&in_azure()]);
+    assert!(garbled.out.contains("azure.key") && garbled.out.contains("neither an access key"), "{garbled}");
+    let page = until(cluster, "the other one is open", |page| page["repositories"][0]["open"] == true).await;
+    assert!(!azure_is(&page).0 && azure_is(&page).1.contains("azure.key"), "{page:#}");
+    renew(cluster, "d3Jvbmc=");
     let refused = cluster.verb(&["archive", "init"]).await;
     refused.refused_naming(75, &[&in_azure()]);
     assert!(refused.out.contains(&in_azure()) && refused.out.contains("check the credentials"), "{refused}");
@@ -47,8 +54,13 @@ async fn keys(cluster: &Cluster, azure: &AzureServer) {
     assert!(ended.out.contains("ended at") && ended.out.contains("write a new one"), "{ended}");
     renew(cluster, &azure.signature("racwdl", now + minutes(60)));
     cluster.verb(&["archive", "init"]).await.ok();
-    cluster.verb(&["archive", "check"]).await.ok();
-    until(cluster, "both are open", |page| page["repositories"][0]["open"] == true && azure_is(page).0).await;
+    let checked = cluster.verb(&["archive", "check"]).await;
+    let checked = checked.ok();
+    assert!(checked.contains("the shared access signature in its credentials file") && checked.contains(" ends at "));
+    let page =
+        until(cluster, "both are open", |page| page["repositories"][0]["open"] == true && azure_is(page).0).await;
+    let ends = &page["repositories"][1]["ends"][0];
+    assert!(ends["soon"] == false && ends["text"].as_str().is_some_and(|text| text.contains("azure.key")), "{page:#}");
     // One that was good is taken back while the repository is in use.
     renew(cluster, &azure.signature("l", now + minutes(60)));
     write(cluster, 1).await;
@@ -131,7 +143,7 @@ async fn what_was_acknowledged_comes_back_from_google_and_from_azure() {
     let mut cluster = Plan::new("clouds").members(1).start().await;
     let account = cluster.root().join("account.json");
     std::fs::copy(google.account(), &account).expect("there is room");
-    renew(&cluster, "d3Jvbmc=");
+    renew(&cluster, "{ garbled");
     assert_eq!(GOOGLE, format!("gs://{}/pre/fix", gcs::BUCKET));
     let section = json!({ "repositories": [
         { "location": GOOGLE, "endpoint": google.endpoint(), "allow_http": true, "credentials": account },

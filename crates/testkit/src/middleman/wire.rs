@@ -1,7 +1,8 @@
 //! As much of HTTP/1.1 as a store and its client speak.
 
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -24,6 +25,21 @@ pub struct Request {
 }
 
 impl Request {
+    /// Takes a header out.
+    pub(crate) fn take(&mut self, name: &str) -> Option<String> {
+        let at = self.headers.iter().position(|(known, _)| known == name)?;
+        Some(self.headers.remove(at).1)
+    }
+
+    /// Its path, and its query. A proxy is asked for a whole address.
+    pub(crate) fn place(&self) -> (&str, &str) {
+        let target = match self.target.strip_prefix("http://") {
+            Some(rest) => rest.find('/').map_or("/", |at| &rest[at..]),
+            None => &self.target,
+        };
+        target.split_once('?').unwrap_or((target, ""))
+    }
+
     /// A header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
         value(&self.headers, name)
@@ -35,19 +51,19 @@ impl Request {
     }
 
     /// Reads its body.
-    pub(super) fn read(&mut self, reader: &mut impl BufRead) -> Result<()> {
+    pub(crate) fn read(&mut self, reader: &mut impl BufRead) -> Result<()> {
         self.body = read_body(reader, &self.headers, false)?;
         Ok(())
     }
 
     /// Reads half of its body, if it says how long that is.
-    pub(super) fn read_half(&self, reader: &mut impl BufRead) -> Result<()> {
+    pub(crate) fn read_half(&self, reader: &mut impl BufRead) -> Result<()> {
         let length: u64 = self.header("content-length").unwrap_or("0").parse().context("the length of a body")?;
         std::io::copy(&mut reader.take(length / 2), &mut std::io::sink())?;
         Ok(())
     }
 
-    pub(super) fn write(&self, server: &mut TcpStream) -> Result<()> {
+    pub(crate) fn write(&self, server: &mut impl Write) -> Result<()> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         for (name, value) in &self.headers {
             if !["connection", "content-length", "transfer-encoding", "expect"].contains(&name.as_str()) {
@@ -61,12 +77,24 @@ impl Request {
     }
 }
 
+/// The status of one request of nothing but its head, to a server on this machine.
+pub(crate) fn status(port: u16, method: &str, target: &str, headers: &[(&str, &str)]) -> Result<u16> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    write!(
+        stream,
+        "{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n{headers}\r\n"
+    )?;
+    Ok(read_answer(&mut BufReader::new(stream), method == "HEAD")?.code)
+}
+
 fn value<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
     headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
 }
 
 /// The next request of a connection, without its body; none when it has ended.
-pub(super) fn read_request(reader: &mut impl BufRead) -> Result<Option<Request>> {
+pub(crate) fn read_request(reader: &mut impl BufRead) -> Result<Option<Request>> {
     let Some((first, headers)) = read_head(reader)? else { return Ok(None) };
     let mut words = first.split(' ');
     let (method, target) = words.next().zip(words.next()).context("a request without a target")?;
@@ -125,14 +153,14 @@ fn read_body(reader: &mut impl BufRead, headers: &[(String, String)], to_end: bo
 
 /// One answer.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     code: u16,
     first: String,
     headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-pub(super) fn read_answer(reader: &mut impl BufRead, is_head: bool) -> Result<Answer> {
+pub(crate) fn read_answer(reader: &mut impl BufRead, is_head: bool) -> Result<Answer> {
     let (first, headers) = read_head(reader)?.context("no answer")?;
     let code: u16 = first.split(' ').nth(1).and_then(|code| code.parse().ok()).context("an answer without a code")?;
     let is_empty = is_head || code == 204 || code == 304;
@@ -141,9 +169,16 @@ pub(super) fn read_answer(reader: &mut impl BufRead, is_head: bool) -> Result<An
 }
 
 impl Answer {
+    /// One that is well.
+    pub fn good(kind: &str, body: &str) -> Answer {
+        let headers = vec![("content-type".to_owned(), kind.to_owned())];
+        Answer { code: 200, first: "HTTP/1.1 200 OK".to_owned(), headers, body: body.as_bytes().to_vec() }
+    }
+
     /// An answer of this code, as S3 says it.
     pub fn of(code: u16) -> Answer {
         let name = match code {
+            401 => "Unauthorized",
             400 => "InvalidRequest",
             403 => "AccessDenied",
             404 => "NoSuchKey",
@@ -171,7 +206,7 @@ impl Answer {
         format!("{head}content-length: {length}\r\n\r\n")
     }
 
-    pub fn write(&self, client: &mut TcpStream, is_head: bool) -> Result<()> {
+    pub fn write(&self, client: &mut impl Write, is_head: bool) -> Result<()> {
         let announced = value(&self.headers, "content-length").and_then(|length| length.parse().ok());
         let length = if is_head { announced.unwrap_or(0) } else { self.body.len() };
         client.write_all(self.head(length).as_bytes())?;
@@ -182,7 +217,7 @@ impl Answer {
     }
 
     /// The head of all, and half of the body.
-    pub fn write_half(&self, client: &mut TcpStream) -> Result<()> {
+    pub fn write_half(&self, client: &mut impl Write) -> Result<()> {
         client.write_all(self.head(self.body.len()).as_bytes())?;
         client.write_all(&self.body[..self.body.len() / 2])?;
         Ok(())

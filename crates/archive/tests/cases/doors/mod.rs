@@ -1,6 +1,7 @@
 //! What other tools have archived comes back from where it lies.
 
 mod barman;
+mod clouds;
 mod export;
 mod pgbackrest;
 mod walg;
