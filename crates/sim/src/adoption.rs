@@ -16,6 +16,7 @@ use crate::fault::Fault;
 use crate::node::NodeId;
 use crate::others::Act;
 use crate::profile::pick;
+use crate::script::random_trap;
 use crate::world::World;
 
 /// Who has what in these stories: the primary of the other program, and two replicas.
@@ -31,16 +32,24 @@ fn joins(at: Millis, node: NodeId) -> Timed {
     (at, 1, Fault::KillAgent(node))
 }
 
-/// How a cluster of another program becomes ours; in later rounds, how it loses its first leader.
+/// How a cluster of another program becomes ours; in later rounds, how it loses its first leader, or the record that tells it
+/// is ours.
 pub(crate) fn adoption(world: &mut World, rng: &mut SmallRng) -> Vec<Timed> {
     if world.store.view().cluster.sync.is_some() {
         let leader = world.primary().unwrap_or(PRIMARY);
+        if rng.random_bool(0.2) {
+            // Once its leader key has ended it looks as if another program had kept it.
+            let lasts = world.setup.ttl + 6000;
+            let stopped = rng.random_range(500..2000);
+            return vec![(0, stopped, Fault::LoseRecord(leader)), (0, lasts, Fault::UnsteadyBeats)];
+        }
         let death = if rng.random_bool(0.5) { Fault::PowerCut(leader) } else { Fault::KillNode(leader) };
         return vec![(rng.random_range(0..2000), rng.random_range(500..12_000), death)];
     }
     let paused = rng.random_bool(0.5);
     let (other, third) = if rng.random_bool(0.5) { (1, 2) } else { (2, 1) };
-    let (mut faults, paused) = match rng.random_range(0..10) {
+    let story = rng.random_range(0..10);
+    let (mut faults, paused) = match story {
         0 => (rolling(rng, &[PRIMARY, other, third]), paused),
         1 | 2 => (failed_over(rng, other, third), false),
         3 => (cold_copy(world, rng, other, third), paused),
@@ -51,12 +60,17 @@ pub(crate) fn adoption(world: &mut World, rng: &mut SmallRng) -> Vec<Timed> {
         _ => (outlasted(rng, other, third), false),
     };
     world.set_paused(paused);
+    // Nobody takes a step before the founding. Where the agents' records are all that tells of a primary they have to stay.
+    if !matches!(story, 4 | 7) && rng.random_bool(0.4) {
+        world.trap = Some(random_trap(world, rng));
+    }
     let last = faults.iter().map(|(at, lasts, _)| at + lasts).max().unwrap_or(0);
     // Once nothing of that program is left, whatever is refused then is refused until a person has seen to it.
     faults.push(act(last + 1000, Act::Amend));
     faults.push(act(last + 9000, Act::Amend));
+    faults.push(act(last + 20_000, Act::Amend));
     if paused {
-        faults.push((last + 9500, 1, Fault::Pause));
+        faults.push((last + 20_500, 1, Fault::Pause));
     }
     faults
 }
@@ -94,7 +108,12 @@ fn trouble(rng: &mut SmallRng, ended: Millis) -> Timed {
         4 => Fault::DelayedRequests,
         5 => Fault::LostAnswers,
         6 => Fault::RestartAgent(node),
-        _ => return (ended + rng.random_range(0..8000), 1, Fault::KillPostmaster(node)),
+        _ => {
+            let kinds = [Fault::KillPostmaster, Fault::KillPostmaster, Fault::PowerCut, Fault::KillNode, Fault::Freeze];
+            // By then nothing of that program is left there, whatever it had to tell first.
+            let at = ended + 6000 + rng.random_range(0..6000);
+            return (at, rng.random_range(100..8000), pick(rng, &kinds)(node));
+        }
     };
     (at, rng.random_range(50..5000), fault)
 }

@@ -1,9 +1,10 @@
-//! Whose data it is: what was acknowledged while another program kept the cluster, and directories of another cluster.
+//! Whose data it is: what was acknowledged while another program kept the cluster, directories of another cluster, and a cluster
+//! of ours that could be taken for another program's.
 
 use std::rc::Rc;
 
 use matriarch_core::decide::{Job, Settings};
-use matriarch_core::record::SyncRecord;
+use matriarch_core::record::{SyncRecord, key};
 
 use crate::disk::{Dir, Disk};
 use crate::event::Event;
@@ -57,6 +58,15 @@ impl World {
             self.nodes[node].disk = Disk::Missing;
             self.poke(node, 1);
         }
+    }
+
+    /// The record that makes the cluster ours is deleted, and what a member remembers of it stays behind where its data was.
+    pub(crate) fn lose_record(&mut self, node: NodeId) {
+        self.kill_agent(node);
+        self.stop_fast(node);
+        self.nodes[node].newest = None;
+        self.store.remove(key::SYNC);
+        self.store_changed();
     }
 
     /// Whoever founds over the records of another program holds all that its primary had acknowledged.

@@ -98,6 +98,8 @@ pub enum Fault {
     Pause,
     /// A member has the directory of another cluster in the place of its own, until a person moves that away.
     Foreign(NodeId),
+    /// `sync` is deleted while a member and its PostgreSQL are stopped, which starts anew with no memory of it.
+    LoseRecord(NodeId),
     /// What the program does that keeps the cluster before ours, or a person beside it.
     Others(Act),
     /// A router announces itself, and answers when it is to hold, or never does; healed, it is gone.
@@ -193,6 +195,7 @@ impl World {
             Fault::PowerCutAll => (0..self.nodes.len()).for_each(|node| self.power_cut(node)),
             Fault::Pause => self.set_paused(true),
             Fault::Foreign(node) => self.bring_stray(node),
+            Fault::LoseRecord(node) => self.lose_record(node),
             Fault::Others(act) => self.act_of_others(&act),
             Fault::Router(answers) => self.announce_router(answers),
         }
@@ -202,7 +205,9 @@ impl World {
     pub fn heal(&mut self, fault: &Fault) {
         self.note(|| format!("HEALED {fault:?}"));
         match *fault {
-            Fault::KillAgent(node) | Fault::KillNode(node) | Fault::Restore(node) => self.start_agent(node),
+            Fault::KillAgent(node) | Fault::KillNode(node) | Fault::Restore(node) | Fault::LoseRecord(node) => {
+                self.start_agent(node);
+            }
             Fault::PowerCut(node) => self.power_on(node),
             Fault::Freeze(node) => {
                 let this = &mut self.nodes[node];

@@ -179,6 +179,8 @@ pub enum Mutation {
     StrayAdopts,
     /// There data founds that an initdb of ours has left behind.
     UnclaimedAdopts,
+    /// A `sync` of ours that was lost is taken for that of another program.
+    LostRecordAdopted,
     /// A member follows the leader with the data of another cluster.
     StrayFollows,
     /// A member stands for election with the data of another cluster.
@@ -186,7 +188,7 @@ pub enum Mutation {
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 89] = [
+pub const MUTATIONS: [Mutation; 90] = [
     Mutation::FenceOneFewer,
     Mutation::AnyPledger,
     Mutation::PledgeWhileReceiving,
@@ -274,6 +276,7 @@ pub const MUTATIONS: [Mutation; 89] = [
     Mutation::AdoptHistoryUncompared,
     Mutation::StrayAdopts,
     Mutation::UnclaimedAdopts,
+    Mutation::LostRecordAdopted,
     Mutation::StrayFollows,
     Mutation::StrayElects,
 ];
@@ -348,7 +351,8 @@ impl Mutation {
             | Mutation::AdoptLeaderUncompared
             | Mutation::AdoptHistoryUncompared
             | Mutation::StrayAdopts
-            | Mutation::UnclaimedAdopts => Profile::Adoptions,
+            | Mutation::UnclaimedAdopts
+            | Mutation::LostRecordAdopted => Profile::Adoptions,
             Mutation::StrayFollows | Mutation::StrayElects => Profile::Strays,
             Mutation::GuardMissing => Profile::Steps,
             Mutation::PublishBeforeBarrier | Mutation::BarrierTooEarly | Mutation::ProposalForgotten => {

@@ -30,6 +30,11 @@ pub(crate) fn misjudge(mutation: Mutation, me: &MemberName, observation: &mut Ob
         Mutation::StrangersIgnored => view.strangers.clear(),
         Mutation::OthersLeaderIgnored => view.leader = None,
         Mutation::StrayAdopts => mistake_data(&mut observation.data, &cluster),
+        Mutation::LostRecordAdopted => {
+            view.members.values_mut().for_each(|member| member.epoch = 0);
+            view.pledges.clear();
+            view.optime_timeline = 0;
+        }
         Mutation::UnclaimedAdopts if observation.facts().is_some_and(|facts| facts.unclaimed) => {
             mistake_data(&mut observation.data, &cluster);
         }

@@ -145,7 +145,7 @@ impl World {
         let primary = self.primary_of_others() == Some(node);
         match self.nodes[node].pg.process {
             Process::Running { recovery: false } if !primary => self.stop_fast(node),
-            Process::Stopped if primary && crashed => self.start_by_others(node, None),
+            Process::Stopped if primary && crashed && self.nodes[node].powered => self.start_by_others(node, None),
             _ => {}
         }
     }
