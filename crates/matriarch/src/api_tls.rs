@@ -11,7 +11,7 @@ use matriarch_tls::{PeerTls, ServerFiles, ServerTls, TlsFiles, VerifyClient};
 /// Who we are to agents that speak TLS, and which of them we believe.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ApiAccess {
-    /// Authorities that are trusted to name agents (https), PEM; the system's, or those of --config, unless given
+    /// Authorities that are trusted to sign certificates of agents (https), PEM; the system's, or those of --config, unless given
     #[arg(long, global = true, value_name = "FILE", env = "MATRIARCH_CACERT", hide_short_help = true, help_heading = super::cluster::WHICH)]
     pub cacert: Option<PathBuf>,
     /// Client certificate for agents that want one, PEM

@@ -14,5 +14,5 @@ mod wire;
 pub use explain::explained;
 pub use files::TlsFiles;
 pub use peer::PeerTls;
-pub use server::{Refused, ServerFiles, ServerTls, VerifyClient};
+pub use server::{Refused, SPEAKS_TLS, ServerFiles, ServerTls, VerifyClient};
 pub use wire::Wire;

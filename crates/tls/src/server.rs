@@ -22,6 +22,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long a client that was refused may take to read why.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// The `error` of the answer to plain HTTP on a port with TLS.
+pub const SPEAKS_TLS: &str = "this port speaks TLS, and the request came without";
+
 /// Whether clients show a certificate. What a request may do without one is its server's business.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum VerifyClient {
@@ -226,8 +229,7 @@ impl ServerTls {
 
 /// In words that whoever speaks HTTP understands.
 async fn refuse_plainly(mut stream: TcpStream) {
-    let body =
-        r#"{"error":"this port speaks TLS, and the request came without","remedy":"ask https:// instead of http://"}"#;
+    let body = format!(r#"{{"error":"{SPEAKS_TLS}","remedy":"ask https:// instead of http://"}}"#);
     let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: ";
     let _ = stream.write_all(format!("{head}{}\r\n\r\n{body}", body.len()).as_bytes()).await;
     linger(stream).await;

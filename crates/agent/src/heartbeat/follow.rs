@@ -176,13 +176,23 @@ impl Watcher {
             }
             Attempt::Refused(why) => {
                 self.detector.ports(now, Port::Accepts, Port::Silent);
-                self.again = now + REFUSED_PAUSE;
-                if self.refused.as_ref() != Some(&why) {
-                    let name = &self.target.name;
-                    tracing::warn!("'{name}' takes no heartbeats of ours, so failover waits for the lease: {why}");
-                    self.refused = Some(why);
-                }
+                self.is_refused(now, why);
             }
+            Attempt::NoTls(why) => {
+                // It may go on well, with a certificate that has ended or on its way from http to https: what it said before
+                // makes no silence of this.
+                self.detector = Detector::new(now, self.target.epoch, self.hub.state().suspect_after);
+                self.is_refused(now, why);
+            }
+        }
+    }
+
+    fn is_refused(&mut self, now: Millis, why: String) {
+        self.again = now + REFUSED_PAUSE;
+        if self.refused.as_ref() != Some(&why) {
+            let name = &self.target.name;
+            tracing::warn!("'{name}' takes no heartbeats of ours, so failover waits for the lease: {why}");
+            self.refused = Some(why);
         }
     }
 

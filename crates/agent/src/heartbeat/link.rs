@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use matriarch_api::heartbeat::{MEMBER, PATH, PROTOCOL, SCOPE};
 use matriarch_core::heartbeat::Port;
-use matriarch_tls::{Wire, explained};
+use matriarch_tls::{SPEAKS_TLS, Wire, explained};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -29,6 +29,8 @@ pub enum Attempt {
     Failed(Port, Port),
     /// It answers and does not want us: why.
     Refused(String),
+    /// It is there, and no TLS comes about with it: why.
+    NoTls(String),
 }
 
 /// A connection over which heartbeats go.
@@ -114,7 +116,7 @@ impl From<io::Error> for Attempt {
     /// Whoever speaks, and with whom no TLS comes about, is there.
     fn from(error: io::Error) -> Attempt {
         match explained(&error) {
-            Some(why) => Attempt::Refused(why),
+            Some(why) => Attempt::NoTls(why),
             None => Attempt::Failed(port_of(&error), Port::Silent),
         }
     }
@@ -157,6 +159,9 @@ async fn ask(hub: &Heartbeats, target: &Target, stream: TcpStream) -> Result<Lin
     let body = rest.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     let said = serde_json::from_str::<serde_json::Value>(body).ok();
     let said = said.as_ref().and_then(|said| said["error"].as_str()).unwrap_or(first);
+    if said == SPEAKS_TLS {
+        return Err(Attempt::NoTls(said.to_owned()));
+    }
     let remedy = match first.split(' ').nth(1) {
         Some("401") => "; give all members the same restapi.token or restapi.authentication",
         Some("403") => "; name one with ctl.certfile and ctl.keyfile",

@@ -7,16 +7,20 @@ use matriarch_tls::{ServerFiles, TlsFiles, VerifyClient};
 
 use super::*;
 
-/// A leader that wants certificates, and the authority of both.
-async fn leader(dir: &Path) -> (Agent, Authority) {
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A leader that wants certificates, the authority of all, and what the leader shows.
+async fn leader(dir: &Path) -> (Agent, Authority, Arc<ServerTls>) {
     let authority = Authority::new(dir);
-    authority.issue("member", Duration::from_secs(86_400));
-    let (cert_file, key_file) = (authority.cert("member"), Some(authority.key("member")));
+    authority.issue("member", DAY);
+    authority.issue("server", DAY);
+    let (cert_file, key_file) = (authority.cert("server"), Some(authority.key("server")));
     let files = ServerFiles { cert_file, key_file, ca_file: Some(authority.ca()), verify: VerifyClient::Required };
     let hub = member("a");
     hub.say(says(Stance::Leads { epoch: 5 }));
     let auth = Auth::token(TOKEN).with_certificates();
-    (Agent::start_tls(hub, auth, Some(ServerTls::open(files).unwrap())).await, authority)
+    let tls = ServerTls::open(files).unwrap();
+    (Agent::start_tls(hub, auth, Some(tls.clone())).await, authority, tls)
 }
 
 fn peers(authority: &Authority, shows: bool) -> PeerTls {
@@ -28,7 +32,7 @@ fn peers(authority: &Authority, shows: bool) -> PeerTls {
 #[tokio::test]
 async fn a_leader_is_heard_over_tls_and_hears() {
     let dir = tempfile::tempdir().unwrap();
-    let (agent, authority) = leader(dir.path()).await;
+    let (agent, authority, _) = leader(dir.path()).await;
     let follower = member_with("b", peers(&authority, true));
     follower.say(says(Stance::Follows { epoch: 5 }));
     let following = tokio::spawn(follow(follower.clone()));
@@ -48,7 +52,7 @@ async fn a_leader_is_heard_over_tls_and_hears() {
 async fn refused(agent: &Agent, follower: Arc<Heartbeats>, tls: bool) -> String {
     let target = Arc::new(Target { tls, ..agent.target(5, "127.0.0.1:1") });
     match link::attempt(follower, target).await {
-        link::Attempt::Refused(why) => why,
+        link::Attempt::Refused(why) | link::Attempt::NoTls(why) => why,
         link::Attempt::Up(_) => "admitted".to_owned(),
         link::Attempt::Failed(..) => "away".to_owned(),
     }
@@ -58,7 +62,7 @@ async fn refused(agent: &Agent, follower: Arc<Heartbeats>, tls: bool) -> String 
 #[tokio::test]
 async fn whoever_is_not_admitted_knows_why_and_suspects_nobody() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (agent, authority) = leader(dir.path()).await;
+    let (agent, authority, _) = leader(dir.path()).await;
     let foreign = Authority::new(other.path());
     let plain = Agent::start(member("c"), Auth::token(TOKEN)).await;
     for (agent, peers, tls, words) in [
@@ -77,4 +81,32 @@ async fn whoever_is_not_admitted_knows_why_and_suspects_nobody() {
         let said = refused(agent, member_with("b", peers), tls).await;
         assert!(said.contains(words), "{words}: {said}");
     }
+}
+
+/// Its certificate has ended, say, and then its connection.
+#[tokio::test]
+async fn a_leader_that_was_heard_and_cannot_be_understood_any_more_is_not_suspected() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (agent, authority, tls) = leader(dir.path()).await;
+    let follower = member_with("b", peers(&authority, true));
+    follower.suspect_after(300);
+    tokio::spawn(follow(follower.clone()));
+    let target = Target { tls: true, ..agent.target(5, "127.0.0.1:1") };
+    follower.listen_to(Some(target.clone()));
+    until("the leader lives", &follower, |hub| hub.pulse() == Pulse::Alive { epoch: 5 }).await;
+
+    let foreign = Authority::new(other.path());
+    foreign.issue("server", DAY);
+    std::fs::copy(foreign.cert("server"), authority.cert("server")).unwrap();
+    std::fs::copy(foreign.key("server"), authority.key("server")).unwrap();
+    tls.look();
+    assert_eq!(tls.problem(), None);
+    // A newer connection of the same member ends the one that there is.
+    let believer = member_with("b", PeerTls { insecure: true, ..peers(&authority, true) });
+    let newer = link::attempt(believer, Arc::new(target)).await;
+    assert!(matches!(newer, link::Attempt::Up(_)), "whoever believes it is admitted");
+    until("it is not understood", &follower, |hub| hub.pulse() == Pulse::Unknown).await;
+    // Three times what a silence must last.
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert_eq!(follower.pulse(), Pulse::Unknown);
 }
