@@ -21,6 +21,15 @@ pub async fn outline(archive: &Archive, name: &str, size: u64) -> Result<Found, 
     manifest::outline::<Summary>(archive, name, size).await
 }
 
+/// Whether a dump is one no more: its manifest went first. What cannot be asked is not known to be so.
+pub async fn is_gone(archive: &Archive, dump: &str) -> bool {
+    let name = archive.place().dump_manifest(dump);
+    match archive.repository().size(&name).await {
+        Ok(size) => matches!(outline(archive, &name, size).await, Ok(Found::Abandoned)),
+        Err(error) => error.is_absent(),
+    }
+}
+
 /// The whole manifest of a dump.
 pub async fn manifest(archive: &Archive, dump: &str) -> Result<Manifest, DumpError> {
     // A name that cannot be one is none.

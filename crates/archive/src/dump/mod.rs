@@ -27,6 +27,7 @@ use std::time::Duration;
 use matriarch_postgres::dump as server;
 use matriarch_postgres::tool::ToolError;
 
+use crate::archive::Archive;
 use crate::repository::RepositoryError;
 
 /// A dump that was not taken, read, restored or removed.
@@ -73,6 +74,19 @@ pub enum DumpError {
     /// No such dump.
     #[error("there is no dump '{0}'")]
     NoDump(String),
+    /// It was there when it was begun to be read.
+    #[error(
+        "dump {dump} was removed from {repository} while it was read ('dump delete' or 'dump expire' by hand, or the agents by \
+         archive.dumps); 'matriarch dump list' shows what is there: begin again with another one (what was missing first: {why})"
+    )]
+    Removed {
+        /// Its name.
+        dump: String,
+        /// Where it was.
+        repository: String,
+        /// What could not be read.
+        why: Box<RepositoryError>,
+    },
     /// A dump that somebody takes.
     #[error("dump {0} is under way, or was until less than an hour ago; interrupt it first")]
     UnderWay(String),
@@ -85,6 +99,18 @@ impl From<ToolError> for DumpError {
 }
 
 impl DumpError {
+    /// What is missing of a dump that is not there any more is not damaged.
+    async fn unless_removed(self, archive: &Archive, dump: &str) -> DumpError {
+        match self {
+            DumpError::Repository(why) if list::is_gone(archive, dump).await => DumpError::Removed {
+                dump: dump.to_owned(),
+                repository: archive.repository().name().to_owned(),
+                why: Box::new(why),
+            },
+            error => error,
+        }
+    }
+
     fn file(path: &std::path::Path) -> impl FnOnce(io::Error) -> DumpError {
         let path = path.to_owned();
         move |source| DumpError::File { path, source }

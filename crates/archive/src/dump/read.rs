@@ -7,8 +7,8 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use serde::Serialize;
 
-use super::DumpError;
 use super::manifest::{Line, Manifest};
+use super::{DumpError, list};
 use crate::archive::Archive;
 use crate::format::{Kind, Reader, hex, sha256};
 use crate::progress::Progress;
@@ -244,6 +244,11 @@ pub async fn verify(archive: &Archive, manifest: &Manifest, progress: &Progress)
     for ((path, size), held) in files.iter().zip(held).filter(|((_, size), held)| held != size) {
         let why = format!("its manifest names frames of {held} bytes, and the file has {size}");
         report.add(manifest, path, (held.min(*size), *size), why);
+    }
+    if !report.faults.is_empty() && list::is_gone(archive, &summary.dump).await {
+        let object = archive.place().dump_manifest(&summary.dump);
+        let absent = RepositoryError::Absent { object, repository: archive.repository().name().to_owned() };
+        return Err(DumpError::from(absent).unless_removed(archive, &summary.dump).await);
     }
     Ok(report)
 }

@@ -150,7 +150,7 @@ pub async fn restore(
             if let Err(left) = request.begun.undo(access).await {
                 tracing::warn!("what was begun could not be taken away: {left}");
             }
-            Err(error)
+            Err(error.unless_removed(archive, &manifest.summary.dump).await)
         }
     }
 }

@@ -118,7 +118,7 @@ impl Code for DumpError {
             DumpError::Server(error) => error.code(),
             DumpError::Repository(error) => error.code(),
             DumpError::Foreign { .. } => code::CONFIG,
-            DumpError::Refused(_) | DumpError::NoDump(_) => code::DATA,
+            DumpError::Refused(_) | DumpError::NoDump(_) | DumpError::Removed { .. } => code::DATA,
             DumpError::File { .. } | DumpError::Stream(_) => code::IO,
             DumpError::Worker(_) => code::SOFTWARE,
             DumpError::Forgotten(_) | DumpError::UnderWay(_) => code::TEMPORARY,

@@ -356,6 +356,29 @@ async fn restores(site: &Site) {
     }
     assert_eq!(text(&site.server, "held", own).await, "0");
     site.at(&site.server, &["dump", "restore", "--database", "shop=held"]).await.ok();
+    removed_meanwhile(site).await;
+}
+
+/// One that is removed while it is restored is told as that, and what is half made goes.
+async fn removed_meanwhile(site: &Site) {
+    let dump = site.dump(&["--no-globals"]).await;
+    connect(&site.server, "postgres").await.batch_execute("create database awaited").await.unwrap();
+    let locker = connect(&site.server, "awaited").await;
+    locker.batch_execute("begin; lock table pg_namespace in share mode").await.unwrap();
+    let words = ["dump", "restore", &dump, "--database", "shop=awaited", "--database", "postgres=never"];
+    let removing = async {
+        let waits = "select count(*)::text from pg_locks where not granted and relation = 'pg_namespace'::regclass";
+        let begun = std::time::Instant::now();
+        while text(&site.server, "awaited", waits).await == "0" {
+            assert!(begun.elapsed() < PATIENCE, "it does not wait");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        site.run(&["dump", "delete", &dump, "--force"]).await.ok();
+        locker.batch_execute("rollback").await.unwrap();
+    };
+    let (refused, ()) = tokio::join!(site.at(&site.server, &words), removing);
+    refused.refused_naming(code::DATA, &[&dump, "was removed from", "while it was read", "matriarch dump list"]);
+    assert!(!databases(&site.server).await.contains("never"), "a half-made database is left");
 }
 
 /// On a cluster that `up` has made: by a schedule, and back into the primary.
