@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use matriarch_testkit::faults;
 use matriarch_testkit::ledger::{Book, Ledger, Options, Verdict, verify};
-use matriarch_testkit::postgres;
 use matriarch_testkit::server::Server;
 use rustix::process::Signal;
 
@@ -66,7 +65,7 @@ pub async fn restored_from(cluster: &Cluster, archive: &Path, more: &[&str], tar
     std::fs::write(&trust, "host all all 127.0.0.1/32 trust\n").expect("there is room");
     let alone = "listen_addresses = '127.0.0.1'\nunix_socket_directories = ''\narchive_mode = off";
     let settings = format!("hba_file = '{}'\n{alone}", trust.display());
-    let server = Server::of(postgres::any(), target, &settings).await.expect("what was restored starts");
+    let server = Server::of(cluster.installation(), target, &settings).await.expect("what was restored starts");
     // It serves reads before it is at the end.
     let begun = std::time::Instant::now();
     let recovering = || async { wire::ask(&server.dsn(), "SELECT pg_is_in_recovery()").await };

@@ -1,13 +1,14 @@
 //! Commits wait for the repository: an outage of it, a switchover, and a cluster that is destroyed and has lost nothing.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use matriarch_testkit::faults;
 use matriarch_testkit::ledger::{Book, Ledger, Options};
+use matriarch_testkit::{faults, postgres};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::destroyed::{move_data, restored};
+use crate::destroyed::{move_data, restored, restored_from};
 use crate::harness::{Cluster, PATIENCE, Plan, fault, health, wire};
 use crate::{set, status, table, until};
 
@@ -46,12 +47,12 @@ async fn rules(cluster: &Cluster) {
     until(cluster, "commits wait", holds).await;
 }
 
-/// Where the archive is required, nothing is acknowledged without it.
-async fn required(cluster: &Cluster) {
+/// Where the archive is required, nothing is acknowledged without it: without any of its repositories.
+async fn required(cluster: &Cluster, place: &Path) {
     set(cluster, "durability", &json!("required")).await;
     until(cluster, "it is required", |page| holds(page) && page["durability"]["mode"] == "required").await;
-    let (place, away) = (cluster.path().join("archive"), cluster.root().join("away"));
-    std::fs::rename(&place, &away).expect("they are on one file system");
+    let away = cluster.root().join("away");
+    std::fs::rename(place, &away).expect("they are on one file system");
     let (dsn, statement) = (cluster.dsn(cluster.read_write()), "INSERT INTO t VALUES (5)");
     let writing = wire::ask(&dsn, statement);
     tokio::pin!(writing);
@@ -59,7 +60,7 @@ async fn required(cluster: &Cluster) {
     assert!(early.is_err(), "it was acknowledged without the archive: {early:?}");
     let page = until(cluster, "it is said", |page| page["durability"]["problem"].is_string()).await;
     assert_eq!(page["durability"]["mode"], "required", "{page:#}");
-    std::fs::rename(&away, &place).expect("they are on one file system");
+    std::fs::rename(&away, place).expect("they are on one file system");
     writing.await.expect("it is acknowledged once the archive is back");
     until(cluster, "all is well again", holds).await;
 }
@@ -126,7 +127,7 @@ async fn nothing_acknowledged_is_lost_with_the_whole_cluster() {
     cluster.verb(&["backup"]).await.ok();
     outage(&cluster).await;
     rules(&cluster).await;
-    required(&cluster).await;
+    required(&cluster, &cluster.path().join("archive")).await;
     // Whoever leads, and whatever changes in the rule.
     cluster.verb(&["switchover", "--force"]).await.ok();
     health::well(&cluster, PATIENCE).await;
@@ -143,4 +144,61 @@ async fn nothing_acknowledged_is_lost_with_the_whole_cluster() {
     let rows = book.summary().acknowledged;
     eprintln!("{rows} rows were acknowledged");
     assert!(verdict.lost.is_empty(), "{} of {rows} acknowledged rows are lost", verdict.lost.len());
+}
+
+/// The directories that the cluster archives into: the one it began with, and more.
+async fn repositories(cluster: &Cluster, count: usize) -> Vec<PathBuf> {
+    let more = (1..count).map(|number| cluster.root().join(format!("repository-{number}")));
+    let places: Vec<PathBuf> = std::iter::once(cluster.path().join("archive")).chain(more).collect();
+    if count > 1 {
+        for place in &places[1..] {
+            std::fs::create_dir(place).expect("there is room");
+        }
+        let section: Vec<Value> = places.iter().map(|place| json!({ "location": place })).collect();
+        set(cluster, "repositories", &json!(section)).await;
+        cluster.verb(&["archive", "init"]).await.ok();
+    }
+    until(cluster, "every repository is open", |page| {
+        let rows = page["repositories"].as_array().map(Vec::as_slice).unwrap_or_default();
+        rows.len() == count && rows.iter().all(|row| row["open"] == true)
+    })
+    .await;
+    places
+}
+
+/// Another make of cluster, destroyed in the same way: each repository alone gives back all that was acknowledged.
+async fn lost_and_nothing_with_it(name: &'static str, major: u32, members: u8, count: usize) {
+    let Some(bins) = postgres::bins(major) else { return };
+    let mut cluster = Plan::new(name).bins(bins).members(members).archive().start().await;
+    cluster.be_patient().await;
+    let places = repositories(&cluster, count).await;
+    set(&cluster, "durability", &json!("required")).await;
+    until(&cluster, "commits wait", holds).await;
+    let named = names(&cluster).await;
+    let tails = named.matches("matriarch_tail@").count();
+    assert!(tails >= count && tails.is_multiple_of(count), "{count} repositories: {named}");
+    table(&cluster).await;
+    cluster.verb(&["backup"]).await.ok();
+    required(&cluster, &places[count - 1]).await;
+    let archive = cluster.root().join("archive.yml");
+    std::fs::write(&archive, cluster.verb(&["config", "show"]).await.ok()).expect("there is room");
+
+    let book = destroy(&mut cluster).await;
+    move_data(&cluster, "data", "data.destroyed");
+    for (number, place) in places.iter().enumerate() {
+        let (target, place) = (cluster.root().join(format!("restored-{number}")), place.display().to_string());
+        let verdict = restored_from(&cluster, &archive, &["--repository", &place], &target, &book).await;
+        let rows = book.summary().acknowledged;
+        assert!(verdict.lost.is_empty(), "{} of {rows} acknowledged rows are not in {place}", verdict.lost.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_with_a_single_member_and_two_repositories() {
+    lost_and_nothing_with_it("durable-alone", 16, 1, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_with_two_members_of_the_newest() {
+    lost_and_nothing_with_it("durable-newest", 18, 2, 1).await;
 }

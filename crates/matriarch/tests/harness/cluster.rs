@@ -8,7 +8,7 @@ use matriarch_config::Document;
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::executable;
 use matriarch_testkit::ports::Port;
-use matriarch_testkit::postgres;
+use matriarch_testkit::postgres::{self, Installation};
 use matriarch_testkit::process::Running;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -187,6 +187,12 @@ impl Cluster {
         up.signal(Signal::INT);
         let status = up.wait(PATIENCE);
         assert!(status.success(), "`up` ended with {status}:\n{}", up.log());
+    }
+
+    /// The programs that it runs.
+    pub fn installation(&self) -> &'static Installation {
+        let own = postgres::all_majors().iter().find(|known| known.bins == self.plan.bins);
+        own.expect("a plan names one that is known")
     }
 
     /// The cluster's directory.
