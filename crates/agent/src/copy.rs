@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use matriarch_core::decide::JobFailure;
 use matriarch_postgres::clone::{self, CloneOptions, OldData};
 
+use crate::from_backup::Unserved;
 use crate::jobs::{JobContext, JobReport, failed, keep_wal, settle_wal};
 use crate::{claim, from_backup, restored};
 
@@ -12,25 +13,28 @@ pub(crate) async fn copy(context: &JobContext) -> Result<JobReport, JobFailure> 
     keep_wal(context).await?;
     // What one that was given up still writes must not get into this one's directory.
     restored::turn().await;
-    restored::clear_spaces(&context.instance.data_dir).map_err(failed)?;
     let note = match from_archive(context).await {
         Some(Ok(text)) => text,
-        Some(Err(why)) => {
-            tracing::warn!("the archive does not serve to copy from, another member does: {why}");
+        // A copy of a member would only fill the volume.
+        Some(Err(Unserved::Room(why))) => return Err(failed(why)),
+        tried => {
+            if let Some(Err(Unserved::Archive(why))) = tried {
+                tracing::warn!("the archive does not serve to copy from, another member does: {why}");
+            }
             restored::clear_spaces(&context.instance.data_dir).map_err(failed)?;
             from_member(context).await?
         }
-        None => from_member(context).await?,
     };
     settle_wal(context).await;
     claim::clear(&context.instance).map_err(failed)?;
     Ok(JobReport { note: Some(format!("copied {note}")), ..JobReport::default() })
 }
 
-async fn from_archive(context: &JobContext) -> Option<Result<String, String>> {
+async fn from_archive(context: &JobContext) -> Option<Result<String, Unserved>> {
     let order = context.from_backup.as_ref()?;
     if context.unproved.swap(false, Ordering::AcqRel) {
-        return Some(Err("the copy before this one came from it and never streamed".to_owned()));
+        let why = "the copy before this one came from it and never streamed";
+        return Some(Err(Unserved::Archive(why.to_owned())));
     }
     let done = from_backup::perform(&context.instance, order, &context.log, &context.progress).await;
     if done.is_ok() {

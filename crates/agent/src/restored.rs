@@ -9,13 +9,14 @@
 //! anew, but for the files of a restore, which the next one goes on with. It has a thread and a runtime of its own, since it
 //! may take hours and must not come between the loop and its lease.
 
+mod ground;
 mod spaces;
 
+pub(crate) use ground::{Ground, NoRoom, Whose};
 pub use spaces::settle;
 pub(crate) use spaces::{clear_spaces, mark_spaces, spaces};
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -24,21 +25,14 @@ use matriarch_archive::base::Summary;
 use matriarch_archive::configured::{Configured, ORIGIN, Origin};
 use matriarch_archive::door::{Door, Foreign};
 use matriarch_archive::progress::Progress;
-use matriarch_archive::restore::{self, AtTarget, Held, Options, Plan, RestoreError, Took, Wanted};
-use matriarch_postgres::{Instance, restored, volumes};
+use matriarch_archive::restore::{self, AtTarget, Held, Options, Plan, Took, Wanted};
+use matriarch_postgres::{Instance, restored};
 use tokio::sync::oneshot;
-
-use self::spaces::is_marked;
 
 /// How long one call is repeated while a store does not answer; the whole is tried again anyway.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-/// Beside files and WAL: the end of recovery.
-const SPARE: u64 = 64 << 20;
 /// Packs that are read at a time.
 pub(crate) const WORKERS: usize = 4;
-/// How often it tells how far it is.
-pub(crate) const TELL: Duration = Duration::from_secs(30);
-
 /// How often it is looked whether one that was given up has ended.
 const TURN_LOOK: Duration = Duration::from_millis(20);
 
@@ -140,37 +134,13 @@ async fn restore(instance: &Instance, order: &Order, log: &Path) -> Result<(), F
     let summary = &plan.summary;
     fits(instance, summary)?;
     let spaces = spaces(order, summary)?;
-    let left = match is_marked(&instance.data_dir, spaces.values())? {
-        true => restored::left(instance, restore::is_unfinished).await?,
-        false => None,
-    };
-    let (backup, target) = (&summary.backup, &plan.target);
-    let goes_on = left.is_some();
-    let dir = match left {
-        Some(dir) => {
-            room_beside(instance, &plan, segment, used(&dir))?;
-            tracing::info!(%backup, repository = found.repository(), %target, "a restore that was cut off goes on");
-            dir
-        }
-        None => {
-            let dir = anew(instance, &plan, segment, &spaces).await?;
-            tracing::info!(%backup, repository = found.repository(), %target, "restoring a backup for the new cluster");
-            dir
-        }
-    };
+    let ground = Ground { instance, plan: &plan, segment, spaces: &spaces, whose: Whose::Founder };
     let begun = Instant::now();
-    let options = options(instance, order, &found, &plan, (&dir, spaces.clone()), &line(&plan))?;
-    let took = match fill(&found, &plan, &options).await {
-        // An outage does not last; everything else of what was left might.
-        Err(error) if goes_on && !matches!(error, RestoreError::Archive(_)) => {
-            tracing::info!("what was cut off cannot be gone on with, and is begun anew: {error}");
-            anew(instance, &plan, segment, &spaces).await?;
-            fill(&found, &plan, &Options { progress: Progress::default(), ..options }).await?
-        }
-        filled => filled?,
-    };
-    let Took { files, wal, there } = took;
-    tracing::info!(?files, ?wal, there, "restored: PostgreSQL recovers it now");
+    let line = line(&plan);
+    let options = |dir: &Path| options(instance, order, &found, &plan, (dir, spaces.clone()), &line);
+    let (dir, took) = ground.fill(&found, options, |_| ()).await?;
+    let Took { files, wal, there, fetched } = took;
+    tracing::info!(?files, ?wal, there, fetched, "restored: PostgreSQL recovers it now");
     let reached = restored::recover(instance, &dir, &[], log).await?;
     if plan.falls_short(reached, segment) {
         return Err(format!(
@@ -183,34 +153,6 @@ async fn restore(instance: &Instance, order: &Order, log: &Path) -> Result<(), F
     restored::finish(instance, &dir)?;
     tracing::info!(%reached, took = ?begun.elapsed(), "the new cluster's data directory is restored");
     Ok(())
-}
-
-/// An empty directory to restore into, and empty tablespaces. What an earlier try has left goes first, since it takes room.
-async fn anew(
-    instance: &Instance,
-    plan: &Plan,
-    segment: u64,
-    spaces: &BTreeMap<u32, PathBuf>,
-) -> Result<PathBuf, Failed> {
-    let dir = restored::begin(instance).await?;
-    clear_spaces(&instance.data_dir)?;
-    room(instance, plan, segment)?;
-    mark_spaces(&instance.data_dir, spaces.values())?;
-    Ok(dir)
-}
-
-/// Restores, and tells how far it is.
-async fn fill(found: &Held, plan: &Plan, options: &Options) -> Result<Took, RestoreError> {
-    let mut work = std::pin::pin!(found.restore(plan, options));
-    loop {
-        tokio::select! {
-            took = &mut work => return took,
-            () = tokio::time::sleep(TELL) => {
-                let (done, there, bytes) = (options.progress.done(), options.progress.there(), options.progress.total());
-                tracing::info!(done, there, bytes, "restoring");
-            }
-        }
-    }
 }
 
 /// Whether the programs that are here can run it.
@@ -264,31 +206,10 @@ pub(crate) async fn choose(order: &Order) -> Result<(Held, Plan), Failed> {
     Err(format!("cluster '{cluster}' cannot be restored: {error}").into())
 }
 
+/// Whether there is room for all of it.
 pub(crate) fn room(instance: &Instance, plan: &Plan, segment: u64) -> Result<(), Failed> {
-    room_beside(instance, plan, segment, 0)
-}
-
-/// The same where so many bytes are there already.
-fn room_beside(instance: &Instance, plan: &Plan, segment: u64, there: u64) -> Result<(), Failed> {
-    let beside = instance.data_dir.parent().unwrap_or(Path::new("/"));
-    let needed = plan.summary.size + plan.wal(segment) + SPARE;
-    let free = volumes::free(beside).map_err(|error| format!("{}: {error}", beside.display()))?;
-    if free + there < needed {
-        let text = format!("{} has {free} bytes free, and files and WAL need {needed}", beside.display());
-        return Err(format!("{text}: free some, or begin with a later backup").into());
-    }
-    Ok(())
-}
-
-/// Bytes of a volume that a directory takes.
-fn used(dir: &Path) -> u64 {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let of = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => used(&entry.path()),
-        Ok(meta) => meta.blocks() * 512,
-        Err(_) => 0,
-    };
-    entries.map(of).sum()
+    let spaces = BTreeMap::new();
+    Ground { instance, plan, segment, spaces: &spaces, whose: Whose::Founder }.room(0)
 }
 
 pub(crate) fn options(

@@ -7,18 +7,16 @@ mod common;
 #[path = "cases/going_on.rs"]
 mod going_on;
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use common::database::{self, Database, one};
-use common::{Described, PATIENT};
+use common::{Described, PATIENT, tree};
 use matriarch_archive::archive::Archive;
 use matriarch_archive::base;
 use matriarch_archive::dump;
 use matriarch_archive::layout::Place;
 use matriarch_archive::progress::Progress;
-use matriarch_archive::repository::{Repository, Tuning, digest_name};
+use matriarch_archive::repository::{Repository, Tuning};
 use matriarch_archive::restore::{self, Target, Wanted};
 use matriarch_archive::retention::{self, Policy};
 use matriarch_archive::tail::{self, Joiner, Start};
@@ -215,23 +213,6 @@ async fn a_backup_is_whole_or_none_and_a_restore_of_it_as_well() {
     restores(&site, &faulty, rows).await;
     dumps_are_whole_or_none(&site, &faulty, rows).await;
     retention_loses_nothing(&site, &faulty).await;
-}
-
-/// Digests of all files but WAL.
-fn tree(dir: &Path) -> BTreeMap<String, String> {
-    let (mut found, mut folders) = (BTreeMap::new(), vec![dir.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap().flatten() {
-            let path = entry.path();
-            let name = path.strip_prefix(dir).unwrap().display().to_string();
-            match path.is_dir() {
-                true if name == "pg_wal" => {}
-                true => folders.push(path),
-                false => drop(found.insert(name, digest_name(&std::fs::read(&path).unwrap()))),
-            }
-        }
-    }
-    found
 }
 
 async fn restores(site: &Site, faulty: &Archive, rows: i64) {

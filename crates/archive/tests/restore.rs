@@ -24,6 +24,7 @@ use matriarch_testkit::server::Server;
 #[tokio::test]
 #[ignore = "PostgreSQL starts it"]
 async fn hand() {
+    doors::hand().await;
     database::hand().await;
 }
 

@@ -187,6 +187,18 @@ pub async fn clone_from(
 /// An empty directory beside the instance's, to build a copy in; what an earlier try left is ended and removed. PostgreSQL must not
 /// be running on the instance's own.
 pub async fn begin(instance: &Instance) -> Result<PathBuf, CloneError> {
+    check_place(instance).await?;
+    Ok(staging::begin(instance).await?)
+}
+
+/// The directory of [`begin`] as an earlier try has left it, if `goes_on` says that it can be gone on with. What still runs there
+/// is ended.
+pub async fn left(instance: &Instance, goes_on: fn(&Path) -> bool) -> Result<Option<PathBuf>, CloneError> {
+    check_place(instance).await?;
+    Ok(staging::left(instance, goes_on).await?)
+}
+
+async fn check_place(instance: &Instance) -> Result<(), CloneError> {
     if let Some(pid) = process::tree_async(&instance.data_dir).await.first() {
         return Err(CloneError::Running { dir: instance.data_dir.clone(), pid: *pid });
     }
@@ -194,8 +206,7 @@ pub async fn begin(instance: &Instance) -> Result<PathBuf, CloneError> {
         owner::check_reachable(&instance.data_dir, owner)?;
         owner::check_reachable(&instance.run_dir, owner)?;
     }
-    instance.prepare_run_dir()?;
-    Ok(staging::begin(instance).await?)
+    Ok(instance.prepare_run_dir()?)
 }
 
 /// Puts the copy that was built in the directory of [`begin`] in the instance's place, as a standby with a new incarnation. Whatever

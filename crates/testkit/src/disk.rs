@@ -58,14 +58,7 @@ impl Ballast {
     /// # Errors
     /// When it has more than `limit` bytes free, so that a wrong path cannot fill the machine's own disk.
     pub fn fill(dir: &Path, limit: u64) -> Result<Ballast> {
-        let space = rustix::fs::statvfs(dir).with_context(|| format!("asking the free space of {}", dir.display()))?;
-        let free = space.f_bfree * space.f_frsize;
-        if free > limit {
-            bail!("{} has {free} bytes free, more than the {limit} that may be filled", dir.display());
-        }
-        let path = dir.join("ballast");
-        let mut file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-        let ballast = Ballast { path };
+        let (ballast, mut file, _) = Ballast::begin(dir, limit)?;
         // Large pieces first, then single bytes' worth, so that not even a small write fits.
         for size in [1 << 20, 4096, 512] {
             loop {
@@ -77,6 +70,29 @@ impl Ballast {
             }
         }
         Ok(ballast)
+    }
+
+    /// Takes all space but so many bytes.
+    ///
+    /// # Errors
+    /// As [`Ballast::fill`].
+    pub fn leave(dir: &Path, bytes: u64, limit: u64) -> Result<Ballast> {
+        let (ballast, file, free) = Ballast::begin(dir, limit)?;
+        let taken = free.saturating_sub(bytes);
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, taken).context("filling the disk")?;
+        Ok(ballast)
+    }
+
+    /// The file, and the bytes that are free.
+    fn begin(dir: &Path, limit: u64) -> Result<(Ballast, File, u64)> {
+        let space = rustix::fs::statvfs(dir).with_context(|| format!("asking the free space of {}", dir.display()))?;
+        let free = space.f_bfree * space.f_frsize;
+        if free > limit {
+            bail!("{} has {free} bytes free, more than the {limit} that may be filled", dir.display());
+        }
+        let path = dir.join("ballast");
+        let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+        Ok((Ballast { path }, file, free))
     }
 }
 

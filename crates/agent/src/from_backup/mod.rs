@@ -1,13 +1,15 @@
 //! A member's data from the newest backup of its cluster instead of from another member (`archive.clone`).
 //!
 //! ```text
-//! what is the leader? ── a backup that fits, WAL after it ── room? ── restore beside the data directory's place, WAL put there
+//! what is the leader? ── a backup that fits, WAL after it ── what was left goes on, or is swept ── room?
+//!   ── restore beside the data directory's place, WAL put there
 //!   ── PostgreSQL replays it by itself, promotes nothing ── what was archived meanwhile? ── has the leader all that follows?
 //!   ── into its place, a standby with an incarnation of its own
 //! ```
 //! The leader is asked for two short answers, and nothing is read of its data. Whatever does not fit ends with the reason, and
-//! nothing is in the directory's place then: the member is copied from another one. Only complete segments are used, and only those
-//! that the leader's history shares. It has a thread of its own, as every restore ([`restored::apart`]).
+//! nothing is in the directory's place then: the member is copied from another one, unless it is room that is missing, which it
+//! would be for that as well. What was cut off before all files were there goes on with the next try. Only complete segments are
+//! used, and only those that the leader's history shares. It has a thread of its own, as every restore ([`restored::apart`]).
 
 mod fits;
 
@@ -15,7 +17,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use matriarch_archive::archive::{Archive, ArchiveError};
@@ -23,7 +25,7 @@ use matriarch_archive::base::{self, Summary};
 use matriarch_archive::configured::{Configured, Identity, ORIGIN, Own};
 use matriarch_archive::progress::Progress;
 use matriarch_archive::repository::Repository;
-use matriarch_archive::restore::{self, AtTarget, History, Options, Plan, RestoreError, Switch, Target};
+use matriarch_archive::restore::{self, AtTarget, Held, History, Options, Plan, RestoreError, Switch, Target, Took};
 use matriarch_archive::wal::{self, Segment, WalName};
 use matriarch_core::Lsn;
 use matriarch_postgres::clone::{self, CloneProgress};
@@ -32,10 +34,8 @@ use matriarch_postgres::{Instance, Source, history, restored as recovered};
 use tokio::sync::watch;
 
 use self::fits::Wanted;
-use crate::restored::{self, Failed, PATIENCE, TELL, WORKERS};
+use crate::restored::{self, Failed, Ground, NoRoom, PATIENCE, WORKERS, Whose};
 
-/// How often it is shown how far it is.
-const SHOW: Duration = Duration::from_millis(500);
 /// So many segments are left to the member's own start: what it replays there must be done before it is held to be stuck.
 const LEFT: usize = 4;
 /// How often replay is begun again for what was archived meanwhile, and how often the leader is asked whether it goes on.
@@ -59,22 +59,47 @@ pub struct Order {
     pub stream: Source,
 }
 
+/// Why there is no copy from the archive, in words.
+#[derive(Debug)]
+pub enum Unserved {
+    /// The archive does not serve; another member may.
+    Archive(String),
+    /// There is no room for the data, wherever it comes from.
+    Room(String),
+}
+
+impl<E: std::fmt::Display> From<E> for Unserved {
+    fn from(error: E) -> Unserved {
+        Unserved::Archive(error.to_string())
+    }
+}
+
 /// Puts a copy that comes from the archive in the data directory's place; says what it is.
 ///
 /// # Errors
-/// Why it cannot be, in words. The data directory is as before then.
+/// Why it cannot be. The data directory is as before then.
 pub async fn perform(
     instance: &Arc<Instance>,
     order: &Arc<Order>,
     log: &Path,
     progress: &Arc<watch::Sender<CloneProgress>>,
-) -> Result<String, String> {
+) -> Result<String, Unserved> {
     let copy =
         Copying { instance: instance.clone(), order: order.clone(), log: log.to_owned(), progress: progress.clone() };
-    let answer = restored::apart(move || async move { copy.build().await })?;
-    let (dir, text) = answer.await.unwrap_or_else(|_| Err("its thread ended".to_owned()))?;
-    clone::place(instance, &dir).await.map_err(|error| error.to_string())?;
-    restored::settle(&instance.data_dir).map_err(|error| error.to_string())?;
+    let answer = restored::apart(move || async move {
+        match copy.build().await {
+            Ok(built) => Ok(Ok(built)),
+            Err(error) => error.downcast::<NoRoom>().map(|missing| Err(*missing)),
+        }
+    })?;
+    let (dir, text) = match answer.await.unwrap_or_else(|_| Err("its thread ended".to_owned()))? {
+        Ok(built) => built,
+        // A copy of a member brings less WAL along.
+        Err(missing) if missing.files_fit => return Err(missing.into()),
+        Err(missing) => return Err(Unserved::Room(missing.to_string())),
+    };
+    clone::place(instance, &dir).await?;
+    restored::settle(&instance.data_dir)?;
     Ok(text)
 }
 
@@ -107,12 +132,11 @@ impl Copying {
         }
         let leader = self.ask().await?;
         let history = self.history(&leader).await?;
-        let mut found = self.find(&configured, &leader, &history).await?;
+        let left = clone::left(&self.instance, restore::is_unfinished).await?;
+        let begun = left.and_then(|dir| restore::begun(&dir));
+        let mut found = self.find(&configured, &leader, &history, begun.as_deref()).await?;
         restored::fits(&self.instance, &found.plan.summary)?;
-        // What an earlier try has left takes room.
-        let dir = clone::begin(&self.instance).await?;
-        restored::room(&self.instance, &found.plan, leader.segment_size)?;
-        self.restore(&found, &dir).await?;
+        let dir = self.restore(&found, leader.segment_size).await?;
         self.settings(&dir)?;
         if leader.timeline > 1 {
             // Without a gap between the histories PostgreSQL finds the newest one.
@@ -139,8 +163,14 @@ impl Copying {
         Instance { data_dir: dir.to_owned(), ..(*self.instance).clone() }
     }
 
-    /// The newest backup that serves, in the first repository that has one.
-    async fn find(&self, configured: &Configured, leader: &Leader, history: &History) -> Result<Found, Failed> {
+    /// The newest backup that serves, in the first repository that has one; before it, the one whose restore was begun.
+    async fn find(
+        &self,
+        configured: &Configured,
+        leader: &Leader,
+        history: &History,
+        begun: Option<&str>,
+    ) -> Result<Found, Failed> {
         let identity = Identity {
             system_identifier: self.order.system.parse()?,
             major: self.instance.binaries.version().major,
@@ -157,7 +187,7 @@ impl Copying {
         };
         let mut refused: Option<Failed> = None;
         for repository in configured.repositories().await {
-            let found = async { self.find_in(configured, &repository?, &own, &wanted).await };
+            let found = async { self.find_in(configured, &repository?, (&own.name, begun), &wanted).await };
             match found.await {
                 Ok(found) => return Ok(found),
                 Err(error) => refused = refused.or(Some(error)),
@@ -170,12 +200,12 @@ impl Copying {
         &self,
         configured: &Configured,
         repository: &Repository,
-        own: &Own,
+        (incarnation, begun): (&str, Option<&str>),
         wanted: &Wanted<'_>,
     ) -> Result<Found, Failed> {
-        let archive = match configured.open(repository, &own.name).await {
+        let archive = match configured.open(repository, incarnation).await {
             Err(ArchiveError::Repository(error)) if error.is_absent() => {
-                return Err(format!("{} holds nothing of incarnation {}", repository.name(), own.name).into());
+                return Err(format!("{} holds nothing of incarnation {incarnation}", repository.name()).into());
             }
             opened => opened?,
         };
@@ -183,7 +213,9 @@ impl Copying {
             return Err(format!("{}: its segments of WAL have another size", repository.name()).into());
         }
         let mut refused: Option<Failed> = None;
-        for backup in base::list(&archive).await?.iter().rev() {
+        let mut backups = base::list(&archive).await?;
+        backups.sort_by_key(|backup| begun == Some(backup.backup.as_str()));
+        for backup in backups.iter().rev() {
             let found = match wanted.refuses(backup) {
                 Some(why) => Err(why.into()),
                 None => self.plan(&archive, backup, wanted).await,
@@ -220,38 +252,31 @@ impl Copying {
         Ok(Found { archive: archive.clone(), plan, wanted: asked, segments })
     }
 
-    async fn restore(&self, found: &Found, dir: &Path) -> Result<(), Failed> {
-        let summary = &found.plan.summary;
-        let places: Vec<PathBuf> = summary.tablespaces.iter().map(|space| PathBuf::from(&space.path)).collect();
-        restored::mark_spaces(&self.instance.data_dir, places.iter())?;
-        let (backup, repository) = (&summary.backup, found.archive.repository().name());
-        tracing::info!(%backup, repository, bytes = summary.size, segments = found.segments.len(), "copying a backup");
-        let options = Options {
-            data: dir.to_owned(),
-            tablespaces: BTreeMap::new(),
-            restore_command: String::new(),
-            place_wal: true,
-            files: Vec::new(),
-            at_target: AtTarget::Shutdown,
-            owner: self.instance.owner.as_ref().map(|owner| (owner.uid, owner.gid)),
-            workers: WORKERS,
-            progress: Progress::default(),
+    /// Where the files are, and the WAL.
+    async fn restore(&self, found: &Found, segment: u64) -> Result<PathBuf, Failed> {
+        let plan = &found.plan;
+        let spaces = plan.summary.tablespaces.iter().map(|space| (space.oid, PathBuf::from(&space.path))).collect();
+        let ground = Ground { instance: &self.instance, plan, segment, spaces: &spaces, whose: Whose::Member };
+        let options = |dir: &Path| {
+            Ok(Options {
+                data: dir.to_owned(),
+                tablespaces: BTreeMap::new(),
+                restore_command: String::new(),
+                place_wal: true,
+                files: Vec::new(),
+                at_target: AtTarget::Shutdown,
+                owner: self.instance.owner.as_ref().map(|owner| (owner.uid, owner.gid)),
+                workers: WORKERS,
+                progress: Progress::default(),
+            })
         };
-        let mut work = std::pin::pin!(restore::restore(&found.archive, &found.plan, &options));
-        let mut told = Instant::now();
-        loop {
-            tokio::select! {
-                took = &mut work => return Ok(took.map(drop)?),
-                () = tokio::time::sleep(SHOW) => {
-                    let (done, total) = (options.progress.done(), options.progress.total());
-                    self.progress.send_replace(CloneProgress { done, total });
-                    if told.elapsed() >= TELL {
-                        tracing::info!(done, bytes = total, "copying a backup");
-                        told = Instant::now();
-                    }
-                }
-            }
-        }
+        let shown = |progress: &Progress| {
+            self.progress.send_replace(CloneProgress { done: progress.done(), total: progress.total() });
+        };
+        let held = Held::Archive(Box::new(found.archive.clone()));
+        let (dir, Took { files, wal, there, fetched }) = ground.fill(&held, options, shown).await?;
+        tracing::info!(?files, ?wal, there, fetched, "a backup is copied: PostgreSQL replays the WAL after it now");
+        Ok(dir)
     }
 
     /// Without the lines that a restore leaves for whoever starts it by hand.

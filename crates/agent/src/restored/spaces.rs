@@ -51,11 +51,26 @@ pub(crate) fn mark_spaces<'a>(data_dir: &Path, places: impl Iterator<Item = &'a 
 
 /// Whether these are the tablespaces that an earlier try has begun to fill.
 pub(super) fn is_marked<'a>(data_dir: &Path, places: impl Iterator<Item = &'a PathBuf>) -> Result<bool, Failed> {
-    let places: Vec<&PathBuf> = places.collect();
-    match std::fs::read(mark(data_dir)) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(places.is_empty()),
-        text => Ok(serde_json::from_slice::<Vec<PathBuf>>(&text?)?.iter().eq(places)),
-    }
+    Ok(marked(&mark(data_dir))?.unwrap_or_default().iter().eq(places))
+}
+
+/// What the mark names; `None` without one. A garbled one names nothing: nobody knows then which places were empty before, so none
+/// of them is emptied, and one that is not empty is refused by its name.
+fn marked(path: &Path) -> Result<Option<Vec<PathBuf>>, Failed> {
+    let text = match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("could not read {}: {error}", path.display()).into()),
+        Ok(text) => text,
+    };
+    let places = serde_json::from_slice(&text).unwrap_or_else(|error| {
+        let path = path.display();
+        tracing::warn!(
+            "{path} cannot be read ({error}), so it is not known which tablespaces a restore had begun to fill: what lies in them is \
+             left alone"
+        );
+        Vec::new()
+    });
+    Ok(Some(places))
 }
 
 /// The cluster is founded on what was restored.
@@ -66,11 +81,8 @@ pub fn settle(data_dir: &Path) -> Result<(), files::FileError> {
 /// Empties the tablespaces of a restore that was cut off, or that no cluster was founded on.
 pub fn clear_spaces(data_dir: &Path) -> Result<(), Failed> {
     let path = mark(data_dir);
-    let text = match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        text => text?,
-    };
-    for place in serde_json::from_slice::<Vec<PathBuf>>(&text)? {
+    let Some(places) = marked(&path)? else { return Ok(()) };
+    for place in places {
         for entry in std::fs::read_dir(&place).into_iter().flatten() {
             files::remove_tree(&entry?.path())?;
         }
@@ -102,5 +114,25 @@ mod tests {
         settle(&data).unwrap();
         clear_spaces(&data).unwrap();
         assert!(begun.join("mine").exists() && used.join("PG_18_1").exists());
+    }
+
+    #[test]
+    fn a_garbled_mark_is_none_and_nothing_is_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, begun) = (dir.path().join("data"), dir.path().join("begun"));
+        std::fs::create_dir(&begun).unwrap();
+        mark_spaces(&data, [&begun].into_iter()).unwrap();
+        assert!(is_marked(&data, [&begun].into_iter()).unwrap());
+        std::fs::create_dir(begun.join("PG_18_1")).unwrap();
+        let whole = std::fs::read(mark(&data)).unwrap();
+        let garbled: [&[u8]; 4] = [&whole[..whole.len() / 2], b"", b"{}", b"\0\0\0\0"];
+        for garbled in garbled {
+            std::fs::write(mark(&data), garbled).unwrap();
+            assert!(!is_marked(&data, [&begun].into_iter()).unwrap());
+            clear_spaces(&data).unwrap();
+            assert!(begun.join("PG_18_1").exists() && !mark(&data).exists());
+            let refused = mark_spaces(&data, [&begun].into_iter()).unwrap_err().to_string();
+            assert!(refused.contains(&begun.display().to_string()) && refused.contains("empty it"), "{refused}");
+        }
     }
 }

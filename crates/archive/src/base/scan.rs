@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 pub use matriarch_postgres::conf::RESTORE_SOURCE as SOURCE;
 
 use super::page::relation_file;
-use crate::restore::{NOTES, RECORD};
+use crate::restore::{NOTES, RECORD, WRITTEN};
 
 /// Folders whose content PostgreSQL makes anew; they must be there.
 const EMPTIED: [&str; 8] =
     ["pg_wal", "pg_replslot", "pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans"];
 /// Files of the top folder that belong to the running server, to another backup, or to this very copy.
-const LEFT_OUT: [&str; 14] = [
+const LEFT_OUT: [&str; 15] = [
     "postmaster.pid",
     "postmaster.opts",
     "backup_label",
@@ -31,6 +31,7 @@ const LEFT_OUT: [&str; 14] = [
     SOURCE,
     RECORD,
     NOTES,
+    WRITTEN,
 ];
 /// Copied by itself, last.
 pub const CONTROL: &str = "global/pg_control";

@@ -2,16 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use matriarch_core::Timeline;
 
 use super::Foreign;
 use crate::base::Summary;
-use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError};
-use crate::restore::{Last, RestoreError, Tree};
+use crate::restore::{Last, Onto, RestoreError};
 use crate::wal::{Segment, WalName};
 
 /// A backup, and the first file of WAL that it needs.
@@ -49,13 +47,7 @@ pub trait Shelf: Debug + Send + Sync {
     async fn describe(&self, summary: &mut Summary) -> Result<(), RepositoryError>;
 
     /// Writes the files of a backup but those that come last, which are the answer.
-    async fn unpack(
-        &self,
-        summary: &Summary,
-        tree: &Arc<Tree>,
-        workers: usize,
-        progress: &Progress,
-    ) -> Result<Last, RestoreError>;
+    async fn unpack(&self, summary: &Summary, onto: &Onto) -> Result<Last, RestoreError>;
 
     /// Timelines whose histories are listed.
     async fn timelines(&self) -> Result<BTreeSet<Timeline>, RepositoryError>;

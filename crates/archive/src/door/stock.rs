@@ -1,13 +1,10 @@
 //! What a door leads to: backups, and how long segments of WAL are.
 
-use std::sync::Arc;
-
 use super::shelf::Known;
 use super::{Door, Foreign};
 use crate::base::Summary;
-use crate::progress::Progress;
 use crate::repository::RepositoryError;
-use crate::restore::{self, Last, Plan, RestoreError, Tree, Wanted};
+use crate::restore::{self, Last, Onto, Plan, RestoreError, Wanted};
 use crate::wal::{self, WalName};
 
 /// A door whose backups are known.
@@ -83,14 +80,8 @@ impl Stock {
     }
 
     /// Writes the files of a backup but the two that come last.
-    pub(crate) async fn unpack(
-        &self,
-        summary: &Summary,
-        tree: &Arc<Tree>,
-        workers: usize,
-        progress: &Progress,
-    ) -> Result<Last, RestoreError> {
-        let last = self.door.shelf.unpack(summary, tree, workers, progress).await?;
+    pub(crate) async fn unpack(&self, summary: &Summary, onto: &Onto) -> Result<Last, RestoreError> {
+        let last = self.door.shelf.unpack(summary, onto).await?;
         self.check(summary, &last)?;
         Ok(last)
     }

@@ -28,6 +28,10 @@ pub struct Entry {
     pub kind: Kind,
     pub mode: u32,
     pub size: u64,
+    /// Where its headers begin in the tar.
+    pub start: u64,
+    /// Where those of the next one do.
+    pub end: u64,
 }
 
 /// What the headers before an entry's own say about it.
@@ -37,47 +41,57 @@ struct Ahead {
     size: Option<u64>,
 }
 
-/// Reports every entry with its content, of which what is not read is passed over.
+/// Reports every entry with its content, of which what is not read is passed over. `from` is the tar from its byte `begin` on, where
+/// an entry begins. Where its end is.
 pub fn read(
     mut from: impl Read,
+    begin: u64,
     mut each: impl FnMut(&Entry, &mut dyn Read) -> Result<(), Unfit>,
-) -> Result<(), Unfit> {
+) -> Result<u64, Unfit> {
     let mut ahead = Ahead::default();
+    let (mut start, mut at) = (begin, begin);
     loop {
         let mut header = [0; BLOCK];
         from.read_exact(&mut header).map_err(|error| Unfit::Content(format!("the tar has no end: {error}")))?;
         if header == [0; BLOCK] {
             // Whoever decodes verifies the end only when it is read.
             std::io::copy(&mut from, &mut std::io::sink())?;
-            return Ok(());
+            return Ok(start);
         }
         verify(&header)?;
         let own = number(&header[124..136])?;
-        match header[156] {
-            b'L' => ahead.path = Some(text(&extra(&mut from, own)?)),
-            b'x' => extended(&extra(&mut from, own)?, &mut ahead)?,
-            b'K' | b'g' => drop(extra(&mut from, own)?),
-            kind => {
-                let Ahead { path, size } = std::mem::take(&mut ahead);
-                let path = path.unwrap_or_else(|| own_path(&header));
-                let kind = match kind {
-                    b'5' => Kind::Folder,
-                    b'0' | 0 | b'7' if path.ends_with('/') => Kind::Folder,
-                    b'0' | 0 | b'7' => Kind::File,
-                    _ => Kind::Other,
-                };
-                let size = if kind == Kind::File { size.unwrap_or(own) } else { 0 };
-                let mode = number(&header[100..108])? as u32 & 0o777;
-                let entry = Entry { path: clean(&path).to_owned(), kind, mode, size };
-                let mut content = from.by_ref().take(size);
-                each(&entry, &mut content)?;
-                std::io::copy(&mut content, &mut std::io::sink())?;
-                if content.limit() > 0 {
-                    return Err(Unfit::Content(format!("the tar ends within {}", entry.path)));
-                }
-                skip(&mut from, padding(size))?;
+        at += BLOCK as u64;
+        if matches!(header[156], b'L' | b'x' | b'K' | b'g') {
+            let content = extra(&mut from, own)?;
+            at += own + padding(own);
+            match header[156] {
+                b'L' => ahead.path = Some(text(&content)),
+                b'x' => extended(&content, &mut ahead)?,
+                _ => {}
             }
+            continue;
         }
+        let Ahead { path, size } = std::mem::take(&mut ahead);
+        let path = path.unwrap_or_else(|| own_path(&header));
+        let kind = match header[156] {
+            b'5' => Kind::Folder,
+            b'0' | 0 | b'7' if path.ends_with('/') => Kind::Folder,
+            b'0' | 0 | b'7' => Kind::File,
+            _ => Kind::Other,
+        };
+        let size = if kind == Kind::File { size.unwrap_or(own) } else { 0 };
+        let mode = number(&header[100..108])? as u32 & 0o777;
+        let after = size.checked_next_multiple_of(BLOCK as u64).and_then(|padded| at.checked_add(padded));
+        at = after.ok_or_else(|| Unfit::Content(format!("a header of the tar claims {size} bytes")))?;
+        let entry = Entry { path: clean(&path).to_owned(), kind, mode, size, start, end: at };
+        let mut content = from.by_ref().take(size);
+        each(&entry, &mut content)?;
+        std::io::copy(&mut content, &mut std::io::sink())?;
+        if content.limit() > 0 {
+            return Err(Unfit::Content(format!("the tar ends within {}", entry.path)));
+        }
+        skip(&mut from, padding(size))?;
+        start = at;
     }
 }
 
@@ -189,8 +203,18 @@ mod tests {
     }
 
     fn entries(tar: &[u8]) -> Result<Vec<(String, Kind, u64)>, String> {
-        let mut found = Vec::new();
-        let read = read(tar, |entry, content| {
+        entries_from(tar, 0).map(|(entries, _)| entries)
+    }
+
+    /// The entries from a place on, and where each begins; then the end.
+    type Found = (Vec<(String, Kind, u64)>, Vec<u64>);
+
+    fn entries_from(tar: &[u8], begin: u64) -> Result<Found, String> {
+        let (mut found, mut places) = (Vec::new(), Vec::new());
+        let read = read(&tar[begin as usize..], begin, |entry, content| {
+            assert!(places.last().is_none_or(|end| *end == entry.start), "there is no gap");
+            places.pop();
+            places.extend([entry.start, entry.end]);
             let mut bytes = Vec::new();
             content.read_to_end(&mut bytes)?;
             assert!(bytes.iter().all(|byte| *byte == 7));
@@ -198,7 +222,10 @@ mod tests {
             Ok(())
         });
         match read {
-            Ok(()) => Ok(found),
+            Ok(end) => {
+                assert!(places.last().is_none_or(|last| *last == end));
+                Ok((found, places))
+            }
             Err(unfit) => Err(unfit.to_string()),
         }
     }
@@ -210,6 +237,11 @@ mod tests {
             let tar = made(format, name);
             let expected = [("base/5".to_owned(), Kind::Folder, 0), (name.to_owned(), Kind::File, 700)];
             assert_eq!(entries(&tar).unwrap(), expected, "{format}");
+            let (_, places) = entries_from(&tar, 0).unwrap();
+            for (place, left) in places.iter().zip((0..=expected.len()).rev()) {
+                let rest = entries_from(&tar, *place).unwrap().0;
+                assert_eq!(rest.as_slice(), &expected[expected.len() - left..], "{format} from {place}");
+            }
             let end = tar.len() - tar.iter().rev().take_while(|byte| **byte == 0).count();
             for cut in (0..end).step_by(256) {
                 assert!(entries(&tar[..cut]).is_err(), "{format} cut at {cut}");

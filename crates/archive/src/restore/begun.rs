@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::RestoreError;
-use crate::archive::Archive;
+use super::{Holder, RestoreError};
 use crate::base::{CONTROL, Summary};
+use crate::door::Tool;
 
 /// Name of the record.
 pub const RECORD: &str = "matriarch_restoring.json";
@@ -28,6 +28,9 @@ pub struct Record {
     backup: String,
     /// Where it is, for people.
     repository: String,
+    /// Who made it, if it was another tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tool: Option<Tool>,
     /// What tells it from others of that name: each repository has a copy of its own.
     identity: String,
     /// Where tablespaces go, by their object identifiers.
@@ -38,11 +41,16 @@ pub struct Record {
 
 impl Record {
     /// Of a restore that begins now.
-    pub fn new(archive: &Archive, summary: &Summary, tablespaces: BTreeMap<String, PathBuf>) -> Record {
+    pub fn new(holder: Holder<'_>, summary: &Summary, tablespaces: BTreeMap<String, PathBuf>) -> Record {
+        let (repository, tool) = match holder {
+            Holder::Archive(archive) => (archive.repository(), None),
+            Holder::Stock(stock) => (stock.door().repository(), Some(stock.door().tool())),
+        };
         Record {
             format: 1,
             backup: summary.backup.clone(),
-            repository: archive.repository().name().to_owned(),
+            repository: repository.name().to_owned(),
+            tool,
             identity: identity(summary),
             tablespaces,
             began: Timestamp::now(),
@@ -51,16 +59,12 @@ impl Record {
 
     /// Whether this one goes on with that one.
     fn goes_on_with(&self, left: &Record, data: &Path) -> Result<(), RestoreError> {
-        if left.identity != self.identity {
+        if (&left.identity, left.tool) != (&self.identity, self.tool) {
             return Err(RestoreError::OtherBackup {
                 path: data.to_owned(),
                 left: format!("{} in {}, begun {:.0}", left.backup, left.repository, left.began),
                 wanted: format!("{} in {}", self.backup, self.repository),
-                // As the options take them.
-                options: match left.backup == self.backup {
-                    true => format!("--repository {}", left.repository.trim_start_matches("directory ")),
-                    false => format!("--backup {}", left.backup),
-                },
+                options: left.options(self),
             });
         }
         let moved = self.tablespaces.iter().find(|(oid, place)| left.tablespaces.get(*oid) != Some(*place));
@@ -71,6 +75,23 @@ impl Record {
             "{data} holds an unfinished restore, for which tablespace {oid} went to {before}, and now it is to go to {place}: name \
              the same places (--tablespace) to go on, or empty {data} and {before} first"
         )))
+    }
+}
+
+impl Record {
+    /// By which a restore goes on with this one instead of `wanted`, as the verb takes them.
+    fn options(&self, wanted: &Record) -> String {
+        let place = self.repository.trim_start_matches("directory ");
+        let backup = format!("--backup {}", self.backup);
+        match (self.tool, wanted.tool) {
+            (Some(tool), _) if (Some(tool), &self.repository) != (wanted.tool, &wanted.repository) => {
+                format!("--from {tool}:{place} {backup}")
+            }
+            (Some(_), _) => backup,
+            (None, None) if self.backup == wanted.backup => format!("--repository {place}"),
+            (None, None) => backup,
+            (None, Some(_)) => format!("{backup}, without --from"),
+        }
     }
 }
 
@@ -91,6 +112,12 @@ pub enum Found {
 /// Whether a restore was begun there that is not complete, and that can be gone on with.
 pub fn is_unfinished(data: &Path) -> bool {
     data.join(RECORD).exists() && !data.join(CONTROL).exists()
+}
+
+/// Name of the backup whose restore was begun there and is not complete, as far as that can be read.
+pub fn begun(data: &Path) -> Option<String> {
+    let text = is_unfinished(data).then(|| fs::read(data.join(RECORD)).ok())??;
+    serde_json::from_slice::<Record>(&text).ok().map(|record| record.backup)
 }
 
 /// Looks for a restore that this one goes on with.

@@ -7,29 +7,32 @@
 mod begun;
 mod chain;
 mod choose;
+mod error;
 mod history;
 mod holder;
 mod plan;
 mod settings;
 mod there;
 mod write;
+pub(crate) mod written;
 
 pub(crate) use begun::RECORD;
-pub use begun::is_unfinished;
+pub use begun::{begun, is_unfinished};
 pub(crate) use chain::from_tail;
 pub use choose::{choose, furthest};
+pub use error::RestoreError;
 pub use history::{BadHistory, History, Switch};
 pub use holder::{Held, Holder};
 pub use plan::{FromTail, Plan, Wanted, Window, plan, window};
 pub use settings::{AtTarget, without_ours};
 pub(crate) use there::NOTES;
 pub(crate) use write::Tree;
+pub(crate) use written::WRITTEN;
 
 pub use matriarch_config::{RestoreTarget as Target, moment};
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,17 +40,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use matriarch_core::{Lsn, Timeline};
 
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::Archive;
 use crate::base::{self, Manifest, NOWHERE};
 use crate::door::Stock;
 use crate::format::{self, HEADER, hex, sha256};
 use crate::packs;
 use crate::progress::Progress;
 use crate::repository::RepositoryError;
-use crate::tail::TailError;
 use crate::wal::{Segment, WalName};
 use begun::Record;
 use there::Notes;
+use written::Written;
 
 /// What a file is called until it is whole.
 const PARTLY: &str = ".restoring";
@@ -75,120 +78,6 @@ pub struct Options {
     pub progress: Progress,
 }
 
-/// A restore that was not begun, or not finished.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// No backup serves the target.
-    #[error("{0}")]
-    NoBackup(String),
-    /// The archive does not reach the target.
-    #[error("the archive does not reach {target}: {why}")]
-    OutOfReach {
-        /// As it was asked for.
-        target: String,
-        /// How far the archive goes.
-        why: String,
-    },
-    /// WAL without which recovery would end early.
-    #[error("the archive has a gap: it lacks {segment} of the WAL between backup {backup} and {target}")]
-    Gap {
-        /// The backup.
-        backup: String,
-        /// As it was asked for.
-        target: String,
-        /// Name of the segment.
-        segment: String,
-    },
-    /// A pack that the backup consists of, or an earlier backup that it builds upon, is not whole.
-    #[error(
-        "backup {backup} cannot be restored: {source}; 'matriarch backup list' shows others, and --backup chooses one"
-    )]
-    Incomplete {
-        /// The backup.
-        backup: String,
-        /// What is not whole.
-        #[source]
-        source: Box<RepositoryError>,
-    },
-    /// A directory that holds something.
-    #[error("{path} is not empty; a restore goes into an empty directory or a new one", path = path.display())]
-    NotEmpty {
-        /// Which.
-        path: PathBuf,
-    },
-    /// What was cut off there is another restore.
-    #[error(
-        "{path} holds an unfinished restore of backup {left}, and this one is of {wanted}: go on with that one ({options}), or \
-         empty {path} and the places of its tablespaces first", path = path.display()
-    )]
-    OtherBackup {
-        /// The directory.
-        path: PathBuf,
-        /// What is there.
-        left: String,
-        /// What was to be restored.
-        wanted: String,
-        /// By which the one that is there goes on.
-        options: String,
-    },
-    /// Something lies where a restore is to go on.
-    #[error(
-        "{data} holds an unfinished restore, and {path} is not of it: move that away and the restore goes on, or restore into \
-         another directory", path = path.display(), data = data.display()
-    )]
-    Stranger {
-        /// What does not belong there.
-        path: PathBuf,
-        /// The directory.
-        data: PathBuf,
-    },
-    /// Two restores into one directory.
-    #[error("another process restores into {path}; wait for it, or end it", path = path.display())]
-    Busy {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// Two things would lie in one place.
-    #[error("{0}")]
-    Place(String),
-    /// A file of the new directory.
-    #[error("could not write {path}: {source}", path = path.display())]
-    Write {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A history file.
-    #[error(transparent)]
-    History(#[from] BadHistory),
-    /// The archive.
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    /// The tail.
-    #[error(
-        "the tail of the WAL cannot be used: {0}; a restore without it (--no-tail) ends with the last complete segment"
-    )]
-    Tail(Box<TailError>),
-    /// A thread ended by itself.
-    #[error("a worker of the restore failed: {0}")]
-    Worker(String),
-}
-
-impl From<RepositoryError> for RestoreError {
-    fn from(error: RepositoryError) -> Self {
-        RestoreError::Archive(error.into())
-    }
-}
-
-impl RestoreError {
-    fn write(path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
-        let path = path.to_owned();
-        move |source| RestoreError::Write { path, source }
-    }
-}
-
 /// How long the parts of a restore took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Took {
@@ -198,6 +87,8 @@ pub struct Took {
     pub wal: Duration,
     /// Bytes that an earlier try had restored already.
     pub there: u64,
+    /// Bytes that were fetched, as they are in the files.
+    pub fetched: u64,
 }
 
 /// Restores what was planned. Dropped or failed, it leaves a directory without `pg_control`, which PostgreSQL refuses; called again
@@ -209,7 +100,7 @@ pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Resul
     let broken = |why: String| RestoreError::from(archive.repository().corrupt(&name, why));
     let control = STANDARD.decode(&manifest.summary.control).map_err(|error| broken(error.to_string()))?;
     let tree = Arc::new(Tree::new(&manifest, options).map_err(broken)?);
-    let record = Record::new(archive, &manifest.summary, tree.tablespaces().clone());
+    let record = Record::new(archive.into(), &manifest.summary, tree.tablespaces().clone());
     let (beginning, data) = (Arc::clone(&tree), options.data.clone());
     let begin = move || Ok((beginning.begin(&record)?, Arc::new(Notes::open(&data)?)));
     let (goes_on, notes) = blocking(begin).await?;
@@ -218,27 +109,56 @@ pub async fn restore(archive: &Archive, plan: &Plan, options: &Options) -> Resul
     if goes_on {
         let how = (options.workers, &options.progress);
         packs = there::missing(packs, &manifest.lines, &tree, &notes, how).await?;
-        let needed = plan.complete.iter().filter(|_| options.place_wal);
-        let (keep, tidying) = (needed.map(Segment::to_string).collect::<BTreeSet<_>>(), Arc::clone(&tree));
-        blocking(move || tidying.keep_wal(&keep)).await?;
+        tidy(plan, options, &tree).await?;
     }
-    let sink = Arc::new(Files { tree: Arc::clone(&tree), notes, progress: options.progress.clone() });
+    let sink =
+        Arc::new(Files { tree: Arc::clone(&tree), notes: Arc::clone(&notes), progress: options.progress.clone() });
     packs::read(archive, packs, options.workers, &sink).await?;
     let last = Last { label: manifest.summary.backup_label.clone(), control };
-    complete(archive.into(), plan, options, tree, last, begun).await
+    complete(archive.into(), plan, options, (tree, notes), last, begun).await
+}
+
+async fn tidy(plan: &Plan, options: &Options, tree: &Arc<Tree>) -> Result<(), RestoreError> {
+    let needed = plan.complete.iter().filter(|_| options.place_wal);
+    let (keep, tidying) = (needed.map(Segment::to_string).collect::<BTreeSet<_>>(), Arc::clone(tree));
+    blocking(move || tidying.tidy(&keep)).await
 }
 
 /// The same from another tool's repository.
 pub async fn restore_from(stock: &Stock, plan: &Plan, options: &Options) -> Result<Took, RestoreError> {
     let begun = Instant::now();
     let tree = Arc::new(Tree::bare(&plan.summary.tablespaces, options));
-    let prepared = Arc::clone(&tree);
-    blocking(move || prepared.prepare()).await?;
+    let record = Record::new(stock.into(), &plan.summary, tree.tablespaces().clone());
+    let (beginning, data) = (Arc::clone(&tree), options.data.clone());
+    let begin = move || {
+        let goes_on = beginning.begin(&record)?;
+        Ok((goes_on, Arc::new(Notes::open(&data)?), Arc::new(Written::open(&data)?)))
+    };
+    let (goes_on, notes, written) = blocking(begin).await?;
+    if goes_on {
+        tidy(plan, options, &tree).await?;
+    }
     options.progress.expect(plan.summary.size);
-    let last = stock.unpack(&plan.summary, &tree, options.workers, &options.progress).await?;
-    let silenced = Arc::clone(&tree);
-    blocking(move || silenced.silence()).await?;
-    complete(stock.into(), plan, options, tree, last, begun).await
+    let (workers, progress) = (options.workers, options.progress.clone());
+    let onto = Onto { tree: Arc::clone(&tree), written, goes_on, workers, progress };
+    let last = stock.unpack(&plan.summary, &onto).await?;
+    if goes_on {
+        let learned = Arc::clone(&tree);
+        blocking(move || learned.no_more_than_learned()).await?;
+    }
+    complete(stock.into(), plan, options, (tree, notes), last, begun).await
+}
+
+/// Where another tool's backup is unpacked to.
+#[derive(Clone, Debug)]
+pub(crate) struct Onto {
+    pub tree: Arc<Tree>,
+    /// What was written of tars.
+    pub written: Arc<Written>,
+    /// An earlier try has left something.
+    pub goes_on: bool,
+    pub workers: usize,
+    pub progress: Progress,
 }
 
 /// The files that are written when all others are there.
@@ -252,17 +172,20 @@ async fn complete(
     holder: Holder<'_>,
     plan: &Plan,
     options: &Options,
-    tree: Arc<Tree>,
+    (tree, notes): (Arc<Tree>, Arc<Notes>),
     last: Last,
     begun: Instant,
 ) -> Result<Took, RestoreError> {
     let settings = settings::lines(plan, options);
     let placing = Instant::now();
-    place_wal(holder, plan, options, &tree).await?;
+    place_wal(holder, plan, options, (&tree, &notes)).await?;
     let wal = placing.elapsed();
-    let files = options.files.clone();
+    let (files, is_foreign) = (options.files.clone(), holder.archive().is_none());
     blocking(move || {
         tree.finish()?;
+        if is_foreign {
+            tree.silence()?;
+        }
         for (name, content) in &files {
             tree.text(name, content)?;
         }
@@ -274,7 +197,9 @@ async fn complete(
         tree.done()
     })
     .await?;
-    Ok(Took { files: begun.elapsed().saturating_sub(wal), wal, there: options.progress.there() })
+    let there = options.progress.there();
+    let fetched = options.progress.done().saturating_sub(there);
+    Ok(Took { files: begun.elapsed().saturating_sub(wal), wal, there, fetched })
 }
 
 /// Looks whether everything is there that the backup consists of, also in earlier backups, and returns its manifest.
@@ -294,10 +219,19 @@ pub async fn check(archive: &Archive, plan: &Plan) -> Result<Manifest, RestoreEr
 }
 
 /// Recovery asks the archive first and then looks here: for what only the tail has, and for all if that is wanted.
-async fn place_wal(holder: Holder<'_>, plan: &Plan, options: &Options, tree: &Arc<Tree>) -> Result<(), RestoreError> {
+async fn place_wal(
+    holder: Holder<'_>,
+    plan: &Plan,
+    options: &Options,
+    (tree, notes): (&Arc<Tree>, &Arc<Notes>),
+) -> Result<(), RestoreError> {
     let place = |name: String, content: Vec<u8>| {
-        let tree = Arc::clone(tree);
-        blocking(move || tree.segment(&format!("pg_wal/{name}"), &content))
+        let (tree, notes) = (Arc::clone(tree), Arc::clone(notes));
+        let is_ours = holder.archive().is_some();
+        blocking(move || {
+            tree.segment(&format!("pg_wal/{name}"), &content)?;
+            if is_ours { Ok(()) } else { notes.add_wal(&name, &content) }
+        })
     };
     if options.place_wal {
         let size = holder.segment_size();
@@ -309,7 +243,7 @@ async fn place_wal(holder: Holder<'_>, plan: &Plan, options: &Options, tree: &Ar
             }
         }
         for segment in &plan.complete {
-            if is_placed(holder, *segment, tree).await? {
+            if is_placed(holder, *segment, (tree, notes)).await? {
                 options.progress.found(size);
                 continue;
             }
@@ -326,11 +260,20 @@ async fn place_wal(holder: Holder<'_>, plan: &Plan, options: &Options, tree: &Ar
     Ok(())
 }
 
-/// Whether an earlier try has put this very segment in place: its object says which content it has.
-async fn is_placed(holder: Holder<'_>, segment: Segment, tree: &Arc<Tree>) -> Result<bool, RestoreError> {
-    let looked = Arc::clone(tree);
-    let digest = move || Ok(looked.placed(&segment.to_string()).map(|content| hex(&sha256(&content))));
-    let (Some(archive), Some(digest)) = (holder.archive(), blocking(digest).await?) else { return Ok(false) };
+/// Whether an earlier try has put this very segment in place: its object says which content it has, and where it is another
+/// tool's our note does.
+async fn is_placed(
+    holder: Holder<'_>,
+    segment: Segment,
+    (tree, notes): (&Arc<Tree>, &Arc<Notes>),
+) -> Result<bool, RestoreError> {
+    let (tree, notes, name) = (Arc::clone(tree), Arc::clone(notes), segment.to_string());
+    let looked = move || {
+        let content = tree.placed(&name)?;
+        Some((notes.has_wal(&name, &content), hex(&sha256(&content))))
+    };
+    let Some((noted, digest)) = blocking(move || Ok(looked())).await? else { return Ok(false) };
+    let Some(archive) = holder.archive() else { return Ok(noted) };
     let name = archive.place().wal(&WalName::Segment(segment));
     let size = match archive.repository().size(&name).await {
         // It may be in the incarnation that this one came from: it is fetched again from wherever it is.

@@ -20,14 +20,14 @@ use crate::base::{Line, NOWHERE};
 use crate::packs::{Frame, Packs};
 use crate::progress::Progress;
 
-/// Beside the record: digests, 32 bytes each, of the parts of frames that are used in part.
+/// Beside the record: digests, 32 bytes each, of the parts of frames that are used in part, and of WAL.
 pub const NOTES: &str = "matriarch_restoring.parts";
 const DIGEST: usize = 32;
 /// Frames that a thread looks at before the next one is begun: so long a restore that is given up goes on reading.
 const AT_A_TIME: usize = 32;
 
-/// Digests of what was written of frames that are used in part. One says which frame and which parts it is of, so it does not
-/// matter in which order they are, nor whether all of them are there.
+/// Digests of what was written of frames that are used in part, and of WAL that no object of ours tells the digest of. One says
+/// which frame and which parts it is of, so it does not matter in which order they are, nor whether all of them are there.
 #[derive(Debug)]
 pub struct Notes {
     path: PathBuf,
@@ -66,9 +66,36 @@ impl Notes {
             }
             rest = after;
         }
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(&digest(frame, &used)).map_err(RestoreError::write(&self.path))
+        self.note(&digest(frame, &used))
     }
+
+    /// Keeps in mind what a file of the WAL holds.
+    pub fn add_wal(&self, name: &str, content: &[u8]) -> Result<(), RestoreError> {
+        self.note(&digest_of_wal(name, content))
+    }
+
+    /// Whether an earlier try has written this very content.
+    pub fn has_wal(&self, name: &str, content: &[u8]) -> bool {
+        self.known.contains(&digest_of_wal(name, content))
+    }
+
+    fn note(&self, digest: &[u8; DIGEST]) -> Result<(), RestoreError> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write_all(digest).map_err(RestoreError::write(&self.path))
+    }
+}
+
+fn digest_of_wal(name: &str, content: &[u8]) -> [u8; DIGEST] {
+    let mut context = Context::new(&SHA256);
+    context.update(name.as_bytes());
+    context.update(content);
+    finished(context)
+}
+
+fn finished(context: Context) -> [u8; DIGEST] {
+    let mut out = [0; DIGEST];
+    out.copy_from_slice(context.finish().as_ref());
+    out
 }
 
 /// Of the parts of a frame that are used, and of where they belong.
@@ -81,9 +108,7 @@ fn digest(frame: &Frame, used: &[u8]) -> [u8; DIGEST] {
         context.update(&length.to_le_bytes());
     }
     context.update(used);
-    let mut out = [0; DIGEST];
-    out.copy_from_slice(context.finish().as_ref());
-    out
+    finished(context)
 }
 
 /// The frames that are not in the files yet. `progress` is told of those that are.
@@ -198,6 +223,9 @@ mod tests {
         assert!(holds(&frame(0), b"abc") && holds(&frame(8), b"fgh"));
         assert!(!holds(&frame(8), b"abc"), "another place is another content");
         assert!(!holds(&frame(0), b"abd"));
+        notes.add_wal("1", b"wal").unwrap();
+        let notes = Notes::open(dir.path()).unwrap();
+        assert!(notes.has_wal("1", b"wal") && !notes.has_wal("2", b"wal") && !notes.has_wal("1", b"was"));
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct Tree {
     /// Where tablespaces lie, by their object identifiers.
     tablespaces: BTreeMap<String, PathBuf>,
     learned: Learned,
+    /// What is in it is learned while it is written.
+    bare: bool,
     owner: Option<(u32, u32)>,
     /// Held while anything is written.
     lock: OnceLock<File>,
@@ -59,7 +61,8 @@ impl Tree {
         }
         let (data, owner) = (options.data.clone(), options.owner);
         let (folders, files) = (Vec::new(), Vec::new());
-        Tree { data, folders, files, links, tablespaces, learned: Learned::default(), owner, lock: OnceLock::new() }
+        let (learned, bare, lock) = (Learned::default(), false, OnceLock::new());
+        Tree { data, folders, files, links, tablespaces, learned, bare, owner, lock }
     }
 
     /// A path of a backup must not lead out of the place that it is restored to.
@@ -83,13 +86,6 @@ impl Tree {
 
     fn places(&self) -> impl Iterator<Item = &PathBuf> {
         std::iter::once(&self.data).chain(self.links.iter().map(|(_, place)| place))
-    }
-
-    /// Makes the folders and links in a place that must be empty.
-    pub fn prepare(&self) -> Result<(), RestoreError> {
-        self.apart()?;
-        self.free()?;
-        self.make()
     }
 
     /// Refuses places that hold anything.
@@ -220,12 +216,16 @@ impl Tree {
     }
 
     fn place(&self, name: &str, content: &[u8]) -> Result<(), RestoreError> {
+        self.place_with(name, content, 0o600)
+    }
+
+    fn place_with(&self, name: &str, content: &[u8], mode: u32) -> Result<(), RestoreError> {
         let path = self.data.join(name);
         let temporary = self.data.join(format!("{name}{PARTLY}"));
         let write = || -> io::Result<()> {
             let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
             file.write_all_at(content, 0)?;
-            self.own(&file, 0o600)?;
+            self.own(&file, mode)?;
             file.sync_all()?;
             fs::rename(&temporary, &path)
         };

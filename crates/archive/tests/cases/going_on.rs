@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use matriarch_archive::archive::Archive;
 use matriarch_archive::restore::{self, Options, Plan, RestoreError, Target, Took, Wanted};
+use matriarch_testkit::disk::{Ballast, SmallDisk};
 use matriarch_testkit::middleman::{Fault, Request};
 use matriarch_testkit::postgres;
 
@@ -89,6 +90,7 @@ async fn a_restore_goes_on_where_it_was_cut_off() {
     site.database.archive_all().await;
     let faulty = site.faulty().await;
     over_damage(&site, &faulty).await;
+    over_a_full_disk(&site, &faulty).await;
 
     let changes = "update large set filler = 'changed' where g % 3000 = 0; checkpoint";
     client.batch_execute(changes).await.unwrap();
@@ -135,6 +137,32 @@ async fn over_damage(site: &Site, faulty: &Archive) {
     assert_eq!(one::<i64>(&connect(&server).await, "select count(*) from marks").await, 1000);
 }
 
+/// A volume that is full in the middle of it is told, and once there is room the rest is fetched.
+async fn over_a_full_disk(site: &Site, faulty: &Archive) {
+    const DISK: u32 = 256;
+    let place = site.dir.join("small");
+    let Some(_disk) = SmallDisk::mount(&place, DISK).unwrap() else { return };
+    let ballast = Ballast::leave(&place, 16 << 20, u64::from(DISK) << 20).unwrap();
+    let plan = plan_of(faulty, "one").await;
+    let options = site.database.options(&place.join("data"));
+    site.middleman.well();
+    for _ in 0..2 {
+        let error = again(faulty, &plan, &options).await.unwrap_err();
+        assert!(error.is_full() && error.to_string().contains("full: free some of it"), "{error}");
+        assert!(restore::is_unfinished(&options.data));
+        assert_eq!(restore::begun(&options.data).as_deref(), Some("one"));
+    }
+    drop(ballast);
+    let whole = fetched(site, "/pack/");
+    site.middleman.well();
+    let fresh = Options { progress: Default::default(), ..options.clone() };
+    let took = again(faulty, &plan, &fresh).await.unwrap();
+    let rest = fetched(site, "/pack/");
+    assert!(took.there > 0 && rest > 0 && rest < whole, "{took:?}: {rest} beside {whole}");
+    assert_eq!(took.there + took.fetched, plan.summary.size, "{took:?}");
+    assert_eq!(tree(&options.data), tree(&site.dir.join("reference")));
+}
+
 /// Frames of which an incremental backup uses a part are known as well, and WAL that was put in place.
 async fn with_wal_in_place(site: &Site, faulty: &Archive) {
     let plan = plan_of(faulty, "two").await;
@@ -152,6 +180,7 @@ async fn with_wal_in_place(site: &Site, faulty: &Archive) {
     assert_eq!(fetched(site, "/pack/"), 0, "every frame was there: {:?}", site.middleman.seen());
     let size = faulty.incarnation().segment_size;
     assert_eq!(took.there, plan.summary.size + 2 * size, "{took:?}");
+    assert_eq!(took.fetched, (plan.complete.len() as u64 - 2) * size, "{took:?}");
     assert_eq!((fresh.progress.done(), fresh.progress.there()), (fresh.progress.total(), took.there));
     let server = site.database.start_restored(&data).await;
     let client = connect(&server).await;

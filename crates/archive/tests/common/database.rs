@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -30,6 +31,20 @@ pub fn command(what: &str, description: &Path, rest: &str) -> String {
     let program = std::env::current_exe().unwrap();
     let hand = format!("{what} {} {rest}", description.display());
     format!("{HAND}=\"{hand}\" {} --exact hand --ignored --nocapture", program.display())
+}
+
+/// The same as a process of its own, begun by the test.
+pub fn begin(what: &str, description: &Path, rest: &str) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "hand", "--ignored", "--nocapture"]);
+    command.env(HAND, format!("{what} {} {rest}", description.display())).spawn().unwrap()
+}
+
+/// The words of a helper that was begun for this.
+pub fn told(what: &str) -> Option<[String; 3]> {
+    let told = std::env::var(HAND).ok()?;
+    let words: Vec<String> = told.strip_prefix(&format!("{what} "))?.split(' ').map(str::to_owned).collect();
+    words.try_into().ok()
 }
 
 /// The helper's work; ends the process with the code that PostgreSQL is to see.

@@ -3,13 +3,14 @@
 
 pub mod database;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use matriarch_archive::archive::{Archive, Incarnation};
 use matriarch_archive::format::{Codec, Identities, Recipients, Style};
 use matriarch_archive::layout::Place;
-use matriarch_archive::repository::{CreateBy, Location, Repository, S3, Settings};
+use matriarch_archive::repository::{CreateBy, Location, Repository, S3, Settings, digest_name};
 use matriarch_testkit::dir::TestDir;
 use matriarch_testkit::s3::{BUCKET, KEYS, S3Server};
 use matriarch_testkit::user;
@@ -128,6 +129,23 @@ impl Described {
         std::fs::write(path, serde_json::to_vec(self).unwrap()).unwrap();
         user::give(path).unwrap();
     }
+}
+
+/// Digests of all files but WAL.
+pub fn tree(dir: &Path) -> BTreeMap<String, String> {
+    let (mut found, mut folders) = (BTreeMap::new(), vec![dir.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap().flatten() {
+            let path = entry.path();
+            let name = path.strip_prefix(dir).unwrap().display().to_string();
+            match path.is_dir() {
+                true if name == "pg_wal" => {}
+                true => folders.push(path),
+                false => drop(found.insert(name, digest_name(&std::fs::read(&path).unwrap()))),
+            }
+        }
+    }
+    found
 }
 
 fn give_all(path: &Path) {

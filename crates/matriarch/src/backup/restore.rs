@@ -218,9 +218,14 @@ pub async fn restore(args: RestoreArgs, which: &Which, ui: &mut Ui) -> anyhow::R
         restore::check(&archive, &plan).await.map_err(failed)?;
         return ui.show(&page, || parts(&page));
     }
-    let remedy = format!("the same with --backup {} goes on, or remove it", page.backup);
+    let remedy = again(&page.backup);
     page.there_already = follow(&options, restore::restore(&archive, &plan, &options), &remedy).await?.there;
     ui.show(&page, || parts(&page))
+}
+
+/// What to do about a restore that is cut off.
+fn again(backup: &str) -> String {
+    format!("the same with --backup {backup} goes on, or remove it")
 }
 
 /// Does it, and tells how far it is, until it is done or somebody wants an end of it: then, what to do about it.
@@ -415,15 +420,17 @@ fn parts(page: &Page) -> Vec<Part> {
     }
     let mut parts = vec![Part::Line(Tone::Strong, title), Part::Grid(grid)];
     parts.extend(page.window.gap());
-    if page.there_already > 0 {
-        let text = format!("An earlier try had restored {} of it", units::bytes(page.there_already));
-        parts.push(Part::Line(Tone::Plain, text));
-    }
+    parts.extend(earlier(page.there_already));
     if !page.dry_run {
         let text = format!("Start it with: pg_ctl -D {} start", page.directory.display());
         parts.push(Part::Line(Tone::Plain, text));
     }
     parts
+}
+
+fn earlier(there: u64) -> Option<Part> {
+    let text = format!("An earlier try had restored {} of it", units::bytes(there));
+    (there > 0).then_some(Part::Line(Tone::Plain, text))
 }
 
 #[cfg(test)]

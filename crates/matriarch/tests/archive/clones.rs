@@ -11,12 +11,12 @@ use crate::harness::{Cluster, PATIENCE, Plan, fault, health, wire};
 use crate::{arrives, set, table, until, until_there, write};
 
 /// How often a member's server was asked for a base backup.
-fn base_backups(cluster: &Cluster) -> usize {
+pub fn base_backups(cluster: &Cluster) -> usize {
     let log = |name: &String| std::fs::read_to_string(cluster.member(name).join("postgresql.log")).unwrap_or_default();
     cluster.names().iter().map(|name| log(name).matches("replication command: BASE_BACKUP").count()).sum()
 }
 
-fn agent_log(cluster: &Cluster, name: &str) -> String {
+pub fn agent_log(cluster: &Cluster, name: &str) -> String {
     std::fs::read_to_string(cluster.member(name).join("agent.log")).unwrap_or_default()
 }
 

@@ -5,6 +5,7 @@ mod harness;
 
 mod clones;
 mod clouds;
+mod cut_off;
 mod destroyed;
 mod dumps;
 mod durable;

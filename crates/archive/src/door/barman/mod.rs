@@ -16,9 +16,8 @@ use super::codec::Codec;
 use super::shelf::{Known, Shelf};
 use super::tars::{Fate, Part, Rule, Unpacking, Unseal};
 use crate::base::Summary;
-use crate::progress::Progress;
 use crate::repository::{Entry, Repository, RepositoryError};
-use crate::restore::{Last, RestoreError, Tree};
+use crate::restore::{Last, Onto, RestoreError};
 use crate::wal::{Segment, WalName};
 pub use info::Info;
 pub use outlet::Outlet;
@@ -253,16 +252,10 @@ impl Shelf for Server {
         }
     }
 
-    async fn unpack(
-        &self,
-        summary: &Summary,
-        tree: &Arc<Tree>,
-        workers: usize,
-        progress: &Progress,
-    ) -> Result<Last, RestoreError> {
+    async fn unpack(&self, summary: &Summary, onto: &Onto) -> Result<Last, RestoreError> {
         let parts = self.parts(summary).await?;
         let unseal: Unseal = Arc::new(|stream, _| Ok(Box::new(stream)));
-        let unpacking = Unpacking::new(&self.repository, tree, workers, progress, unseal);
+        let unpacking = Unpacking::new(&self.repository, onto, unseal, true);
         let rule: Rule = Arc::new(|_| Fate::Write);
         unpacking.all(parts, &rule).await?;
         let mut last = unpacking.last();

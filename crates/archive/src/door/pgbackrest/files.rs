@@ -5,6 +5,7 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, digest};
+use futures_util::{StreamExt, stream as stream_of};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -16,8 +17,10 @@ use crate::door::codec::Codec;
 use crate::door::stream::{self, RANGE, Stream};
 use crate::door::{LABEL, Unfit, is_left_out};
 use crate::format::hex;
-use crate::progress::Progress;
-use crate::restore::{Last, RestoreError, Tree};
+use crate::restore::{Last, Onto, RestoreError};
+
+/// Files that a thread looks at before the next one is begun.
+const AT_A_TIME: usize = 32;
 
 /// Files that follow each other in one object, read as one.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,41 +33,31 @@ struct Batch {
 
 /// What all of a backup's files share.
 struct Work {
-    tree: Arc<Tree>,
+    onto: Onto,
     codec: Codec,
     passphrase: Option<String>,
-    progress: Progress,
     /// The files that come last.
     kept: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
 /// Writes the files of a backup but those that come last, which are the answer.
-pub async fn unpack(
-    stanza: &Stanza,
-    label: &str,
-    tree: &Arc<Tree>,
-    workers: usize,
-    progress: &Progress,
-) -> Result<Last, RestoreError> {
+pub async fn unpack(stanza: &Stanza, label: &str, onto: &Onto) -> Result<Last, RestoreError> {
     let Contents { folders, files, codec, passphrase, .. } = stanza.contents(label).await?;
-    let work = Arc::new(Work {
-        tree: Arc::clone(tree),
-        codec,
-        passphrase,
-        progress: progress.clone(),
-        kept: Mutex::default(),
-    });
+    let work = Arc::new(Work { onto: onto.clone(), codec, passphrase, kept: Mutex::default() });
     let manifest = format!("backup/{}/{label}/backup.manifest", stanza.name);
     let broken = |unfit: Unfit| unfit.about(&stanza.repository, &manifest);
     for (path, mode) in &folders {
-        work.tree.folder_at(path, *mode).map_err(broken)?;
+        onto.tree.folder_at(path, *mode).map_err(broken)?;
     }
-    let (empty, full): (Vec<Member>, Vec<Member>) =
+    let (empty, mut full): (Vec<Member>, Vec<Member>) =
         files.into_iter().filter(|one| !is_left_out(&one.path)).partition(|one| one.size == 0);
     for member in &empty {
-        work.tree.file_at(&member.path, member.mode).map_err(broken)?;
+        onto.tree.file_at(&member.path, member.mode).map_err(broken)?;
     }
-    let turns = Arc::new(Semaphore::new(workers.max(1)));
+    if onto.goes_on {
+        full = missing(&work, full).await?.map_err(broken)?;
+    }
+    let turns = Arc::new(Semaphore::new(onto.workers.max(1)));
     let mut all: JoinSet<Result<(), RestoreError>> = JoinSet::new();
     for batch in batches(full) {
         let turn = Arc::clone(&turns).acquire_owned().await;
@@ -87,6 +80,28 @@ pub async fn unpack(
     Ok(Last { label: String::from_utf8_lossy(&of(LABEL)).into_owned(), control: of(CONTROL) })
 }
 
+/// Those of them that an earlier try has not written, as their digests say.
+async fn missing(work: &Arc<Work>, files: Vec<Member>) -> Result<Result<Vec<Member>, Unfit>, RestoreError> {
+    let mut files = files.into_iter();
+    let groups = std::iter::from_fn(move || {
+        let group: Vec<Member> = files.by_ref().take(AT_A_TIME).collect();
+        (!group.is_empty()).then_some(group)
+    });
+    let looks = stream_of::iter(groups).map(|group| {
+        let work = Arc::clone(work);
+        tokio::task::spawn_blocking(move || group.into_iter().map(|one| work.look(one)).collect::<Result<Vec<_>, _>>())
+    });
+    let mut looks = looks.buffer_unordered(work.onto.workers.max(1));
+    let mut left = Vec::new();
+    while let Some(looked) = looks.next().await {
+        match looked.map_err(|error| RestoreError::Worker(error.to_string()))? {
+            Ok(found) => left.extend(found.into_iter().flatten()),
+            Err(unfit) => return Ok(Err(unfit)),
+        }
+    }
+    Ok(Ok(left))
+}
+
 /// What lies together is read together, the longest first, so that no worker begins the longest at the end.
 fn batches(mut files: Vec<Member>) -> Vec<Batch> {
     files.sort_by(|one, other| (&one.object, one.at).cmp(&(&other.object, other.at)));
@@ -106,6 +121,28 @@ fn batches(mut files: Vec<Member>) -> Vec<Batch> {
 }
 
 impl Work {
+    /// The file, unless it is there.
+    fn look(&self, member: Member) -> Result<Option<Member>, Unfit> {
+        let Some(mut file) = self.onto.tree.left_at(&member.path)? else { return Ok(Some(member)) };
+        if file.metadata().map_or(u64::MAX, |meta| meta.len()) != member.size {
+            return Ok(Some(member));
+        }
+        let (mut sum, mut buffer) = (Context::new(&SHA1_FOR_LEGACY_USE_ONLY), vec![0; 256 << 10]);
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => sum.update(&buffer[..read]),
+                Err(_) => return Ok(Some(member)),
+            }
+        }
+        if member.sha1.as_deref() != Some(hex(sum.finish().as_ref()).as_str()) {
+            return Ok(Some(member));
+        }
+        self.onto.tree.keep_at(&member.path, member.mode)?;
+        self.onto.progress.found(member.size);
+        Ok(None)
+    }
+
     fn batch(&self, batch: Batch, mut stream: Stream) -> Result<(), Unfit> {
         for member in batch.members {
             let mut stored = stream.by_ref().take(member.stored);
@@ -134,7 +171,7 @@ impl Work {
             size = kept.len() as u64;
             self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(member.path.clone(), kept);
         } else {
-            let mut file = self.tree.file_at(&member.path, member.mode)?;
+            let mut file = self.onto.tree.file_at(&member.path, member.mode)?;
             let mut buffer = vec![0; 256 << 10];
             loop {
                 let read = content.read(&mut buffer)?;
@@ -144,7 +181,7 @@ impl Work {
                 sum.update(&buffer[..read]);
                 file.write(&buffer[..read])?;
                 size += read as u64;
-                self.progress.add(read as u64);
+                self.onto.progress.add(read as u64);
             }
         }
         if size != member.size {

@@ -9,7 +9,6 @@ mod manifest;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Read;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -20,9 +19,8 @@ use super::codec::Codec;
 use super::shelf::{Known, Shelf};
 use crate::base::Summary;
 use crate::format::hex;
-use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError};
-use crate::restore::{Last, RestoreError, Tree};
+use crate::restore::{Last, Onto, RestoreError};
 use crate::wal::{Segment, WalName};
 use cipher::{Decrypted, MAGIC};
 use files::sha1;
@@ -208,14 +206,8 @@ impl Shelf for Stanza {
         Ok(())
     }
 
-    async fn unpack(
-        &self,
-        summary: &Summary,
-        tree: &Arc<Tree>,
-        workers: usize,
-        progress: &Progress,
-    ) -> Result<Last, RestoreError> {
-        files::unpack(self, &summary.backup, tree, workers, progress).await
+    async fn unpack(&self, summary: &Summary, onto: &Onto) -> Result<Last, RestoreError> {
+        files::unpack(self, &summary.backup, onto).await
     }
 
     async fn timelines(&self) -> Result<BTreeSet<Timeline>, RepositoryError> {

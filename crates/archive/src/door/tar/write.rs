@@ -147,7 +147,7 @@ mod tests {
         for long in ["base/5/1259".to_owned(), format!("{}/{}", "a".repeat(90), "ä".repeat(60))] {
             let tar = built(&long);
             let mut found = Vec::new();
-            let seen = read(tar.as_slice(), |entry, content| {
+            let seen = read(tar.as_slice(), 0, |entry, content| {
                 let mut bytes = Vec::new();
                 content.read_to_end(&mut bytes)?;
                 found.push((entry.path.clone(), entry.kind, entry.mode, bytes));
@@ -176,7 +176,7 @@ mod tests {
     fn a_file_of_many_gigabytes_is_announced() {
         let mut tar = Builder::new(Vec::new(), 0);
         tar.file("large", 0o600, 9 << 30).unwrap();
-        let seen = read(tar.to.as_slice(), |entry, _| {
+        let seen = read(tar.to.as_slice(), 0, |entry, _| {
             assert_eq!((&*entry.path, entry.size), ("large", 9 << 30));
             Ok(())
         });

@@ -20,9 +20,8 @@ use super::tars::{Fate, Part, Rule, Unpacking, Unseal};
 use super::{Foreign, LABEL, Unfit};
 use crate::archive::ArchiveError;
 use crate::base::Summary;
-use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError};
-use crate::restore::{Last, RestoreError, Tree};
+use crate::restore::{Last, Onto, RestoreError};
 use crate::wal::{Segment, WalName};
 use seal::{Key, PIECE, Unsealed};
 use sentinel::{Files, Metadata, Sentinel};
@@ -282,13 +281,7 @@ impl Shelf for Storage {
         Ok(())
     }
 
-    async fn unpack(
-        &self,
-        summary: &Summary,
-        tree: &Arc<Tree>,
-        workers: usize,
-        progress: &Progress,
-    ) -> Result<Last, RestoreError> {
+    async fn unpack(&self, summary: &Summary, onto: &Onto) -> Result<Last, RestoreError> {
         let chain = self.chain(&summary.backup)?;
         let newest = self.files(&summary.backup).await?;
         if newest.is_none() && chain.len() > 1 {
@@ -297,7 +290,8 @@ impl Shelf for Storage {
         }
         let seals = self.seals.clone();
         let unseal: Unseal = Arc::new(move |stream, codec| seals.opened(stream, codec));
-        let unpacking = Unpacking::new(&self.repository, tree, workers, progress, unseal);
+        let is_plain = self.seals.keys.is_empty();
+        let unpacking = Unpacking::new(&self.repository, onto, unseal, is_plain);
         for name in &chain {
             let files = if *name == summary.backup { newest.clone() } else { self.files(name).await? };
             let mut parts = self.parts(name, files.as_ref()).await?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -50,6 +50,10 @@ const EXPECTED: [&str; 18] = [
     "pg_wal",
 ];
 
+/// Settings of the server that was backed up, as PostgreSQL, Patroni and CloudNativePG call their files.
+pub(super) const SETTINGS: [&str; 4] =
+    ["postgresql.conf", "postgresql.auto.conf", "postgresql.base.conf", "custom.conf"];
+
 /// A file that is being written.
 #[derive(Debug)]
 pub struct NewFile {
@@ -76,6 +80,7 @@ impl Tree {
     pub fn bare(tablespaces: &[Tablespace], options: &Options) -> Tree {
         let mut tree = Tree::laid_out(tablespaces, options);
         tree.folders = EXPECTED.iter().map(|name| (tree.data.join(name), 0o700)).collect();
+        tree.bare = true;
         tree
     }
 
@@ -98,6 +103,19 @@ impl Tree {
         Ok(NewFile { path: place, file })
     }
 
+    /// A file that an earlier try may have written, to look at what it holds.
+    pub fn left_at(&self, path: &str) -> Result<Option<File>, Unfit> {
+        Ok(File::open(self.found(path)?).ok())
+    }
+
+    /// A file that an earlier try has written as it must be.
+    pub fn keep_at(&self, path: &str, mode: u32) -> Result<(), Unfit> {
+        let place = self.found(path)?;
+        self.parents(&place)?;
+        self.learned.known().files.insert(place, mode);
+        Ok(())
+    }
+
     /// A file that was written before, to be changed.
     pub fn known_at(&self, path: &str) -> Result<NewFile, Unfit> {
         let place = self.found(path)?;
@@ -114,9 +132,16 @@ impl Tree {
 
     /// The folders above, which may be told of later or not at all.
     fn parents(&self, place: &Path) -> Result<(), RestoreError> {
-        let missing: Vec<&Path> = place.ancestors().skip(1).take_while(|folder| !folder.exists()).collect();
-        for folder in missing.into_iter().rev() {
-            self.folder(folder, 0o700)?;
+        let is_top = |folder: &&Path| self.places().any(|top| top == folder);
+        if is_top(&place) {
+            return Ok(());
+        }
+        // An earlier try may have made them, and not synced.
+        let above: Vec<&Path> = place.ancestors().skip(1).take_while(|folder| !is_top(folder)).collect();
+        for folder in above.into_iter().rev() {
+            if !folder.exists() {
+                self.folder(folder, 0o700)?;
+            }
             self.learned.known().folders.entry(folder.to_owned()).or_insert(0o700);
         }
         Ok(())
@@ -129,12 +154,15 @@ impl Tree {
         let here = [("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf")];
         let here = here.into_iter().filter(|(_, file)| self.data.join(file).exists());
         let here: Vec<&str> = here.map(|(setting, _)| setting).collect();
-        for name in ["postgresql.conf", "postgresql.auto.conf", "postgresql.base.conf", "custom.conf"] {
+        for name in SETTINGS {
             let path = self.data.join(name);
             match fs::read_to_string(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(RestoreError::write(&path)(error)),
-                Ok(text) => self.text(name, &settings::unbound(&text, &here))?,
+                Ok(text) => {
+                    let mode = fs::metadata(&path).map_err(RestoreError::write(&path))?.permissions().mode() & 0o777;
+                    self.place_with(name, settings::unbound(&text, &here).as_bytes(), mode)?;
+                }
             }
         }
         Ok(())

@@ -7,22 +7,24 @@ use std::path::{Path, PathBuf};
 
 use matriarch_postgres::conf;
 
+use super::learned::SETTINGS;
 use super::{Tree, is_link_to, sync_folder};
 use crate::base::{CONTROL, SOURCE};
 use crate::configured::ORIGIN;
 use crate::restore::begun::{self, Found, RECORD, Record};
 use crate::restore::there::NOTES;
+use crate::restore::written::WRITTEN;
 use crate::restore::{PARTLY, RestoreError};
 use crate::wal::WalName;
 
 /// What a restore writes at the top beside the files of the backup.
-const OURS: [&str; 8] =
-    [RECORD, NOTES, "backup_label", "recovery.signal", "postgresql.auto.conf", conf::FILE, SOURCE, ORIGIN];
+const OURS: [&str; 9] =
+    [RECORD, NOTES, WRITTEN, "backup_label", "recovery.signal", "postgresql.auto.conf", conf::FILE, SOURCE, ORIGIN];
 
-/// What may lie where a restore goes on, and nothing else.
+/// What may lie where a restore goes on, and nothing else; `None`: any.
 struct Known<'a> {
-    folders: HashSet<&'a Path>,
-    files: HashSet<&'a Path>,
+    folders: Option<HashSet<&'a Path>>,
+    files: Option<HashSet<&'a Path>>,
     links: HashMap<&'a Path, &'a Path>,
 }
 
@@ -53,24 +55,39 @@ impl Tree {
         if self.lock.get().is_none() {
             return Ok(());
         }
-        for name in [NOTES, RECORD] {
-            let path = self.data.join(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                removed => removed.map_err(RestoreError::write(&path))?,
-            }
+        for name in [NOTES, WRITTEN, RECORD] {
+            remove(&self.data.join(name))?;
         }
         sync_folder(&self.data)
     }
 
     /// What somebody else has put there would become part of the cluster.
     fn no_strangers(&self) -> Result<(), RestoreError> {
-        let places = self.links.iter().map(|(_, place)| place.as_path());
-        let known = Known {
-            folders: self.folders.iter().map(|(path, _)| path.as_path()).chain(places.clone()).collect(),
-            files: self.files.iter().flatten().map(|(path, ..)| path.as_path()).collect(),
-            links: self.links.iter().map(|(link, place)| (link.as_path(), place.as_path())).collect(),
+        // What else may be there is only known in the end, but nothing is written through a link.
+        let (folders, files) = match self.bare {
+            true => (None, None),
+            false => {
+                let places = self.links.iter().map(|(_, place)| place.as_path());
+                let folders = self.folders.iter().map(|(path, _)| path.as_path()).chain(places).collect();
+                (Some(folders), Some(self.files.iter().flatten().map(|(path, ..)| path.as_path()).collect()))
+            }
         };
+        self.nothing_but(&Known { folders, files, links: self.known_links() })
+    }
+
+    /// The same once all is there that is learned while it is written.
+    pub fn no_more_than_learned(&self) -> Result<(), RestoreError> {
+        let learned = self.learned.known();
+        let files = Some(learned.files.keys().map(PathBuf::as_path).collect());
+        self.nothing_but(&Known { folders: None, files, links: self.known_links() })
+    }
+
+    fn known_links(&self) -> HashMap<&Path, &Path> {
+        self.links.iter().map(|(link, place)| (link.as_path(), place.as_path())).collect()
+    }
+
+    fn nothing_but(&self, known: &Known<'_>) -> Result<(), RestoreError> {
+        let places = self.links.iter().map(|(_, place)| place.as_path());
         let mut rest: Vec<PathBuf> = places.chain([self.data.as_path()]).map(Path::to_path_buf).collect();
         while let Some(folder) = rest.pop() {
             let entries = match fs::read_dir(&folder) {
@@ -80,7 +97,7 @@ impl Tree {
             for entry in entries {
                 let entry = entry.map_err(RestoreError::write(&folder))?;
                 let (path, kind) = (entry.path(), entry.file_type().map_err(RestoreError::write(&folder))?);
-                if !self.is_known(&known, &path, kind) {
+                if !self.is_known(known, &path, kind) {
                     return Err(RestoreError::Stranger { path, data: self.data.clone() });
                 }
                 if kind.is_dir() {
@@ -93,12 +110,12 @@ impl Tree {
 
     fn is_known(&self, known: &Known<'_>, path: &Path, kind: FileType) -> bool {
         if kind.is_dir() {
-            return known.folders.contains(path);
+            return known.folders.as_ref().is_none_or(|folders| folders.contains(path));
         }
         if kind.is_symlink() {
             return known.links.get(path).is_some_and(|place| is_link_to(path, place));
         }
-        kind.is_file() && (known.files.contains(path) || self.is_ours(path))
+        kind.is_file() && (known.files.as_ref().is_none_or(|files| files.contains(path)) || self.is_ours(path))
     }
 
     fn is_ours(&self, path: &Path) -> bool {
@@ -111,8 +128,18 @@ impl Tree {
         whole == Some(CONTROL) || OURS.contains(&whole.unwrap_or(name))
     }
 
-    /// Removes WAL that the target of before needed and this one does not, and what was half written.
-    pub fn keep_wal(&self, keep: &BTreeSet<String>) -> Result<(), RestoreError> {
+    /// Removes what the try before has added to the backup's files and this one may not: it is written anew where it is wanted.
+    /// And WAL that the target of before needed and this one does not, and what was half written.
+    pub fn tidy(&self, keep: &BTreeSet<String>) -> Result<(), RestoreError> {
+        for name in ["backup_label", "recovery.signal", SOURCE, ORIGIN] {
+            let path = self.data.join(name);
+            if !self.files.iter().flatten().any(|(listed, ..)| *listed == path) {
+                remove(&path)?;
+            }
+        }
+        for name in SETTINGS {
+            remove(&self.data.join(format!("{name}{PARTLY}")))?;
+        }
         let folder = self.data.join("pg_wal");
         for entry in fs::read_dir(&folder).map_err(RestoreError::write(&folder))? {
             let entry = entry.map_err(RestoreError::write(&folder))?;
@@ -138,9 +165,14 @@ impl Tree {
     /// Removes a file, so that it is written from its beginning.
     pub fn begin_anew(&self, file: u32) -> Result<(), RestoreError> {
         let Some(Some((path, ..))) = self.files.get(file as usize) else { return Ok(()) };
-        match fs::remove_file(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.map_err(RestoreError::write(path)),
-        }
+        remove(path)
+    }
+}
+
+/// Removes a file that may not be there.
+fn remove(path: &Path) -> Result<(), RestoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(RestoreError::write(path)),
     }
 }

@@ -17,6 +17,7 @@ use matriarch_testkit::s3::{BUCKET, KEYS, S3Server};
 use matriarch_testkit::server::Server;
 use matriarch_testkit::user;
 
+use super::cut_off::{Cut, goes_on};
 use super::{in_bucket, installation, program, restored};
 use crate::common::database::{Database, connect, one, recovered};
 use crate::common::{Described, PATIENT, bucket, init};
@@ -202,6 +203,8 @@ async fn what_is_exported_is_restored_by_barman_alone() {
     let ours = restored(&dir, installation, &main, &wanted, ("ours", true), "").await;
     assert_eq!(content(&ours).await, expected);
     drop(ours);
+    let cut = Cut { objects: ".tar", reads: 8, rest: 0.75 };
+    goes_on(&dir, &main, Some(full.id()), &cut).await;
     refusals(&database, &to, &place).await;
 }
 

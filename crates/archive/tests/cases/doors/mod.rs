@@ -2,6 +2,7 @@
 
 mod barman;
 mod clouds;
+mod cut_off;
 mod export;
 mod pgbackrest;
 mod walg;
@@ -21,7 +22,16 @@ use matriarch_testkit::user;
 use tokio_postgres::Client;
 
 use crate::common::PATIENT;
-use crate::common::database::{command, connect, one, recovered};
+use crate::common::database::{self, command, connect, one, recovered};
+
+/// The work of a process that a test kills, if that is what it was begun for.
+pub async fn hand() {
+    if let Some([description, data, backup]) = database::told("unpack") {
+        let foreign = serde_json::from_slice(&std::fs::read(description).unwrap()).unwrap();
+        cut_off::unpack(&foreign, Path::new(&data), &backup).await.unwrap();
+        std::process::exit(0);
+    }
+}
 
 /// The newest major that Debian's tools know.
 fn installation() -> Option<&'static Installation> {

@@ -14,6 +14,7 @@ use matriarch_testkit::user;
 use object_store::ObjectStoreExt;
 use object_store::aws::AmazonS3Builder;
 
+use super::cut_off::{Cut, goes_on};
 use super::{
     archive_all, connect, count, cut, damaged, find, flip, foreign, in_bucket, installation, refused, restored, stock,
 };
@@ -71,7 +72,7 @@ impl Backed {
 }
 
 /// All objects of a directory, into the bucket.
-async fn upload(server: &S3Server, from: &Path, to: &str) {
+pub async fn upload(server: &S3Server, from: &Path, to: &str) {
     let builder =
         AmazonS3Builder::new().with_endpoint(server.endpoint()).with_allow_http(true).with_region("us-east-1");
     let store =
@@ -142,6 +143,8 @@ async fn what_pgbackrest_has_archived_comes_back() {
     let server = backed.restored(&sealed, &Wanted::new(Target::Latest), ("latest", false), "").await;
     assert_eq!((count(&server, "marks").await, count(&server, "in_space").await), (4, 10_000));
     drop(server);
+    let cut = Cut { objects: "/backup/", reads: 1, rest: 0.95 };
+    goes_on(&backed.dir, &sealed, None, &cut).await;
     let old = Wanted { timeline: Some(1), ..Wanted::new(Target::Latest) };
     let local = Foreign { key_file: Some(key), ..backed.foreign("sealed") };
     let server = backed.restored(&local, &old, ("old", true), "").await;

@@ -6,8 +6,12 @@ use matriarch_archive::door::{Door, Tool};
 use matriarch_archive::restore::{Target, Wanted};
 use matriarch_archive::wal::{FetchError, WalName};
 use matriarch_testkit::dir::TestDir;
+use matriarch_testkit::s3::S3Server;
 use matriarch_testkit::user;
 
+use super::cut_off::{Cut, goes_on, refuses_what_is_not_of_it};
+use super::in_bucket;
+use super::pgbackrest::upload;
 use super::{connect, count, cut, damaged, find, flip, foreign, installation, one, refused, restored, stock};
 use crate::common::PATIENT;
 
@@ -56,6 +60,15 @@ async fn what_walg_has_archived_comes_back() {
     let server = restored(&dir, installation, &kept, &full, ("full", true), own).await;
     assert_eq!((count(&server, "marks").await, count(&server, "in_ts").await), (1000, 20_000));
     drop(server);
+
+    // Killed in the full backup, and in the delta when that has changed files already.
+    let store = S3Server::start(&dir).unwrap();
+    upload(&store, &place, "some/where").await;
+    let stored = in_bucket(Tool::WalG, &dir, &store, "some/where");
+    let tars = Cut { objects: "tar_partitions", reads: 2, rest: 0.75 };
+    goes_on(&dir, &stored, Some(FULL), &tars).await;
+    goes_on(&dir, &stored, Some(DELTA), &Cut { reads: 4, rest: 1.0, ..tars }).await;
+    refuses_what_is_not_of_it(&dir, &stored, (FULL, DELTA)).await;
 
     // Of the chain, whatever is damaged or missing is told.
     let part = find(&place.join("basebackups_005").join(FULL), &|name| name.contains("part_002"));

@@ -16,7 +16,7 @@ use matriarch_config::{ArchiveLocation, ArchiveRepository};
 use matriarch_postgres::{Owner, owner};
 use serde::Serialize;
 
-use super::{Reach, RestoreArgs, follow, readable, tablespaces};
+use super::{Reach, RestoreArgs, again, earlier, follow, readable, tablespaces};
 use crate::backup::archives::PATIENCE;
 use crate::backup::fail::failed;
 use crate::backup::fetch::{Passage, command};
@@ -142,6 +142,8 @@ struct Page {
     damaged: Vec<DamagedPage>,
     /// What an archive of ours will know the new directory by.
     new_incarnation: String,
+    /// Bytes that an earlier try had restored there.
+    there_already: u64,
     dry_run: bool,
 }
 
@@ -153,9 +155,10 @@ pub async fn restore(args: &RestoreArgs, data: &Path, foreign: &Foreign, ui: &mu
     let now = Timestamp::now();
     let name = format!("{}-{}", plan.summary.system_identifier, now.strftime("%Y%m%dT%H%M%SZ"));
     let options = options(args, &stock, &plan, data, &name)?;
-    let page = page(args, &stock, &plan, window, &options, name);
+    let mut page = page(args, &stock, &plan, window, &options, name);
     if !args.dry_run {
-        follow(&options, restore::restore_from(&stock, &plan, &options), "remove it").await?;
+        let remedy = again(&page.backup);
+        page.there_already = follow(&options, restore::restore_from(&stock, &plan, &options), &remedy).await?.there;
     }
     ui.show(&page, || parts(&page))
 }
@@ -244,6 +247,7 @@ fn page(
         window: Reach::of(plan, window),
         damaged: summary.damaged.clone(),
         new_incarnation,
+        there_already: 0,
         dry_run: args.dry_run,
     }
 }
@@ -274,6 +278,7 @@ fn parts(page: &Page) -> Vec<Part> {
             format!("{count} pages were damaged when the backup was taken, the first of them block {block} of {path}");
         parts.push(Part::Line(Tone::Warn, text));
     }
+    parts.extend(earlier(page.there_already));
     if !page.dry_run {
         let text = format!("Start it with: pg_ctl -D {} start", page.directory.display());
         parts.push(Part::Line(Tone::Plain, text));
