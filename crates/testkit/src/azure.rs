@@ -50,6 +50,8 @@ impl AzureServer {
         let mut command = user::command(built::folder("azurite").join("azurite-blob"));
         command.env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{KEY}")).current_dir(&self.folder);
         command.args(["--location", ".", "--blobPort", &self.port.to_string(), "--silent", "--disableTelemetry"]);
+        // Clients newer than it ask for a newer interface, of which they use nothing.
+        command.arg("--skipApiVersionCheck");
         // 409: the container is there from the last start.
         let is_ready = || self.make_container().is_ok_and(|status| status == 201 || status == 409);
         self.process = Some(Running::start_serving(command, &self.folder.join("azurite.log"), LIMIT, is_ready)?);

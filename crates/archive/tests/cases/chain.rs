@@ -100,7 +100,7 @@ fn workload<'a>(sts: &'a str, proof: &'a str) -> [(&'a str, &'a str); 3] {
     [("AWS_ENDPOINT_URL_STS", sts), ("AWS_ROLE_ARN", ROLE), ("AWS_WEB_IDENTITY_TOKEN_FILE", proof)]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn keys_that_amazon_gives_out_are_renewed_before_they_end() {
     let dir = TestDir::new("archive");
     let server = S3Server::start(&dir).unwrap();
@@ -162,7 +162,7 @@ async fn keys_that_amazon_gives_out_are_renewed_before_they_end() {
     assert_named(&told_of(untrusting, &proof).await, &["s3://archive/workload", "name a PEM file with it as `ca`"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn tokens_that_google_gives_out_are_renewed_before_they_end() {
     let dir = TestDir::new("archive");
     let server = GcsServer::start(&dir).unwrap();
@@ -210,7 +210,7 @@ async fn tokens_that_google_gives_out_are_renewed_before_they_end() {
     assert_named(&said(section).await, &["gs://archive/workload", "/nonexistent", "credential_source"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn tokens_that_azure_gives_out_are_renewed_before_they_end() {
     let dir = TestDir::new("archive");
     let server = AzureServer::start(&dir).unwrap();

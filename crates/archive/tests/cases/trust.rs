@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::chain::told;
 use super::clouds::{assert_named, file, said};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_authority_of_ones_own_is_believed_where_it_is_named() {
     let dir = TestDir::new("archive");
     let (google, azure) = (GcsServer::start(&dir).unwrap(), AzureServer::start(&dir).unwrap());

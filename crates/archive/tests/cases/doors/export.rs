@@ -22,29 +22,34 @@ use super::{in_bucket, installation, program, restored};
 use crate::common::database::{Database, connect, one, recovered};
 use crate::common::{Described, PATIENT, bucket, init};
 
-/// Barman's programs, and the bucket they are pointed at.
-struct Barman {
+/// Barman's programs, and the place they are pointed at.
+pub(super) struct Barman {
     list: PathBuf,
     restore: PathBuf,
     fetch: PathBuf,
-    variables: [(&'static str, String); 4],
+    variables: Vec<(&'static str, String)>,
     place: String,
 }
 
 impl Barman {
     fn new(dir: &TestDir, store: &S3Server) -> Option<Barman> {
-        let variables = [
+        let variables = vec![
             ("AWS_ACCESS_KEY_ID", KEYS.0.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", KEYS.1.to_owned()),
             ("AWS_DEFAULT_REGION", "us-east-1".to_owned()),
             ("HOME", dir.path().display().to_string()),
         ];
+        Barman::at(variables, format!("--endpoint-url {} s3://{BUCKET}/some/where main", store.endpoint()))
+    }
+
+    /// `place`: what each program is given, the name of the server included.
+    pub(super) fn at(variables: Vec<(&'static str, String)>, place: String) -> Option<Barman> {
         Some(Barman {
             list: program("barman-cloud-backup-list")?,
             restore: program("barman-cloud-restore")?,
             fetch: program("barman-cloud-wal-restore")?,
             variables,
-            place: format!("--endpoint-url {} s3://{BUCKET}/some/where main", store.endpoint()),
+            place,
         })
     }
 
@@ -61,14 +66,14 @@ impl Barman {
     }
 
     fn restore_command(&self) -> String {
-        let given: String = self.variables.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+        let given: String = self.variables.iter().map(|(name, value)| format!("{name}=\"{value}\" ")).collect();
         format!("{given}{} {} %f %p", self.fetch.display(), self.place)
     }
 
     /// Restores by Barman alone, and starts it with Barman's restore_command; returns once it takes writes.
-    async fn restored(&self, dir: &TestDir, id: &str) -> Server {
-        let (data, space) = (dir.join("theirs"), format!("space:{}", dir.join("theirs-space").display()));
-        self.run(dir, &self.restore, &["--tablespace", &space], &[id, &data.display().to_string()]);
+    pub(super) async fn restored(&self, dir: &TestDir, id: &str, options: &[&str]) -> Server {
+        let data = dir.join("theirs");
+        self.run(dir, &self.restore, options, &[id, &data.display().to_string()]);
         let signal = data.join("recovery.signal");
         std::fs::write(&signal, "").unwrap();
         user::give(&signal).unwrap();
@@ -190,7 +195,8 @@ async fn what_is_exported_is_restored_by_barman_alone() {
     let listed = barman.listed(&dir);
     assert!(listed.contains(second.id()) && listed.contains("second"), "{listed}");
     assert!(wal_there(&place).await.iter().any(|name| name.ends_with(".partial.gz")), "the tail goes along");
-    let theirs = barman.restored(&dir, second.id()).await;
+    let space = format!("space:{}", dir.join("theirs-space").display());
+    let theirs = barman.restored(&dir, second.id(), &["--tablespace", &space]).await;
     assert_eq!(content(&theirs).await, expected, "also what was only in the tail");
     drop(theirs);
 
