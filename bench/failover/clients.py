@@ -144,6 +144,7 @@ class Sessions:
         self.output.close()
         done = re.search(r"transactions actually processed: (\d+)", text)
         aborted = len(re.findall(r"client \d+ .*aborted", text))
+        said = [line for line in text.splitlines() if re.search(r"error|aborted|FATAL|closed", line)]
         if not done and not hung and not aborted:
             raise RuntimeError(f"pgbench said nothing of use: {text.strip()[-300:]}")
-        return {"sessions": self.clients, "session_errors": aborted, "session_hung": hung, "transactions": int(done[1]) if done else 0}
+        return {"sessions": self.clients, "session_errors": aborted, "session_hung": hung, "session_messages": said[:10], "transactions": int(done[1]) if done else 0}
